@@ -1,0 +1,232 @@
+"""The sizes of one PixelLM, read from its folder.
+
+`config.json` is read as plain JSON: its `model_type` "llava" is also the name of an unrelated
+architecture in transformers, so AutoConfig would build the wrong thing. What the official files
+leave out (scales, tokens per scale, decoder widths) is read from the tokenizer and the weights by
+`pixellm.checkpoints`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from pixellm.errors import ConfigError
+
+OFFICIAL_LLM_GRID = 16
+"""Image tokens per side that the language model sees; a constant of the official code."""
+OFFICIAL_MASK_SIDE = 128
+"""Side on which the scales are averaged; a constant of the official code."""
+OFFICIAL_SECOND_FEATURE = -11
+"""CLIP hidden state of the second scale; a constant of the official code."""
+FEATURE_STEP = 9
+"""Distance between the official feature layers (-2, -11), continued for a third scale and on."""
+LLAMA_KEYS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "vocab_size",
+    "hidden_act",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "initializer_range",
+    "rope_theta",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSizes:
+    """Sizes of the pixel decoder (paper, section 3.3)."""
+
+    width: int
+    """Channels of tokens and image maps; 256 in the release."""
+    mlp: int
+    """Hidden width of the two-way blocks' MLP; 2048 in the release."""
+    scales: int
+    """Image feature scales S; one mask decoder pass each."""
+    heads: int = 8
+    """Attention heads; a constant of SAM's decoder."""
+    mask_tokens: int = 4
+    """Mask tokens per pass. Only the first one's mask is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelLMConfig:
+    """Everything that fixes the shapes of a PixelLM."""
+
+    llama: Mapping[str, Any]
+    """Arguments of transformers' LlamaConfig."""
+    clip: Mapping[str, Any]
+    """Arguments of transformers' CLIPVisionConfig, at the size on which CLIP was trained."""
+    image_side: int
+    """Pixels per side of the model's input; 448 in the release."""
+    decoder: DecoderSizes
+    tokens_per_scale: int
+    """K: segmentation tokens that are fused into one query of one scale."""
+    feature_layers: tuple[int, ...]
+    """CLIP hidden states of the scales, as negative indices; (-2, -11) in the release."""
+    llm_grid: int = OFFICIAL_LLM_GRID
+    mask_side: int = OFFICIAL_MASK_SIDE
+    system_text: str | None = None
+    """Text before "USER:"; None means the official one."""
+    official: Mapping[str, Any] = field(default_factory=dict)
+    """config.json as it was read, so that saving keeps what this code doesn't use."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that can't work together."""
+        if self.image_side % self.patch:
+            raise ConfigError(
+                f"the image side {self.image_side} isn't a multiple of the patch size "
+                f"{self.patch}: check resize_vision_tower_size in config.json"
+            )
+        if len(self.feature_layers) != self.scales:
+            raise ConfigError(
+                f"{self.scales} scales need as many feature layers, got {self.feature_layers!r}: "
+                "set mask_feature_layers in config.json"
+            )
+        depth = int(self.clip["num_hidden_layers"])
+        for layer in self.feature_layers:
+            if not -depth - 1 <= layer <= -1:
+                raise ConfigError(
+                    f"the feature layer {layer} lies outside a CLIP tower of {depth} layers: "
+                    "set mask_feature_layers in config.json"
+                )
+        if self.decoder.width % (2 * self.decoder.heads):
+            raise ConfigError(
+                f"the decoder width {self.decoder.width} isn't a multiple of "
+                f"{2 * self.decoder.heads} (two times its attention heads)"
+            )
+
+    @property
+    def scales(self) -> int:
+        """S: image feature scales."""
+        return self.decoder.scales
+
+    @property
+    def group_size(self) -> int:
+        """S * K: segmentation tokens of one target."""
+        return self.scales * self.tokens_per_scale
+
+    @property
+    def patch(self) -> int:
+        """Pixels per side of a CLIP patch."""
+        return int(self.clip["patch_size"])
+
+    @property
+    def grid(self) -> int:
+        """CLIP patches per side."""
+        return self.image_side // self.patch
+
+    @property
+    def image_tokens(self) -> int:
+        """Positions that the image takes in the language model's sequence."""
+        return self.llm_grid**2
+
+    def llama_config(self) -> LlamaConfig:
+        """The language model's transformers configuration."""
+        return LlamaConfig(**self.llama, attn_implementation="sdpa", use_cache=True)
+
+    def clip_config(self) -> CLIPVisionConfig:
+        """The vision tower's transformers configuration: this image side, the layers needed."""
+        depth = int(self.clip["num_hidden_layers"]) + 1 + max(self.feature_layers)
+        sizes = {**self.clip, "image_size": self.image_side, "num_hidden_layers": depth}
+        return CLIPVisionConfig(**sizes, attn_implementation="sdpa")
+
+    def to_json(self) -> str:
+        """config.json of our own folder form: the official keys, and ours for what they lack."""
+        keys = {
+            **self.official,
+            **self.llama,
+            "model_type": "llava",
+            "architectures": ["PixelLMForCausalLM"],
+            "mm_hidden_size": self.clip["hidden_size"],
+            "mm_vision_select_layer": self.feature_layers[0],
+            "resize_vision_tower_size": self.image_side,
+            "image_feature_scale_num": self.scales,
+            "out_dim": self.decoder.width,
+            "use_cache": False,
+            "seg_token_num": self.tokens_per_scale,
+            "mask_feature_layers": list(self.feature_layers),
+            "llm_grid": self.llm_grid,
+            "mask_side": self.mask_side,
+            "decoder": asdict(self.decoder),
+            "vision_config": dict(self.clip),
+        }
+        if self.system_text is not None:
+            keys["system_text"] = self.system_text
+        return json.dumps(keys, indent=2, sort_keys=True) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; ConfigError names the file when it can't be had."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{str(path)!r} is missing: is this a model folder?") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} can't be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{str(path)!r} holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def default_feature_layers(first: int, scales: int) -> tuple[int, ...]:
+    """The official layers for S <= 2, continued downwards at the same distance beyond."""
+    later = (OFFICIAL_SECOND_FEATURE - FEATURE_STEP * n for n in range(scales - 1))
+    return (first, *later)
+
+
+def config_from_json(
+    keys: Mapping[str, Any],
+    clip: Mapping[str, Any],
+    decoder: DecoderSizes,
+    tokens_per_scale: int,
+) -> PixelLMConfig:
+    """Joins config.json, CLIP's config.json and the sizes that were read from the weights."""
+    llama = {key: keys[key] for key in LLAMA_KEYS if keys.get(key) is not None}
+    for needed in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        if needed not in llama:
+            raise ConfigError(f"config.json lacks {needed!r}: is it a LLaMA-based PixelLM?")
+    first = int(keys.get("mm_vision_select_layer", -2))
+    layers = keys.get("mask_feature_layers") or default_feature_layers(first, decoder.scales)
+    return PixelLMConfig(
+        llama=llama,
+        clip=clip,
+        image_side=int(keys.get("resize_vision_tower_size") or clip["image_size"]),
+        decoder=decoder,
+        tokens_per_scale=tokens_per_scale,
+        feature_layers=tuple(int(layer) for layer in layers),
+        llm_grid=int(keys.get("llm_grid", OFFICIAL_LLM_GRID)),
+        mask_side=int(keys.get("mask_side", OFFICIAL_MASK_SIDE)),
+        system_text=keys.get("system_text"),
+        official=dict(keys),
+    )
+
+
+CLIP_KEYS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+)
+
+
+def clip_from_json(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """CLIP's sizes from its own config.json (a whole CLIPConfig or a CLIPVisionConfig)."""
+    vision = keys.get("vision_config", keys)
+    missing = [key for key in CLIP_KEYS[:6] if key not in vision]
+    if missing:
+        raise ConfigError(f"{where} lacks {missing[0]!r}: is it the config of a CLIP vision model?")
+    return {key: vision[key] for key in CLIP_KEYS if key in vision}

@@ -1,0 +1,37 @@
+"""What can go wrong in the model library.
+
+PixelLMError
+├── ConfigError        a config file lacks a value, or the values contradict each other
+├── CheckpointError    a weight is missing, unexpected or wrongly shaped; a file can't be read
+├── ImageError         an image can't be given to the model
+└── InstructionError   a text can't be asked
+
+None of them is worth a second try with the same input. `workers.errors` continues this tree.
+"""
+
+
+class PixelLMError(Exception):
+    """Everything that this project raises on purpose.
+
+    Example:
+        try:
+            model = load_model("weights/")
+        except PixelLMError as error:
+            print(error)  # names the thing, quotes the value, says the way out
+    """
+
+
+class ConfigError(PixelLMError):
+    """A configuration file lacks a value, or its values contradict each other."""
+
+
+class CheckpointError(PixelLMError):
+    """A weight is missing, unexpected or wrongly shaped, or a weight file can't be read."""
+
+
+class ImageError(PixelLMError):
+    """An image can't be given to the model."""
+
+
+class InstructionError(PixelLMError):
+    """A text can't be asked."""

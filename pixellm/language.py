@@ -1,0 +1,89 @@
+"""The language model: a LLaMA that reads an image between the words of its prompt.
+
+Shapes: R rows (image, question pairs), L ids of a prompt, I image tokens, T = L - 1 + I positions,
+H width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, LlamaModel
+
+from pixellm.config import PixelLMConfig
+from pixellm.tokenizer import IMAGE_TOKEN_INDEX
+
+LORA_TARGETS = r"language\.model\.layers\.\d+\.self_attn\.(q|v)_proj"
+"""What PEFT adapts in a PixelLM, as a full-match pattern. Plain names such as "q_proj" would also
+match the vision tower and the pixel decoder, which the paper doesn't adapt (paper, section 4.1)."""
+
+
+class LanguageModel(nn.Module):
+    """LlamaModel and its untied output layer."""
+
+    def __init__(self, config: PixelLMConfig) -> None:
+        super().__init__()
+        llama = config.llama_config()
+        self.model = LlamaModel(llama)
+        self.lm_head = nn.Linear(llama.hidden_size, llama.vocab_size, bias=False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(R, L) ids -> (R, L, H)."""
+        return self.model.embed_tokens(ids)  # type: ignore[no-any-return]
+
+    def splice(self, ids: Tensor, image: Tensor) -> Tensor:
+        """Puts each row's image where its id is IMAGE_TOKEN_INDEX.
+
+        Args:
+            ids: (R, L) with exactly one IMAGE_TOKEN_INDEX a row.
+            image: (R, I, H).
+
+        Returns:
+            (R, T, H).
+        """
+        marked = ids == IMAGE_TOKEN_INDEX
+        if not bool((marked.sum(1) == 1).all()):
+            raise ValueError(f"each row needs exactly one image, got {marked.sum(1).tolist()}")
+        words = self.embed(ids.masked_fill(marked, 0))
+        rows = [
+            torch.cat([row[:at], tokens, row[at + 1 :]])
+            for row, tokens, at in zip(words, image, marked.int().argmax(1).tolist(), strict=True)
+        ]
+        return torch.stack(rows)
+
+    def forward(
+        self,
+        embeds: Tensor,
+        keys: Tensor,
+        cache: DynamicCache | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states, after the last norm.
+
+        Args:
+            embeds: (R, Q, H) of the new slots.
+            keys: (R, P + Q), 1 for slots that may be attended to; P slots are cached already.
+            cache: extended in place when given.
+            positions: (R, Q) long; the slots' own numbers when not given.
+
+        Returns:
+            (R, Q, H).
+        """
+        if positions is None:
+            first = keys.shape[1] - embeds.shape[1]
+            positions = torch.arange(first, keys.shape[1], device=keys.device)[None]
+        out = self.model(
+            inputs_embeds=embeds,
+            attention_mask=causal_bias(keys, embeds.shape[1], embeds.dtype),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return out.last_hidden_state  # type: ignore[no-any-return]
+
+
+def causal_bias(keys: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
+    """(R, K) valid keys -> (R, 1, Q, K): 0 where the last Q slots may look, the minimum elsewhere."""
+    slots = keys.shape[1]
+    past = torch.ones(queries, slots, dtype=torch.bool, device=keys.device)
+    seen = past.tril(slots - queries) & keys.bool()[:, None, None]
+    bias = torch.zeros(seen.shape, dtype=dtype, device=keys.device)
+    return bias.masked_fill(~seen, torch.finfo(dtype).min)
