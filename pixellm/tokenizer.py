@@ -1,0 +1,263 @@
+"""Text to ids and back: sentencepiece pieces plus the added tokens of the segmentation codebook.
+
+PixelLM was trained with the slow LLaMA tokenizer of transformers 4.31 in its "legacy" mode. What
+matters of it is small: text is cut at the added tokens, white space that touches one is dropped,
+and every piece that remains is encoded by itself, with sentencepiece's dummy prefix. So
+`[SEG5].` becomes `[SEG5]`, `▁.`, and the line break after `<im_end>` disappears.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from pixellm.errors import CheckpointError, ConfigError, InstructionError
+
+IMAGE_TOKEN = "<image>"
+"""Where the image stands in a prompt. It is no token: the model puts image vectors there."""
+IMAGE_TOKEN_INDEX = -200
+"""What stands for the image among token ids."""
+IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
+
+MODEL_FILE, ADDED_FILE = "tokenizer.model", "added_tokens.json"
+MAP_FILE, CONFIG_FILE = "special_tokens_map.json", "tokenizer_config.json"
+MIN_BYTE_FALLBACK_VOCABULARY = 512
+"""Pieces. The 256 byte pieces would take most of a vocabulary that is smaller than this."""
+
+_CORE_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}  # ids 0, 1, 2
+_CORE_IDS = {token: index for index, token in enumerate(_CORE_TOKENS.values())}
+_SEG_TOKEN = re.compile(r"\[SEG(\d*)\]")
+_CLOSING = tuple(".,;:!?)]")  # written without a space before them
+
+
+class Tokenizer:
+    """The tokenizer of one checkpoint. It is safe to share between threads.
+
+    Args:
+        files: Name -> content; the JSON files other than `added_tokens.json` may be missing.
+        source: Where the files came from, for error messages.
+
+    Raises:
+        CheckpointError: A file is missing, unreadable, or contradicts another one.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], source: str = "tokenizer") -> None:
+        self._files = dict(files)
+        self._pieces = _load_pieces(files, source)
+        self.added: dict[str, int] = _load_added(files, source, self._pieces.vocab_size())
+        self.seg_ids: tuple[int, ...] = _find_seg_ids(self.added, f"{source}/{ADDED_FILE}")
+        self.pad_id, self.bos_id, self.eos_id = 0, 1, 2  # PixelLM pads with <unk>
+        self.vocab_size: int = max(self._pieces.vocab_size(), *(i + 1 for i in self.added.values()))
+        self._cuts: dict[str, int] = _CORE_IDS | self.added
+        self._names = {index: token for token, index in self.added.items()}
+        self._names[IMAGE_TOKEN_INDEX] = IMAGE_TOKEN
+        self._strips = _load_strips(files, source, self._cuts)
+        longest_first = sorted(self._cuts, key=len, reverse=True)
+        self._cut = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> "Tokenizer":
+        """Read the tokenizer files of a checkpoint folder.
+
+        Raises:
+            CheckpointError: A file is missing, unreadable, or contradicts another one.
+        """
+        names = (MODEL_FILE, ADDED_FILE, MAP_FILE, CONFIG_FILE)
+        found = {name: Path(path) / name for name in names if (Path(path) / name).is_file()}
+        return cls({name: file.read_bytes() for name, file in found.items()}, str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write the files that this tokenizer was made from, byte for byte."""
+        Path(path).mkdir(parents=True, exist_ok=True)
+        for name, data in self._files.items():
+            (Path(path) / name).write_bytes(data)
+
+    @property
+    def seg_text(self) -> str:
+        """One target as training texts write it: `[SEG0] [SEG1] ...`, or `[SEG]`."""
+        return " ".join(self._names[index] for index in self.seg_ids)
+
+    def encode(self, text: str, bos: bool = True) -> list[int]:
+        """Turn text without an image into ids.
+
+        Args:
+            text: May hold added tokens and `<s>`, `</s>`, `<unk>`: each becomes its own id.
+            bos: Whether the begin-of-text id comes first.
+        """
+        parts = self._cut.split(text)  # text, token, text, token, ..., text
+        ids = [self.bos_id] if bos else []
+        for at, part in enumerate(parts):
+            if at % 2:
+                ids.append(self._cuts[part])
+                continue
+            if at > 0 and self._strips[parts[at - 1]][1]:
+                part = part.lstrip()
+            if at + 1 < len(parts) and self._strips[parts[at + 1]][0]:
+                part = part.rstrip()
+            if part:
+                ids.extend(self._pieces.encode(part))
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Turn a prompt with one `<image>` into ids, `IMAGE_TOKEN_INDEX` at the image.
+
+        Raises:
+            InstructionError: The prompt has no image, or more than one.
+        """
+        before, *after = text.split(IMAGE_TOKEN)
+        if len(after) != 1:
+            raise InstructionError(
+                f"a prompt needs one {IMAGE_TOKEN!r}, not {len(after)}: {text!r}"
+            )
+        return [*self.encode(before), IMAGE_TOKEN_INDEX, *self.encode(after[0], bos=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids into readable text.
+
+        `<s>`, `</s>` and padding are left out, and so are ids beyond the vocabulary: a model's
+        head may be padded to a round number.
+        """
+        text = ""
+        run: list[int] = []
+        for index in ids:
+            if index in self._names:
+                text = glue(glue(text, self._decode_run(run)), self._names[index])
+                run = []
+            else:
+                run.append(index)
+        return glue(text, self._decode_run(run))
+
+    def _decode_run(self, ids: Sequence[int]) -> str:
+        kept = [index for index in ids if self.eos_id < index < self._pieces.vocab_size()]
+        return str(self._pieces.decode(kept)).strip() if kept else ""
+
+
+def glue(text: str, part: str) -> str:
+    """Append `part` to `text`, after a space unless it begins with closing punctuation."""
+    return text + part if not text or not part or part.startswith(_CLOSING) else f"{text} {part}"
+
+
+def train_tokenizer(corpus: Iterable[str], vocab_size: int, groups: int) -> Tokenizer:
+    """Train a small tokenizer of LLaMA's kind; the same corpus gives the same bytes.
+
+    Args:
+        corpus: Texts without added tokens.
+        vocab_size: Sentencepiece pieces, before the added tokens. Unknown characters fall back to
+            bytes from `MIN_BYTE_FALLBACK_VOCABULARY` pieces on, and become `<unk>` below it.
+        groups: How many codebook tokens follow, scales times tokens per scale.
+
+    Raises:
+        ConfigError: The corpus can't fill a vocabulary of this size, or needs a larger one.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(corpus),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=vocab_size >= MIN_BYTE_FALLBACK_VOCABULARY,
+            character_coverage=1.0,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            shuffle_input_sentence=False,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:  # its message says which size would do
+        raise ConfigError(f"can't train a vocabulary of {vocab_size!r} pieces: {error}") from error
+    segs = ["[SEG]"] if groups == 1 else [f"[SEG{index}]" for index in range(groups)]
+    added = {token: vocab_size + at for at, token in enumerate([*segs, IMAGE_START, IMAGE_END])}
+    return Tokenizer({MODEL_FILE: model.getvalue(), **_describe(added)})
+
+
+def _describe(added: Mapping[str, int]) -> dict[str, bytes]:
+    """The JSON files beside `tokenizer.model`, in the form that transformers reads."""
+    special = {
+        key: {"content": token, "lstrip": False, "normalized": True, "rstrip": False}
+        for key, token in _CORE_TOKENS.items()
+    }
+    config = {
+        **{key: {"__type": "AddedToken", **token} for key, token in special.items()},
+        "legacy": True,
+        "tokenizer_class": "LlamaTokenizer",
+    }
+    contents = {ADDED_FILE: added, MAP_FILE: {**special, "pad_token": "<unk>"}, CONFIG_FILE: config}
+    return {name: json.dumps(value, indent=2).encode() for name, value in contents.items()}
+
+
+def _load_pieces(files: Mapping[str, bytes], source: str) -> sentencepiece.SentencePieceProcessor:
+    if MODEL_FILE not in files:
+        raise CheckpointError(f"{source}/{MODEL_FILE} is missing: a checkpoint needs its tokenizer")
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=files[MODEL_FILE])
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}/{MODEL_FILE} is no sentencepiece model") from error
+    found = (pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
+    if found != (0, 1, 2):
+        raise CheckpointError(f"{source}/{MODEL_FILE}: unk, bos, eos are {found!r}, not 0, 1, 2")
+    return pieces
+
+
+def _read_json(files: Mapping[str, bytes], source: str, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(files.get(name, b"{}")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{source}/{name} is no JSON object: {error}") from error
+
+
+def _load_added(files: Mapping[str, bytes], source: str, taken: int) -> dict[str, int]:
+    if ADDED_FILE not in files:
+        raise CheckpointError(f"{source}/{ADDED_FILE} is missing: the ids of [SEG...] stand there")
+    listed = _read_json(files, source, ADDED_FILE)
+    # Some checkpoints list <unk>, <s>, </s> as well.
+    added = {token: index for token, index in listed.items() if _CORE_IDS.get(token) != index}
+    for token, index in added.items():
+        if not token or type(index) is not int or index < taken:
+            raise CheckpointError(
+                f"{source}/{ADDED_FILE} gives {token!r} the id {index!r}; ids start at {taken} here"
+            )
+    if len(set(added.values())) < len(added):
+        raise CheckpointError(f"{source}/{ADDED_FILE} gives two tokens the same id")
+    if missing := {IMAGE_START, IMAGE_END} - added.keys():
+        raise CheckpointError(f"{source}/{ADDED_FILE} lacks {sorted(missing)!r}")
+    return added
+
+
+def _find_seg_ids(added: Mapping[str, int], file: str) -> tuple[int, ...]:
+    found = sorted(token for token in added if _SEG_TOKEN.fullmatch(token))
+    wanted = ["[SEG]"] if found == ["[SEG]"] else [f"[SEG{at}]" for at in range(len(found))]
+    if not found or found != sorted(wanted):
+        raise CheckpointError(
+            f"{file} has {found!r}; a codebook is [SEG], or [SEG0], [SEG1], ... without a gap"
+        )
+    return tuple(added[token] for token in wanted)
+
+
+def _load_strips(
+    files: Mapping[str, bytes], source: str, cuts: Mapping[str, int]
+) -> dict[str, tuple[bool, bool]]:
+    """For every token, whether white space before and after it is dropped.
+
+    It is, unless the special tokens map describes the token in full: then its flags decide.
+    """
+    if _read_json(files, source, CONFIG_FILE).get("legacy") is False:
+        raise CheckpointError(
+            f'{source}/{CONFIG_FILE}: PixelLM needs "legacy": true, this is false'
+        )
+    entries = _read_json(files, source, MAP_FILE)
+    strips = dict.fromkeys(cuts, (True, True))
+    for key, token in _CORE_TOKENS.items():
+        entry = entries.get(key, {"content": token})
+        name = entry.get("content") if isinstance(entry, dict) else entry
+        if name != token:
+            raise CheckpointError(f"{source}/{MAP_FILE}: {key} is {name!r}; LLaMA's is {token!r}")
+        if isinstance(entry, dict):
+            strips[token] = (bool(entry.get("lstrip")), bool(entry.get("rstrip")))
+    return strips
