@@ -60,7 +60,8 @@ class LanguageModel(nn.Module):
 
         Args:
             embeds: (R, Q, H) of the new slots.
-            keys: (R, P + Q), 1 for slots that may be attended to; P slots are cached already.
+            keys: (R, P + Q), 1 for slots that may be attended to; P slots are cached already. Or
+                (R, Q, P + Q), 1 where a new slot may look, for rows of several conversations.
             cache: extended in place when given.
             positions: (R, Q) long; the slots' own numbers when not given.
 
@@ -68,8 +69,8 @@ class LanguageModel(nn.Module):
             (R, Q, H).
         """
         if positions is None:
-            first = keys.shape[1] - embeds.shape[1]
-            positions = torch.arange(first, keys.shape[1], device=keys.device)[None]
+            first = keys.shape[-1] - embeds.shape[1]
+            positions = torch.arange(first, keys.shape[-1], device=keys.device)[None]
         out = self.model(
             inputs_embeds=embeds,
             attention_mask=causal_bias(keys, embeds.shape[1], embeds.dtype),
@@ -81,9 +82,10 @@ class LanguageModel(nn.Module):
 
 
 def causal_bias(keys: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
-    """(R, K) valid keys -> (R, 1, Q, K): 0 where the last Q slots may look, the minimum elsewhere."""
-    slots = keys.shape[1]
-    past = torch.ones(queries, slots, dtype=torch.bool, device=keys.device)
-    seen = past.tril(slots - queries) & keys.bool()[:, None, None]
-    bias = torch.zeros(seen.shape, dtype=dtype, device=keys.device)
-    return bias.masked_fill(~seen, torch.finfo(dtype).min)
+    """(R, K) valid keys, or (R, Q, K) -> (R, 1, Q, K): 0 where a slot may look, else the minimum."""
+    if keys.dim() == 2:
+        slots = keys.shape[1]
+        past = torch.ones(queries, slots, dtype=torch.bool, device=keys.device)
+        keys = past.tril(slots - queries) & keys.bool()[:, None]
+    bias = torch.zeros(keys.shape, dtype=dtype, device=keys.device)
+    return bias.masked_fill(~keys.bool(), torch.finfo(dtype).min)[:, None]

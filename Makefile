@@ -1,0 +1,46 @@
+# The same few commands for people and for CI. `make` alone lists them.
+# Everything runs in .venv, which the first command that needs it makes.
+
+PYTHON ?= python3
+# Installed first and by itself, so that no other package pulls a different build of it.
+TORCH ?= torch==2.13.0
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv and install everything (about 3 minutes, 2 GB)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	@echo "Installing PyTorch ($(TORCH)), then the rest; about 3 minutes ..."
+	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[line,dev]"
+	@touch $(STAMP)
+
+demo: setup ## draw a folder of scenes, label it, show the masks
+	$(PY) jobs/demo.py --output demo
+
+test: setup ## run all tests (about 10 minutes on two cores)
+	$(PY) -m pytest
+
+test-fast: setup ## run the tests that take seconds
+	$(PY) -m pytest -m "not slow"
+
+check: setup ## lint, types and import rules
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+format: setup ## put the code into its form
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean: ## remove what the demo and the tools made
+	rm -rf demo out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
