@@ -1,0 +1,232 @@
+"""What a store holds and how it is named: URIs, `ObjectInfo`, and the `Store` that all stores are.
+
+A URI is `s3://bucket/key` (the key as it is, not percent-encoded), `mem://bucket/key`, or the
+absolute path of a local file. A prefix means a folder on every store: what lies under `s3://b/cats`
+begins with `cats/`, so `cats-old/1.jpg` does not belong to it.
+"""
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO, Protocol, cast
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from workers.errors import SettingsError, StorageError
+
+BUCKET_SCHEMES = ("s3", "mem")
+READ_AHEAD_BYTES = 4 * 2**20  # an S3 request costs about 30 ms, in which some 4 MiB would have come
+SORTED_IN_MEMORY = 200_000  # objects, some 70 MB; 10 million objects are then 50 temporary files
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SECRET = re.compile(r"(?i)([?&](?:x-amz-[\w-]+|awsaccesskeyid|signature|sig|token)=)[^&\s\"']+")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object as a listing knows it."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes when the content does; S3's own without quotes, size and mtime of a local file."""
+
+
+class Store(Protocol):
+    """A place for objects. Every call may raise the `StorageError` tree; all are thread-safe.
+
+    An object is seen whole or not at all: no reader meets half of a write.
+    """
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects under a folder, at any depth, sorted by the UTF-8 bytes of the URI.
+
+        Left out are only directory markers (keys that end in "/") and the temporary files of
+        writes that are under way. A folder that isn't there has no objects.
+        """
+        ...
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Look at one object; `ObjectMissing` when there is none."""
+        ...
+
+    def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
+        """Read bytes from `start`; fewer than `length` when the object ends before."""
+        ...
+
+    def open(self, uri: str) -> BinaryIO:
+        """Open for reading in pieces, seekable; never holds the whole object."""
+        ...
+
+    def put(self, uri: str, data: bytes) -> ObjectInfo:
+        """Write an object, over an older one if there is one."""
+        ...
+
+    def put_if_absent(self, uri: str, data: bytes) -> bool:
+        """Write an object unless there is one; True when this call created it.
+
+        Of all writers of one URI, on all machines, exactly one gets True.
+
+        Raises:
+            ConditionUnsupported: the store knows no such write. A store may also ignore the
+                condition without a word: `commits.Ledger.probe` finds out.
+        """
+        ...
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; nothing happens when there is none."""
+        ...
+
+
+class RangedReader(io.RawIOBase):
+    """A seekable file over ranged reads; wrap it with `buffered`.
+
+    Args:
+        info: the object.
+        read: gives `length` bytes from `start` on.
+    """
+
+    def __init__(self, info: ObjectInfo, read: Callable[[int, int], bytes]) -> None:
+        self._info = info
+        self._read = read
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It is for reading."""
+        return True
+
+    def seekable(self) -> bool:
+        """It can be read from anywhere."""
+        return True
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move, as `io.IOBase.seek` does."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
+        self._at = max(0, origin + offset)
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read up to `len(buffer)` bytes; 0 at the end."""
+        length = min(len(buffer), self._info.size - self._at)
+        if length <= 0:
+            return 0
+        data = self._read(self._at, length)
+        if len(data) != length:
+            raise StorageError(
+                f"{shown(self._info.uri)} changed while it was read. Start the run again; "
+                "the input is then planned anew."
+            )
+        buffer[:length] = data
+        self._at += length
+        return length
+
+
+def buffered(reader: RangedReader) -> BinaryIO:
+    """The reader with a read-ahead of `READ_AHEAD_BYTES`."""
+    return cast(BinaryIO, io.BufferedReader(reader, READ_AHEAD_BYTES))
+
+
+def in_key_order(infos: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
+    """Sort by the UTF-8 bytes of the URI and drop repetitions, in bounded memory.
+
+    Runs of `SORTED_IN_MEMORY` objects are sorted, set aside in temporary files and merged.
+    """
+    infos = iter(infos)
+    last = sorted(islice(infos, SORTED_IN_MEMORY), key=_order)
+    with ExitStack() as files:
+        runs = []
+        while len(last) == SORTED_IN_MEMORY:
+            aside = files.enter_context(TemporaryFile("w+"))
+            aside.writelines(json.dumps((i.uri, i.size, i.etag)) + "\n" for i in last)
+            aside.seek(0)
+            runs.append(ObjectInfo(*json.loads(line)) for line in aside)
+            last = sorted(islice(infos, SORTED_IN_MEMORY), key=_order)
+        before = None
+        for info in merge(*runs, last, key=_order):
+            if info.uri != before:
+                yield info
+            before = info.uri
+
+
+def _order(info: ObjectInfo) -> bytes:
+    return info.uri.encode()
+
+
+def scheme_of(uri: str) -> str:
+    """`s3`, `mem`, `https`...; empty for a path."""
+    found = _SCHEME.match(uri)
+    return found[1].lower() if found else ""
+
+
+def split_bucket(uri: str) -> tuple[str, str]:
+    """`s3://bucket/a/b` -> (`bucket`, `a/b`); the key may be empty."""
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    if not bucket:
+        raise StorageError(f"{shown(uri)} names no bucket. Write it as 's3://bucket/prefix'.")
+    return bucket, key
+
+
+def join_uri(prefix: str, *names: str) -> str:
+    """`join_uri("s3://b/out", "labels", "x")` -> `s3://b/out/labels/x`, and the same for paths."""
+    return "/".join([prefix.rstrip("/"), *(name.strip("/") for name in names)])
+
+
+def under(uri: str, prefix: str) -> str | None:
+    """The part of the URI below the folder `prefix`, or None when it does not lie in it."""
+    folder = prefix.rstrip("/") + "/"
+    return uri[len(folder) :] if uri.startswith(folder) else None
+
+
+def normalise_uri(text: str) -> str:
+    """One spelling for one place: relative paths and `file://` become absolute paths.
+
+    Raises:
+        SettingsError: it is empty or has a scheme that no store is for.
+    """
+    text = text.strip()
+    scheme = scheme_of(text)
+    if scheme in BUCKET_SCHEMES:
+        bucket, key = split_bucket(text)
+        return f"{scheme}://{bucket}/{key}".rstrip("/")
+    if scheme == "file":
+        text = unquote(text.partition("://")[2])
+    elif scheme or not text:
+        raise SettingsError(f"{shown(text)} is no place for files. {KNOWN_PLACES}")
+    return os.path.normpath(Path(text).expanduser().absolute())
+
+
+KNOWN_PLACES = "Give 's3://bucket/prefix' or the path of a local file or folder."
+
+
+def redact(text: str) -> str:
+    """Take the values of signatures and keys out of any text."""
+    return _SECRET.sub(r"\1...", text)
+
+
+def shown(uri: str) -> str:
+    """The URI in quotes for a message, without the secrets that a URI can carry.
+
+    Those are the query of a presigned address and `user:password@` before a host.
+    """
+    if scheme_of(uri) in ("", "file"):
+        return repr(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # a bracket that is no IPv6 address
+        return repr(uri.partition("://")[0] + "://...")
+    host = parts.netloc.rpartition("@")[2]
+    if scheme_of(uri) in BUCKET_SCHEMES:  # "?" and "#" are letters of a key
+        key = uri.partition("://")[2].partition("/")[2]
+        return repr(redact(f"{scheme_of(uri)}://{host}/{key}"))
+    return repr(urlunsplit((parts.scheme, host, parts.path, "...", "") if parts.query else parts))
