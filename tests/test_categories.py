@@ -1,0 +1,71 @@
+from dataclasses import replace
+
+import pytest
+
+from workers.categories import name_category, number_categories, read_category_map
+from workers.errors import SettingsError
+from workers.targets import blank_target
+
+
+def target(phrase=None, category=None):
+    return replace(blank_target(), phrase=phrase, category=category)
+
+
+def test_a_category_is_the_class_that_was_asked_for_or_the_phrase_or_the_instruction():
+    assert name_category(target("the red mug", "Mug"), "x", "phrase") == "mug"
+    assert name_category(target("The red mug."), "x", "phrase") == "red mug"
+    assert name_category(target(None), "the mugs", "phrase") == "mugs"
+    assert name_category(target(None), "", "phrase") == "object"
+    assert name_category(target("the red mug"), "x", "object") == "object"
+
+
+def test_a_file_sorts_phrases_and_the_rest_has_no_category():
+    rule = read_category_map(b'{"a red mug": "mug", "Blue mug": "mug"}', "map.json")
+    assert name_category(target("the red mug"), "x", rule) == "mug"
+    assert name_category(target("the blue  MUG"), "x", rule) == "mug"
+    assert name_category(target("a plate"), "x", rule) is None
+    assert name_category(target("a plate", "red mug"), "x", rule) == "mug"
+
+
+def test_a_star_takes_the_rest():
+    rule = read_category_map(b"mug:\n'*': other\n", "map.yaml")
+    assert name_category(target("mug"), "x", rule) == "mug"
+    assert name_category(target("plate"), "x", rule) == "other"
+
+
+def test_ids_are_kept_and_the_others_fill_the_gaps():
+    rule = read_category_map(
+        b'{"mug": {"id": 2, "name": "cup"}, "plate": 1, "fork": "cutlery", "knife": "blade"}',
+        "m.json",
+    )
+    assert number_categories(["cup"], rule) == {"plate": 1, "cup": 2, "blade": 3, "cutlery": 4}
+
+
+def test_without_a_file_categories_are_numbered_by_name():
+    assert number_categories({"b", "a", "c"}, "phrase") == {"a": 1, "b": 2, "c": 3}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{oops",
+        b'{"a": 0}',
+        b'{"a": -1}',
+        b'{"a": 1.5}',
+        b'{"a": true}',
+        b'{"a": ""}',
+        b'{"a": {"id": "1"}}',
+        b'{"a": 1, "b": 1}',
+        b'{"a": {"id": 1, "name": "x"}, "b": {"id": 2, "name": "x"}}',
+    ],
+)
+def test_a_file_that_is_no_map_is_refused(data):
+    with pytest.raises(SettingsError, match=r"map\.json"):
+        read_category_map(data, "map.json")
+
+
+def test_a_key_that_yaml_takes_for_a_number_is_explained():
+    with pytest.raises(SettingsError, match="quotes"):
+        read_category_map(b"7: mug\n", "map.yaml")

@@ -1,0 +1,412 @@
+import contextlib
+import copy
+import functools
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from jobs.export import main
+from tests.labels import ATTEMPT, label_photo, label_photos, make_answer, make_record
+from tests.photos import load_photos
+from workers.categories import read_category_map
+from workers.coco import ExportOptions, export_coco, validate_coco
+from workers.commits import Ledger
+from workers.errors import ExportError
+from workers.pictures import PictureFacts
+from workers.records import Rejection
+from workers.rle import decode_mask, fill_polygons
+from workers.rows import answer_rows, rejected_rows
+from workers.storage import LocalStore, MemoryStore, S3Store
+from workers.table import PartIdentity, describe_part, read_rows, write_part
+
+OUTPUT = "mem://bucket/out"
+FILE = "mem://bucket/coco.json"
+WHY = Rejection("image_broken", "cut off")
+
+
+def commit(store, rows, output=OUTPUT, shard_id="1" * 20, run_id="run-1"):
+    ledger = Ledger(store, output, run_id, describe_part)
+    part = write_part(rows, PartIdentity(run_id, shard_id, "f"))
+    return ledger.commit(shard_id, part, fingerprint="f", source="in", source_etag="e")[0]
+
+
+def export(rows, options=None, parts=1):
+    """Exports rows from several parts, as a run leaves them; returns document and summary."""
+    store = MemoryStore()
+    commits = [commit(store, rows[n::parts], shard_id=f"{n:020}") for n in range(parts)]
+    source = functools.partial(read_rows, store, OUTPUT, commits)
+    summary = export_coco(source, store, FILE, options)
+    return json.loads(store.get(FILE)), summary
+
+
+def load(document, tmp_path):
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(document))
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))
+
+
+def blob(*corners, shape=(6, 8)):
+    mask = np.zeros(shape, dtype=bool)
+    for y, x in corners:
+        mask[y, x] = True
+    return mask
+
+
+def answered(masks, uri="s3://b/a.jpg", sha256="ab" * 32, **options):
+    facts = PictureFacts(sha256, 8, 6, 1)
+    (row,) = answer_rows(make_record(uri), facts, [make_answer(masks, **options)], ATTEMPT, 1.0)
+    return row
+
+
+def rejected(uri, facts=None):
+    (row,) = rejected_rows(make_record(uri), WHY, ATTEMPT, facts)
+    return row
+
+
+# ---- what is written -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("segmentation", ["rle", "polygon"])
+def test_an_export_against_itself_has_a_precision_of_one(tmp_path, segmentation):
+    document, _ = export(label_photos(), ExportOptions(segmentation), parts=3)
+    truth = load(document, tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = truth.loadRes(copy.deepcopy(document["annotations"]))
+        scores = COCOeval(truth, found, "segm")
+        scores.params.maxDets = [1, 10, 1000]
+        scores.evaluate()
+        scores.accumulate()
+    precision = scores.eval["precision"][:, :, :, 0, 2]
+    assert precision[precision > -1].min() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("segmentation", ["rle", "polygon"])
+def test_every_mask_of_the_photos_is_in_the_file_pixel_by_pixel(segmentation):
+    document, summary = export(label_photos(), ExportOptions(segmentation), parts=3)
+    names = {image["id"]: image["file_name"] for image in document["images"]}
+    found = {name: [] for name in names.values()}
+    for annotation in document["annotations"]:
+        found[names[annotation["image_id"]]].append(annotation)
+    for photo in load_photos():
+        assert len(found[photo.name]) == len(photo.masks)
+        for annotation, mask, phrase in zip(
+            found[photo.name], photo.masks, photo.phrases, strict=True
+        ):
+            given = annotation["segmentation"]
+            if segmentation == "rle":
+                drawn = decode_mask(tuple(given["size"]), given["counts"])
+            else:
+                drawn = fill_polygons(given, mask.shape)
+            assert np.array_equal(drawn, mask)
+            assert annotation["area"] == mask.sum()
+            assert annotation["phrase"] == annotation["attributes"]["phrase"] == phrase
+    assert summary.annotations == sum(len(photo.masks) for photo in load_photos())
+    assert summary.left_out == {}
+
+
+def test_images_are_numbered_by_their_digest_and_annotations_from_one():
+    document, _ = export(label_photos(), parts=2)
+    assert [image["id"] for image in document["images"]] == list(range(1, 9))
+    digests = [image["sha256"] for image in document["images"]]
+    assert digests == sorted(digests)
+    count = len(document["annotations"])
+    assert [each["id"] for each in document["annotations"]] == list(range(1, count + 1))
+
+
+def test_an_annotation_says_what_was_asked_and_found():
+    document, _ = export([answered([blob((1, 2))], phrases=["a cat"], scores=[0.75])])
+    (annotation,) = document["annotations"]
+    facts = {"score": 0.75, "phrase": "a cat", "instruction": "the cat"}
+    assert annotation == {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "segmentation": {"size": [6, 8], "counts": annotation["segmentation"]["counts"]},
+        "bbox": [2.0, 1.0, 1.0, 1.0],
+        "area": 1,
+        "iscrowd": 0,
+        **facts,
+        "attributes": facts,
+    }
+    assert document["categories"] == [{"id": 1, "name": "cat"}]
+
+
+def test_the_same_table_gives_the_same_bytes():
+    store = MemoryStore()
+    made = [commit(store, label_photos())]
+    files = []
+    for _ in range(2):
+        export_coco(functools.partial(read_rows, store, OUTPUT, made), store, FILE)
+        files.append(store.get(FILE))
+    assert files[0] == files[1]
+
+
+def test_one_category_for_all_or_one_from_a_file():
+    row = answered([blob((1, 1)), blob((3, 3))], phrases=["a mug", "a plate"])
+    document, _ = export([row], ExportOptions(categories="object"))
+    assert document["categories"] == [{"id": 1, "name": "object"}]
+    rule = read_category_map(b'{"mug": {"id": 7, "name": "cup"}}', "map.json")
+    document, summary = export([row], ExportOptions(categories=rule))
+    assert document["categories"] == [{"id": 7, "name": "cup"}]
+    assert [each["category_id"] for each in document["annotations"]] == [7]
+    assert summary.left_out == {"masks that the category file has no line for": 1}
+
+
+def test_empty_masks_and_low_scores_are_left_out_and_counted():
+    row = answered([blob(), blob((1, 1)), blob((3, 3))], scores=[0.9, 0.4, 0.5])
+    document, summary = export([row], ExportOptions(min_score=0.5))
+    assert [each["score"] for each in document["annotations"]] == [0.5]
+    assert summary.left_out == {"empty masks": 1, "masks below the lowest score": 1}
+    assert len(document["categories"]) == 1
+
+
+def test_a_picture_and_instruction_that_lie_there_twice_are_exported_once():
+    rows = [answered([blob((1, 1))], uri) for uri in ("s3://b/x/2.jpg", "s3://b/1.jpg")]
+    for parts in (1, 2):
+        document, summary = export(rows, parts=parts)
+        assert [image["file_name"] for image in document["images"]] == ["1.jpg"]
+        assert len(document["annotations"]) == 1
+        assert summary.left_out == {"rows that repeat another": 1}
+
+
+def test_a_failure_does_not_hide_the_label_of_the_same_item():
+    labelled = answered([blob((1, 1))])
+    failed = replace(labelled, status="failed", targets=(), n_targets=0, row_index=-1)
+    document, _ = export([failed, labelled])
+    assert len(document["annotations"]) == 1
+
+
+def test_rows_without_labels_are_images_where_their_size_is_known():
+    rows = [
+        rejected("s3://b/1.jpg"),
+        rejected("s3://b/2.jpg", PictureFacts("cd" * 32, 8, 6, 1)),
+        rejected("s3://b/3.jpg", PictureFacts("ef" * 32, 0, 0, 0)),
+        answered([], "s3://b/4.jpg"),
+    ]
+    document, summary = export(rows)
+    assert [image["file_name"] for image in document["images"]] == ["4.jpg", "2.jpg"]
+    assert document["annotations"] == []
+    assert summary.left_out == {"rows whose image could not be read": 2}
+
+
+def test_names_are_paths_below_what_all_images_share_and_never_collide():
+    places = [
+        ("s3://b/in/x/1.jpg", None),
+        ("s3://b/in/y/1.jpg", None),
+        ("s3://b/in/a.tar", "1.jpg"),
+    ]
+    rows = []
+    for number, (uri, member) in enumerate(places):
+        record = make_record(uri, member=member)
+        facts = PictureFacts(f"{number}{number}" * 32, 8, 6, 1)
+        rows += answer_rows(record, facts, [make_answer([blob((1, 1))])], ATTEMPT, 1.0)
+    document, _ = export(rows)
+    assert [image["file_name"] for image in document["images"]] == [
+        "x/1.jpg",
+        "y/1.jpg",
+        "a.tar/1.jpg",
+    ]
+    assert document["images"][2]["coco_url"] == "s3://b/in/a.tar#1.jpg"
+
+
+def test_a_table_without_rows_is_a_sound_file():
+    document, summary = export([])
+    assert (document["images"], document["annotations"], summary.images) == ([], [], 0)
+
+
+def test_a_broken_mask_in_the_table_stops_the_export():
+    row = answered([blob((1, 1))])
+    target = replace(row.targets[0], area=2)
+    store = MemoryStore()
+    made = [commit(store, [replace(row, targets=(target,))])]
+    with pytest.raises(ExportError, match="area 2, but its mask has 1 pixels"):
+        export_coco(functools.partial(read_rows, store, OUTPUT, made), store, FILE)
+    assert list(store.list("mem://bucket/coco.json")) == []
+
+
+# ---- the validator -------------------------------------------------------------------------------
+
+
+def problems_after(tmp_path, change):
+    document, _ = export([answered([blob((1, 1)), blob((2, 2), (2, 3))]), *label_photos()[:1]])
+    change(document)
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(document))
+    return validate_coco(path)
+
+
+def first(document):
+    return document["annotations"][0]
+
+
+CHANGES = {
+    "annotation id 0": lambda d: first(d).update(id=0),
+    "annotation id '1'": lambda d: first(d).update(id="1"),
+    "occurs 2 times": lambda d: d["annotations"].append(d["annotations"][0]),
+    "image id 0": lambda d: d["images"][0].update(id=0),
+    "image id 2 occurs 2 times": lambda d: d["images"].append({**d["images"][1], "file_name": "x"}),
+    "category id 0": lambda d: d["categories"][0].update(id=0),
+    "no category 99": lambda d: first(d).update(category_id=99),
+    "no image 99": lambda d: first(d).update(image_id=99),
+    "but its mask has": lambda d: first(d).update(area=first(d)["area"] + 1),
+    "but its mask lies in": lambda d: first(d)["bbox"].__setitem__(0, 5.5),
+    "bbox None": lambda d: first(d).pop("bbox"),
+    "has size [3, 3]": lambda d: first(d)["segmentation"].update(size=[3, 3]),
+    "run lengths cover": lambda d: first(d)["segmentation"].update(counts="12"),
+    "neither polygons nor": lambda d: first(d).update(segmentation=[]),
+    "compressed run lengths": lambda d: first(d)["segmentation"].update(counts=[1, 2]),
+    "no width and height": lambda d: d["images"][0].pop("width"),
+    "belongs to 2 images": lambda d: [image.update(file_name="a.jpg") for image in d["images"]],
+    "no list of objects 'images'": lambda d: d.pop("images"),
+    "no list of objects 'categories'": lambda d: d.update(categories={}),
+    "three corners": lambda d: first(d).update(segmentation=[[1, 2, 3, 4]]),
+}
+
+
+@pytest.mark.parametrize("problem", CHANGES)
+def test_the_validator_refuses_what_loses_masks_elsewhere(tmp_path, problem):
+    assert any(problem in found for found in problems_after(tmp_path, CHANGES[problem]))
+
+
+def test_the_validator_refuses_an_empty_mask(tmp_path):
+    def empty(document):
+        size = first(document)["segmentation"]["size"]
+        nothing = {"size": size, "counts": export_counts(size)}
+        first(document).update(segmentation=nothing, area=0, bbox=[0, 0, 0, 0])
+
+    def export_counts(size):
+        (target,) = answered([np.zeros(size, dtype=bool)]).targets
+        return target.rle_counts
+
+    assert any("its mask is empty" in found for found in problems_after(tmp_path, empty))
+
+
+def test_the_validator_is_content_with_an_export(tmp_path):
+    assert problems_after(tmp_path, lambda _: None) == []
+
+
+def test_the_validator_stops_after_many_problems(tmp_path):
+    def spoil(document):
+        document["annotations"] = [{**first(document), "id": n, "area": 0} for n in range(1, 500)]
+
+    assert len(problems_after(tmp_path, spoil)) == 51
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{oops"])
+def test_the_validator_refuses_what_is_no_coco_file(tmp_path, text):
+    (tmp_path / "coco.json").write_text(text)
+    assert len(validate_coco(tmp_path / "coco.json")) == 1
+
+
+# ---- jobs/export.py ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labels(tmp_path):
+    commit(LocalStore(), label_photos(), f"{tmp_path}/out")
+    return f"{tmp_path}/out"
+
+
+def test_the_job_writes_a_file_and_says_what_is_in_it(labels, tmp_path, capsys):
+    path = tmp_path / "coco.json"
+    arguments = ["--labels", labels, "--to", "coco", "--output", str(path), "--min-score", "0.505"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert f"wrote '{path}': 8 images, 27 masks" in said
+    assert "left out: 8 masks below the lowest score" in said
+    assert validate_coco(path) == []
+
+
+def test_the_job_reads_and_writes_a_bucket(bucket, tmp_path):
+    commit(S3Store(), label_photos(), f"s3://{bucket}/out")
+    uri = f"s3://{bucket}/coco.json"
+    assert main(["--labels", f"s3://{bucket}/out", "--output", uri]) == 0
+    (tmp_path / "coco.json").write_bytes(S3Store().get(uri))
+    assert validate_coco(tmp_path / "coco.json") == []
+
+
+def test_the_job_takes_a_file_of_categories(labels, tmp_path):
+    (tmp_path / "map.yaml").write_text("cat: animal\ndog: animal\ncow: animal\n'*': thing\n")
+    arguments = ["--labels", labels, "--output", f"{tmp_path}/c.json", "--segmentation", "polygon"]
+    assert main([*arguments, "--categories", f"{tmp_path}/map.yaml"]) == 0
+    document = json.loads((tmp_path / "c.json").read_bytes())
+    assert [each["name"] for each in document["categories"]] == ["animal", "thing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--min-score", "3"], "--min-score: Input should be less than or equal to 1, not '3'"),
+        (["--segmentation", "png"], "--segmentation: Input should be 'rle' or 'polygon'"),
+        (["--to", "voc"], "--to"),
+        (["--categories", "/nowhere/map.json"], "neither 'phrase' nor 'object' nor a file"),
+        (["--labels", "ftp://host/out"], "no place for files"),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_code_2(arguments, said, tmp_path, capsys):
+    given = ["--labels", str(tmp_path), "--output", f"{tmp_path}/c.json"]
+    assert main([*given, *arguments]) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+
+
+def test_a_missing_setting_is_named(capsys):
+    assert main(["--labels", "x"]) == 2
+    assert "--output is required" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--labels", "x", "--output", "y", "--min-scoer", "1"])
+    assert caught.value.code == 2
+    assert "--min-scoer" in capsys.readouterr().err
+
+
+def test_nothing_to_export_is_one_line_and_code_1(tmp_path, capsys):
+    assert main(["--labels", str(tmp_path), "--output", f"{tmp_path}/c.json"]) == 1
+    assert "nothing has been committed" in capsys.readouterr().err
+
+
+def test_the_environment_does_not_redirect_an_export(labels, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTPUT", f"{tmp_path}/elsewhere.json")
+    monkeypatch.setenv("RUN", "another")
+    assert main(["--labels", labels, "--output", f"{tmp_path}/c.json"]) == 0
+    assert not (tmp_path / "elsewhere.json").exists()
+
+
+def test_the_job_runs_as_the_readme_says(labels, tmp_path):
+    root = Path(__file__).parent.parent
+    command = [
+        sys.executable,
+        "jobs/export.py",
+        "--labels",
+        labels,
+        "--output",
+        f"{tmp_path}/c.json",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env={"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_empty_answer_of_a_real_photo_is_an_image_without_masks():
+    photo = load_photos()[0]
+    row = replace(label_photo(photo), status="empty", targets=(), n_targets=0)
+    document, _ = export([row])
+    assert (len(document["images"]), document["annotations"]) == (1, [])

@@ -1,0 +1,588 @@
+import gzip
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.photos import load_photos
+from workers import read_jsonl, read_tar
+from workers.errors import AccessDenied, RecordRejected, StorageError, StorageUnavailable
+from workers.instructions import make_instruction
+from workers.objects import ObjectInfo, under
+from workers.records import FieldMap, ImageRef, fetch_image, read_records
+from workers.rejections import Reason
+from workers.shards import ShardKind, plan_shards, write_listings_to
+from workers.storage import LocalStore, MemoryStore, S3Store, join_uri
+
+ROOT = "mem://bucket/in"
+DEFAULTS = (make_instruction("everything"),)
+
+
+def put(store, name, data):
+    store.put(join_uri(ROOT, name), data if isinstance(data, bytes) else data.encode())
+
+
+def plan(store, records_per_shard=100):
+    writer = write_listings_to(store, "mem://bucket/plans")
+    return plan_shards(store, ROOT, records_per_shard=records_per_shard, listing_writer=writer)
+
+
+def read(store, records_per_shard=100, **options):
+    options = {"defaults": DEFAULTS, **options}
+    shards = plan(store, records_per_shard)
+    return [record for shard in shards for record in read_records(shard, store, **options)]
+
+
+def read_lines(*entries, **options):
+    store = MemoryStore()
+    lines = [each if isinstance(each, str) else json.dumps(each) for each in entries]
+    put(store, "a.jsonl", "\n".join(lines) + "\n")
+    return read(store, **options)
+
+
+def texts(record):
+    return [each.text for each in record.instructions]
+
+
+def codes(records):
+    return [record.rejection and record.rejection.code for record in records]
+
+
+# ---- fields: the same in every form --------------------------------------------------------------
+
+
+def test_a_line_becomes_a_record():
+    (record,) = read_lines(
+        {
+            "id": 17,
+            "image": "photos/a b.jpg",
+            "instructions": ["the cat", {"text": "dogs", "id": "d", "kind": "k"}],
+            "classes": ["cat"],
+            "camera": "x100",
+            "meta": {"place": "Köln"},
+        }
+    )
+    assert record.rejection is None
+    assert record.source_id == "17"
+    assert record.image == ImageRef(f"{ROOT}/photos/a b.jpg", None, None, None)
+    assert texts(record) == ["the cat", "dogs"]
+    assert [each.classes for each in record.instructions] == [("cat",), ("cat",)]
+    assert record.instructions[1].instruction_id == "d"
+    assert json.loads(record.meta_json) == {"camera": "x100", "place": "Köln"}
+
+
+@pytest.mark.parametrize("key", ["image", "image_uri", "url", "path", "file_name"])
+def test_the_image_may_stand_under_several_keys(key):
+    assert read_lines({key: "a.jpg"})[0].image.uri == f"{ROOT}/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "key", ["instruction", "instructions", "text", "prompt", "question", "caption"]
+)
+def test_the_text_may_stand_under_several_keys(key):
+    assert texts(read_lines({"image": "a.jpg", key: "the cat"})[0]) == ["the cat"]
+
+
+def test_a_key_that_was_not_needed_is_kept():
+    (record,) = read_lines({"image": "a.jpg", "instruction": "the cat", "caption": "a cat sits"})
+    assert texts(record) == ["the cat"]
+    assert json.loads(record.meta_json) == {"caption": "a cat sits"}
+
+
+def test_other_keys_can_be_named():
+    fields = FieldMap(image=("bild",), instructions=("frage",))
+    (record,) = read_lines({"bild": "a.jpg", "frage": "die Katze", "image": "b.jpg"}, fields=fields)
+    assert (record.image.uri, texts(record)) == (f"{ROOT}/a.jpg", ["die Katze"])
+    assert json.loads(record.meta_json) == {"image": "b.jpg"}
+
+
+def test_an_image_without_instructions_is_asked_the_defaults():
+    assert texts(read_lines({"image": "a.jpg"})[0]) == ["everything"]
+    assert codes(read_lines({"image": "a.jpg"}, defaults=())) == [Reason.INSTRUCTION_MISSING]
+
+
+def test_a_bad_instruction_does_not_take_the_good_ones_with_it():
+    good, bad = read_lines({"image": "a.jpg", "instructions": ["the cat", "</s>", "the dog"]})
+    assert (texts(good), good.rejection) == (["the cat", "the dog"], None)
+    assert (texts(bad), bad.rejection.code) == (["</s>"], Reason.INSTRUCTION_INVALID)
+    assert good.row_index == bad.row_index == 0
+
+
+def test_a_record_with_only_bad_instructions_is_not_asked_the_defaults():
+    records = read_lines({"image": "a.jpg", "instructions": ["</s>", 5]})
+    assert codes(records) == [Reason.INSTRUCTION_INVALID] * 2
+
+
+def test_a_record_without_an_image_keeps_its_instructions():
+    (record,) = read_lines({"instruction": "the cat", "id": "x"})
+    assert (record.rejection.code, texts(record)) == (Reason.IMAGE_NOT_NAMED, ["the cat"])
+
+
+def test_meta_that_is_no_json_or_too_long_does_no_harm():
+    (record, long) = read_lines(
+        '{"image": "a.jpg", "x": NaN}', {"image": "b.jpg", "x": "y" * 100_000}
+    )
+    assert json.loads(record.meta_json) == {"x": "NaN"}
+    assert "dropped" in json.loads(long.meta_json)
+
+
+# ---- addresses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "roots", "uri"),
+    [
+        ("./sub/../a.jpg", (), f"{ROOT}/a.jpg"),
+        (f"{ROOT}/x/a.jpg", (), f"{ROOT}/x/a.jpg"),
+        ("../photos/a.jpg", ("mem://bucket",), "mem://bucket/photos/a.jpg"),
+        ("s3://other/a.jpg", ("s3://other",), "s3://other/a.jpg"),
+        ("s3://other/a.jpg", (ROOT, "s3://other"), "s3://other/a.jpg"),
+        ("/data/a.jpg", ("/data",), "/data/a.jpg"),
+        ("file:///data/a%20b.jpg", ("/data",), "/data/a b.jpg"),
+    ],
+)
+def test_an_address_under_a_root_is_read(path, roots, uri):
+    (record,) = read_lines({"image": path}, roots=roots)
+    assert (record.rejection, record.image.uri) == (None, uri)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.jpg",
+        "x/../../secret.jpg",
+        "../../../../../etc/passwd",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "mem://bucket/inside.jpg",
+        f"{ROOT}/../secret.jpg",
+        "s3://other/a.jpg",
+        "http://169.254.169.254/latest/meta-data",
+        "https://example.org/a.jpg?X-Amz-Signature=SECRET",
+        "ftp://example.org/a.jpg",
+        "data:image/png;base64,AAAA/../../../x",
+        "a\0.jpg",
+        "\ud800.jpg",
+        "x" * 5000,
+        5,
+        ["a.jpg"],
+        {"path": "../a.jpg"},
+    ],
+)
+def test_an_address_outside_the_roots_is_refused_with_a_reason(path):
+    (record,) = read_lines({"image": path, "instruction": "the cat"})
+    assert record.rejection.code == Reason.IMAGE_REFUSED
+    assert "SECRET" not in f"{record}"
+
+
+def test_the_image_of_a_refused_address_still_names_it():
+    (record,) = read_lines({"image": "http://host/a.jpg"})
+    assert record.image.uri == "http://host/a.jpg"
+
+
+# ---- JSON lines ----------------------------------------------------------------------------------
+
+
+def test_lines_that_are_no_records_are_rows_of_their_own():
+    records = read_lines('{"image": "a.jpg"}', "{oops", "[1]", "\ufeff", '{"image": "b.jpg"}')
+    assert codes(records) == [None, *[Reason.RECORD_BROKEN] * 3, None]
+    assert [record.row_index for record in records] == [0, 1, 2, 3, 4]
+    assert "record 2" in records[1].rejection.message
+
+
+def test_blank_lines_are_no_records():
+    store = MemoryStore()
+    put(store, "a.jsonl", '\n{"image": "a.jpg"}\r\n  \n\n{"image": "b.jpg"}')
+    assert [record.image.uri[-5:] for record in read(store)] == ["a.jpg", "b.jpg"]
+
+
+def test_shards_of_a_file_hold_each_line_once():
+    store = MemoryStore()
+    put(store, "a.jsonl", "".join(f'{{"image": "{n:03}.jpg"}}\n' for n in range(200)))
+    records = read(store, records_per_shard=7)
+    assert [record.image.uri[-7:-4] for record in records] == [f"{n:03}" for n in range(200)]
+    assert max(record.row_index for record in records) < 7
+
+
+def test_a_line_that_is_too_long_is_skipped_and_the_next_is_read(monkeypatch):
+    monkeypatch.setattr(read_jsonl, "MAX_LINE_BYTES", 50)
+    records = read_lines({"image": "a.jpg"}, {"image": "x" * 500}, {"image": "b.jpg"})
+    assert codes(records) == [None, Reason.RECORD_BROKEN, None]
+
+
+def test_a_gzip_file_is_read_and_where_it_breaks_off_one_row_says_so():
+    lines = "".join(
+        json.dumps({"image": f"{n}.jpg", "n": n * 7919 % 4999}) + "\n" for n in range(3000)
+    )
+    packed = gzip.compress(lines.encode())
+    store = MemoryStore()
+    put(store, "a.jsonl.gz", packed)
+    assert codes(read(store)) == [None] * 3000
+    put(store, "a.jsonl.gz", packed[: len(packed) // 2])
+    records = read(store)
+    assert 0 < len(records) < 3000
+    assert codes(records) == [None] * (len(records) - 1) + [Reason.SHARD_TRUNCATED]
+    assert records[-1].row_index == len(records) - 1
+    put(store, "a.jsonl.gz", b"no gzip at all")
+    assert codes(read(store)) == [Reason.SHARD_TRUNCATED]
+
+
+def test_a_file_that_became_shorter_since_the_plan_is_told():
+    store = MemoryStore()
+    put(store, "a.jsonl", '{"image": "a.jpg"}\n{"image": "b.jpg"}\n')
+    (shard,) = plan(store)
+    put(store, "a.jsonl", '{"image": "a.jpg"}\n')
+    assert codes(read_records(shard, store, defaults=DEFAULTS)) == [None, Reason.SHARD_TRUNCATED]
+
+
+# ---- Parquet -------------------------------------------------------------------------------------
+
+
+def parquet(table, **options):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(table), buffer, **options)
+    return buffer.getvalue()
+
+
+def test_images_in_a_table_come_with_the_record():
+    photos = load_photos()
+    store = MemoryStore()
+    table = {
+        "image": [{"bytes": photo.data, "path": photo.name} for photo in photos],
+        "question": ["the cat"] * len(photos),
+        "uid": list(range(len(photos))),
+        "width": [photo.rgb.shape[1] for photo in photos],
+    }
+    put(store, "a.parquet", parquet(table))
+    records = read(store)
+    assert [record.image.data for record in records] == [photo.data for photo in photos]
+    assert records[3].image.member == f"3/{photos[3].name}"
+    assert records[3].source_id == "3"
+    assert json.loads(records[3].meta_json) == {"width": photos[3].rgb.shape[1]}
+
+
+def test_bare_bytes_and_addresses_are_images_too():
+    store = MemoryStore()
+    put(store, "sub/a.parquet", parquet({"image": [b"123", None], "caption": ["x", "y"]}))
+    put(store, "sub/b.parquet", parquet({"file_name": ["a.jpg"], "instructions": [["x", "y"]]}))
+    put(store, "sub/c.parquet", parquet({"image": [{"bytes": None, "path": "b.jpg"}]}))
+    inside, missing, beside, struct = read(store)
+    assert (inside.image.data, inside.image.uri) == (b"123", f"{ROOT}/sub/a.parquet")
+    assert missing.rejection.code == Reason.IMAGE_NOT_NAMED
+    assert (beside.image.uri, texts(beside)) == (f"{ROOT}/sub/a.jpg", ["x", "y"])
+    assert struct.image.uri == f"{ROOT}/sub/b.jpg"
+
+
+def test_instructions_may_be_structs():
+    store = MemoryStore()
+    structs = [
+        [{"text": "the cat", "id": "c", "kind": None}, {"text": "dogs", "id": None, "kind": "k"}]
+    ]
+    put(store, "a.parquet", parquet({"url": ["a.jpg"], "instructions": structs}))
+    (record,) = read(store)
+    assert texts(record) == ["the cat", "dogs"]
+    assert record.instructions[0].instruction_id == "c"
+
+
+@pytest.mark.parametrize("records_per_shard", [3, 10, 37, 100])
+def test_shards_of_a_table_hold_each_row_once(records_per_shard):
+    store = MemoryStore()
+    names = [f"{n:03}.jpg" for n in range(100)]
+    put(store, "a.parquet", parquet({"path": names}, row_group_size=30))
+    records = read(store, records_per_shard)
+    assert [record.image.uri[-7:] for record in records] == names
+
+
+def test_values_that_json_does_not_know_are_kept_as_text():
+    store = MemoryStore()
+    times = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
+    put(store, "a.parquet", parquet({"path": ["a.jpg"], "taken": times, "thumb": [b"1234"]}))
+    meta = json.loads(read(store)[0].meta_json)
+    assert meta["taken"].startswith("2023-11-14 22:13:20")
+    assert meta["thumb"] == "4 bytes"
+
+
+def test_a_table_that_was_damaged_since_the_plan_ends_in_one_row():
+    store = MemoryStore()
+    put(store, "a.parquet", parquet({"path": [f"{n}.jpg" for n in range(100)]}))
+    (shard,) = plan(store)
+    put(store, "a.parquet", b"PAR1" + b"x" * 100 + b"PAR1")
+    assert codes(read_records(shard, store, defaults=DEFAULTS)) == [Reason.SHARD_TRUNCATED]
+
+
+# ---- tar -----------------------------------------------------------------------------------------
+
+
+def tar(*members, form=tarfile.PAX_FORMAT):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(data, bytes):
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+            else:
+                member.type, member.linkname = data
+                archive.addfile(member)
+    return buffer.getvalue()
+
+
+def read_archive(data, **options):
+    store = MemoryStore()
+    put(store, "a.tar", data)
+    return read(store, **options)
+
+
+def test_members_of_one_key_are_a_record():
+    photos = load_photos()[:2]
+    records = read_archive(
+        tar(
+            ("sub", (tarfile.DIRTYPE, "")),
+            ("./sub/001.jpg", photos[0].data),
+            ("./sub/001.txt", b"the cat\n\nthe dog\n"),
+            ("./sub/001.json", b'{"caption": "a cat", "url": "http://x/y.jpg", "key": "1"}'),
+            ("./sub/001.npy", b"ignored"),
+            ("002.JPEG", photos[1].data),
+            ("003.png", b"3"),
+            ("003.json", b'["the bird"]'),
+        )
+    )
+    first, second, third = records
+    assert codes(records) == [None] * 3
+    assert (first.source_id, first.image.member) == ("sub/001", "./sub/001.jpg")
+    assert first.image.data == photos[0].data
+    assert texts(first) == ["the cat", "the dog", "a cat"]
+    assert json.loads(first.meta_json) == {"url": "http://x/y.jpg", "key": "1"}
+    assert (second.source_id, texts(second)) == ("002", ["everything"])
+    assert texts(third) == ["the bird"]
+
+
+def test_a_key_that_comes_again_is_another_record():
+    records = read_archive(tar(("a.jpg", b"1"), ("a.jpg", b"2"), ("b.jpg", b"3"), ("a.jpg", b"4")))
+    assert [record.image.data for record in records] == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_a_link_is_a_row_and_never_followed(kind):
+    records = read_archive(
+        tar(("a.jpg", (kind, "/etc/passwd")), ("a.txt", b"cat"), ("b.jpg", b"2"))
+    )
+    assert codes(records) == [Reason.MEMBER_NOT_A_FILE, None]
+    assert records[0].image.data is None
+
+
+def test_names_that_would_leave_the_folder_are_only_names():
+    (record,) = read_archive(tar(("../../etc/cron.jpg", b"1")))
+    assert (record.source_id, record.image.data) == ("../../etc/cron", b"1")
+
+
+def test_a_sample_without_an_image_is_a_row():
+    records = read_archive(tar(("a.txt", b"the cat"), ("b.jpg", b"2"), ("b.json", b"{oops")))
+    assert codes(records) == [Reason.IMAGE_NOT_NAMED, Reason.RECORD_BROKEN]
+
+
+def test_members_that_are_too_large_are_rows(monkeypatch):
+    monkeypatch.setattr(read_tar, "MAX_IMAGE_BYTES", 10)
+    records = read_archive(tar(("a.jpg", b"1" * 11), ("b.jpg", b"2" * 10)))
+    assert codes(records) == [Reason.IMAGE_TOO_LARGE, None]
+
+
+def test_an_archive_with_too_many_members_is_read_up_to_there(monkeypatch):
+    monkeypatch.setattr(read_tar, "MAX_MEMBERS", 3)
+    records = read_archive(tar(*((f"{n}.jpg", b"1") for n in range(5))))
+    assert codes(records)[-1] == Reason.SHARD_TOO_LONG
+    assert 2 <= len(records) - 1 <= 3
+
+
+def test_an_archive_that_is_cut_off_keeps_what_came_before():
+    photos = load_photos()
+    data = tar(*((f"{n}.jpg", photo.data) for n, photo in enumerate(photos)))
+    whole = read_archive(data)
+    assert codes(whole) == [None] * len(photos)
+    for share in (0.05, 0.3, 0.6, 0.95):
+        records = read_archive(data[: int(len(data) * share)])
+        assert codes(records) == [None] * (len(records) - 1) + [Reason.SHARD_TRUNCATED]
+        assert records[:-1] == whole[: len(records) - 1]
+
+
+def test_an_archive_that_is_cut_off_between_members_is_told_from_a_whole_one():
+    data = tar(("a.jpg", b"1" * 512), ("b.jpg", b"2" * 512))
+    records = read_archive(data[: 2 * 512])
+    assert codes(records) == [None, Reason.SHARD_TRUNCATED]
+
+
+def test_archives_that_were_joined_are_told_from_a_whole_one():
+    joined = tar(("a.jpg", b"1")) + tar(("b.jpg", b"2"))
+    assert codes(read_archive(joined)) == [None, Reason.SHARD_TRUNCATED]
+
+
+def test_a_damaged_header_ends_in_one_row():
+    data = bytearray(tar(("a.jpg", b"1"), ("b.jpg", b"2")))
+    data[1024:1100] = b"x" * 76
+    assert codes(read_archive(bytes(data))) == [None, Reason.SHARD_TRUNCATED]
+    assert codes(read_archive(b"no tar" * 1000)) == [Reason.SHARD_TRUNCATED]
+
+
+# ---- plain folders of images ---------------------------------------------------------------------
+
+
+def test_a_side_car_comes_before_the_folder_s_file_and_that_before_the_defaults():
+    store = MemoryStore()
+    for name in ("1.jpg", "cats/2.jpg", "cats/3.jpg", "cats/4.jpg", "dogs/5.jpg", "dogs/6.jpg"):
+        put(store, name, b"image")
+    put(store, "cats/_instructions.yaml", "- the cat\n- {text: its tail, id: tail}\n")
+    put(store, "cats/2.txt", "the mouse\nthe cheese\n")
+    put(store, "cats/3.json", '{"id": "three", "instruction": "the bird", "season": "spring"}')
+    put(store, "cats/4.json", '{"season": "winter"}')
+    put(store, "dogs/5.json", '["the bone"]')
+    records = read(store)
+    assert [texts(record) for record in records] == [
+        ["everything"],
+        ["the mouse", "the cheese"],
+        ["the bird"],
+        ["the cat", "its tail"],
+        ["the bone"],
+        ["everything"],
+    ]
+    assert [record.source_id for record in records] == [None, None, "three", None, None, None]
+    assert json.loads(records[3].meta_json) == {"season": "winter"}
+    assert records[1].image == ImageRef(
+        f"{ROOT}/cats/2.jpg", None, store.stat(f"{ROOT}/cats/2.jpg").etag, None
+    )
+
+
+def test_a_broken_folder_file_rejects_only_images_that_need_it():
+    store = MemoryStore()
+    for name in ("1.jpg", "2.jpg"):
+        put(store, name, b"image")
+    put(store, "_instructions.jsonl", '"the cat"\n{oops\n')
+    put(store, "1.txt", "the mouse")
+    first, second = read(store)
+    assert (first.rejection, texts(first)) == (None, ["the mouse"])
+    assert second.rejection.code == Reason.INSTRUCTION_INVALID
+    assert "_instructions.jsonl, line 2" in second.rejection.message
+
+
+def test_a_side_car_that_went_away_is_told():
+    store = MemoryStore()
+    put(store, "1.jpg", b"image")
+    put(store, "1.txt", "the mouse")
+    (shard,) = plan(store)
+    store.delete(f"{ROOT}/1.txt")
+    (record,) = read_records(shard, store, defaults=DEFAULTS)
+    assert record.rejection.code == Reason.INSTRUCTION_INVALID
+    assert record.image.uri == f"{ROOT}/1.jpg"
+
+
+def test_a_folder_of_this_machine_is_read_in_order(tmp_path):
+    for photo in load_photos():
+        (tmp_path / "my photos").mkdir(exist_ok=True)
+        (tmp_path / "my photos" / photo.name).write_bytes(photo.data)
+    store = LocalStore()
+    writer = write_listings_to(store, str(tmp_path / "_plans"))
+    (shard,) = plan_shards(store, str(tmp_path), records_per_shard=50, listing_writer=writer)
+    assert shard.kind is ShardKind.IMAGES
+    records = list(read_records(shard, store, defaults=DEFAULTS))
+    names = [under(record.image.uri, f"{tmp_path}/my photos") for record in records]
+    assert names == sorted(photo.name for photo in load_photos())
+    data = {photo.name: photo.data for photo in load_photos()}
+    assert [fetch_image(r.image, store, 2**20) for r in records] == [data[name] for name in names]
+
+
+def test_every_form_is_read_from_a_real_s3_server(bucket):
+    photos = load_photos()
+    store, root = S3Store(), f"s3://{bucket}/my input"
+    lines = "".join(json.dumps({"image": f"photos/{p.name}", "text": "x"}) + "\n" for p in photos)
+    table = {"image": [{"bytes": p.data, "path": p.name} for p in photos], "text": ["x"] * 8}
+    store.put(f"{root}/a.jsonl", lines.encode())
+    store.put(f"{root}/b.jsonl.gz", gzip.compress(lines.encode()))
+    store.put(f"{root}/c.parquet", parquet(table, row_group_size=3))
+    store.put(f"{root}/d.tar", tar(*((f"{p.name}", p.data) for p in photos)))
+    for photo in photos:
+        store.put(f"{root}/photos/{photo.name}", photo.data)
+    writer = write_listings_to(store, f"s3://{bucket}/plans")
+    shards = plan_shards(store, root, records_per_shard=3, listing_writer=writer)
+    found = [
+        fetch_image(record.image, store, 2**20)
+        for shard in shards
+        for record in read_records(shard, store, defaults=DEFAULTS)
+    ]
+    assert found == [photo.data for photo in photos] * 4
+    assert fetch_refusal(ImageRef(f"{root}/no.jpg", None, None, None), store) == (
+        Reason.IMAGE_MISSING
+    )
+
+
+# ---- fetching ------------------------------------------------------------------------------------
+
+
+def fetch_refusal(image, store, limit=100):
+    with pytest.raises(RecordRejected) as caught:
+        fetch_image(image, store, limit)
+    return caught.value.code
+
+
+def test_an_image_that_is_not_there_is_a_rejection():
+    assert fetch_refusal(ImageRef(f"{ROOT}/a.jpg", None, None, None), MemoryStore()) == (
+        Reason.IMAGE_MISSING
+    )
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_image_that_is_too_large_is_a_rejection(inside):
+    store = MemoryStore()
+    put(store, "a.jpg", b"1" * 101)
+    image = ImageRef(f"{ROOT}/a.jpg", None, None, b"1" * 101 if inside else None)
+    assert fetch_refusal(image, store) == Reason.IMAGE_TOO_LARGE
+    assert len(fetch_image(image, store, 101)) == 101
+
+
+def test_a_folder_a_link_to_itself_and_an_endless_name_are_rejections(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    for name in ("folder.jpg", "loop.jpg", "x" * 300 + ".jpg"):
+        image = ImageRef(str(tmp_path / name), None, None, None)
+        assert fetch_refusal(image, LocalStore()) == Reason.IMAGE_MISSING
+
+
+class FailingStore(MemoryStore):
+    """A store whose reads fail in a given way."""
+
+    def __init__(self, error: StorageError) -> None:
+        super().__init__()
+        self.error = error
+
+    def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
+        raise self.error
+
+    def stat(self, uri: str) -> ObjectInfo:
+        return ObjectInfo(uri, 1000, "e")
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("503"), AccessDenied("403")])
+def test_trouble_of_the_store_is_no_fault_of_the_image(error):
+    with pytest.raises(type(error)):
+        fetch_image(ImageRef("s3://b/a.jpg", None, None, None), FailingStore(error), 100)
+
+
+def test_a_file_of_this_machine_that_may_not_be_read_is_a_rejection():
+    image = ImageRef("/data/a.jpg", None, None, None)
+    assert fetch_refusal(image, FailingStore(AccessDenied("mode 000"))) == Reason.IMAGE_UNREADABLE
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.tar"])
+def test_trouble_of_the_store_is_no_fault_of_the_shard(name):
+    good = MemoryStore()
+    contents = {
+        "a.jsonl": b'{"image": "a.jpg"}\n',
+        "a.jsonl.gz": gzip.compress(b'{"image": "a.jpg"}\n'),
+        "a.parquet": parquet({"path": ["a.jpg"]}),
+        "a.tar": tar(("a.jpg", b"1")),
+    }
+    put(good, name, contents[name])
+    (shard,) = plan(good)
+    with pytest.raises(StorageUnavailable):
+        list(read_records(shard, FailingStore(StorageUnavailable("503")), defaults=DEFAULTS))

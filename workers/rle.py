@@ -1,0 +1,183 @@
+"""Masks as COCO run lengths: the only door to pycocotools.
+
+Letters: N masks, h rows, w columns. A run-length code walks a mask column by column, so pycocotools
+wants Fortran order; a C-ordered array is not refused but encoded wrongly. That trap stays in here.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from scipy import ndimage
+
+from workers.errors import ExportError
+
+BoolMask = npt.NDArray[np.bool_]
+"""(h, w) bool"""
+
+Polygon = Sequence[float]
+"""x0, y0, x1, y1, ... in pixels from the upper left corner of the image"""
+
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedMask:
+    """One mask, small enough to keep in a table, with what can be measured on it."""
+
+    size: tuple[int, int]
+    """h, w of the image"""
+    counts: str
+    """compressed COCO run lengths, ASCII"""
+    area: int
+    """pixels that are set"""
+    bbox: tuple[float, float, float, float]
+    """x, y, width, height in pixels; all 0 when the mask is empty"""
+    n_components: int
+    """connected parts; pixels that touch at a corner are connected"""
+    touches_border: bool
+    max_iou_other: float
+    """largest overlap (intersection over union) with another mask of the same answer, 0 to 1"""
+
+
+def encode_masks(masks: npt.NDArray[np.bool_]) -> tuple[EncodedMask, ...]:
+    """Encodes and measures the masks of one answer.
+
+    Args:
+        masks: (N, h, w) bool; N may be 0.
+    """
+    if len(masks) == 0:
+        return ()
+    # (N, h, w) -> (h, w, N), with h the fastest axis in memory
+    columns = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8, copy=False))
+    codes = coco_mask.encode(columns)
+    overlaps = coco_mask.iou(codes, codes, [0] * len(codes))
+    np.fill_diagonal(overlaps, 0.0)
+    rows = zip(codes, coco_mask.area(codes), coco_mask.toBbox(codes), overlaps, masks, strict=True)
+    return tuple(
+        EncodedMask(
+            size=(masks.shape[1], masks.shape[2]),
+            counts=code["counts"].decode("ascii"),
+            area=int(area),
+            bbox=_four(bbox),
+            n_components=_count_components(mask, bbox),
+            touches_border=_touches_border(mask),
+            max_iou_other=float(overlap.max()),
+        )
+        for code, area, bbox, overlap, mask in rows
+    )
+
+
+def decode_mask(size: tuple[int, int], counts: str) -> BoolMask:
+    """Turns run lengths back into a mask, (h, w) bool.
+
+    Not with pycocotools: its `decode` trusts the lengths, and can write past its buffer's end.
+
+    Raises:
+        ExportError: the run lengths do not cover an image of this size.
+    """
+    runs = _check_runs(size, counts)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[1], size[0])
+    return np.ascontiguousarray(columns.T)
+
+
+def measure_rle(
+    size: tuple[int, int], counts: str
+) -> tuple[int, tuple[float, float, float, float]]:
+    """Area and bounding box of run lengths, without unfolding them.
+
+    Raises:
+        ExportError: the run lengths do not cover an image of this size.
+    """
+    _check_runs(size, counts)
+    code = {"size": list(size), "counts": counts.encode("ascii")}
+    return int(coco_mask.area(code)), _four(coco_mask.toBbox(code))
+
+
+def measure_mask(mask: BoolMask) -> tuple[int, tuple[float, float, float, float]]:
+    """Area and bounding box of a mask (h, w)."""
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return int(coco_mask.area(code)), _four(coco_mask.toBbox(code))
+
+
+def fill_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> BoolMask:
+    """The mask that pycocotools makes of the polygons of one annotation, (h, w) bool.
+
+    Raises:
+        ExportError: a polygon has fewer than three corners or an odd count of numbers.
+    """
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ExportError(
+                f"a polygon of {len(polygon)} numbers: it needs x and y of three corners or more"
+            )
+    parts = coco_mask.frPyObjects([list(polygon) for polygon in polygons], size[0], size[1])
+    return decode_mask(size, coco_mask.merge(parts)["counts"].decode("ascii"))
+
+
+def find_load_problem(path: Path) -> str | None:
+    """Loads a COCO file the way that evaluation scripts do; says what went wrong, or None."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+            dataset = COCO(str(path))
+            for annotation in dataset.loadAnns(dataset.getAnnIds()):
+                dataset.annToRLE(annotation)
+    except Exception as error:  # whatever it raises is the finding; nothing of ours runs inside
+        return f"pycocotools can't load it: {type(error).__name__}: {error}"
+    return None
+
+
+def run_lengths(counts: str) -> npt.NDArray[np.int64]:
+    """Unpacks compressed counts: pixels off, on, off, ... down the columns.
+
+    A number is a chain of characters with five bits each, lowest first (bit 6 says that more
+    follow, the last bit 5 is the sign); from the fourth number on, it is the difference to the
+    number two before.
+
+    Raises:
+        ExportError: the text holds something that can't be a count.
+    """
+    codes = np.frombuffer(counts.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64) - 48
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        raise ExportError(f"{counts[:40]!r} is not a compressed COCO run-length code")
+    ends = np.flatnonzero((codes & 0x20) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, ends - starts + 1))
+    if shifts.max() > 55:
+        raise ExportError(f"{counts[:40]!r} holds a run of more than 2**55 pixels")
+    numbers = np.add.reduceat((codes & 0x1F) << shifts, starts)
+    numbers -= np.where(codes[ends] & 0x10, np.left_shift(1, shifts[ends] + 5), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def _check_runs(size: tuple[int, int], counts: str) -> npt.NDArray[np.int64]:
+    runs = run_lengths(counts)
+    if runs.min() < 0 or runs.sum() != size[0] * size[1]:
+        raise ExportError(
+            f"run lengths cover {runs.sum()} pixels, but an image of size {size!r} has"
+            f" {size[0] * size[1]}"
+        )
+    return runs
+
+
+def _four(bbox: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+    x, y, width, height = (float(value) for value in bbox)
+    return x, y, width, height
+
+
+def _count_components(mask: BoolMask, bbox: npt.NDArray[np.float64]) -> int:
+    x, y, width, height = (int(value) for value in bbox)
+    crop = mask[y : y + height, x : x + width]  # labelling the whole image costs ten times more
+    return int(ndimage.label(crop, structure=_EIGHT_NEIGHBOURS)[1]) if crop.size else 0
+
+
+def _touches_border(mask: BoolMask) -> bool:
+    return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
