@@ -1,0 +1,163 @@
+"""Drawn scenes as tensors: a bank of pictures that is rendered once, and batches from it.
+
+Shapes: B images of a batch, M things of all of them together, A attributes, s canvas side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pixellm.drawn.scenes import (
+    COLOURS,
+    SIZES,
+    TEXTURES,
+    TRAIN_SEEDS,
+    Scene,
+    cell_of,
+    draw_scene,
+    mirror,
+    render,
+    require_seeds,
+)
+from pixellm.drawn.shapes import SHAPES
+from pixellm.images import PIXEL_MEAN, PIXEL_STD
+
+ATTRIBUTES: tuple[tuple[str, ...], ...] = (tuple(SIZES), tuple(COLOURS), TEXTURES, SHAPES)
+"""The words of each attribute, in the order in which a full name says them."""
+NOTHING = 255
+"""In an owner map: no thing is seen at this pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The things of a batch, flattened."""
+
+    codes: Tensor
+    """(M, A) long: index of each thing's word in ATTRIBUTES."""
+    where: Tensor
+    """(M, 3) float: x, y and radius, as parts of the canvas side."""
+    image_of: Tensor
+    """(M,) long."""
+    first: tuple[int, ...]
+    """Index of the first thing of each image."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBatch:
+    """Some scenes of the bank, as the model takes them."""
+
+    index: NDArray[np.int64]
+    """(B,) places in the bank."""
+    mirrored: NDArray[np.bool_]
+    """(B,) whether left and right were swapped."""
+    scenes: tuple[Scene, ...]
+    things: Described
+
+
+def describe(scenes: Sequence[Scene]) -> Described:
+    """The things of some scenes as codes and places."""
+    codes: list[list[int]] = []
+    where, image_of, first = [], [], []
+    for index, scene in enumerate(scenes):
+        first.append(len(codes))
+        for thing in scene.things:
+            words = (thing.size, thing.colour, thing.texture, thing.shape)
+            codes.append([names.index(w) for names, w in zip(ATTRIBUTES, words, strict=True)])
+            where.append([thing.x, thing.y, thing.radius])
+            image_of.append(index)
+    return Described(torch.tensor(codes), torch.tensor(where), torch.tensor(image_of), tuple(first))
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Where the things lie in the language model's view of their images."""
+
+    thing: Tensor
+    """(B, grid * grid) long: the thing whose centre lies in each cell, or -1."""
+    of_thing: Tensor
+    """(M,) long: the cell of each thing."""
+
+
+def find_cells(scenes: Sequence[Scene], things: Described, grid: int) -> Cells:
+    """The cells of all things of a batch."""
+    of_thing = torch.tensor([cell_of(thing, grid) for scene in scenes for thing in scene.things])
+    thing = torch.full((len(scenes), grid * grid), -1)
+    thing[things.image_of, of_thing] = torch.arange(len(of_thing))
+    return Cells(thing, of_thing)
+
+
+class Bank:
+    """Rendered training scenes: pictures and owner maps, kept on disk between runs."""
+
+    def __init__(self, count: int, side: int, folder: Path, seed: int = 0) -> None:
+        self.count, self.side, self.seed = count, side, seed
+        seeds = range(seed, seed + count)
+        require_seeds((seeds[0], seeds[-1]), TRAIN_SEEDS)
+        self.scenes = [draw_scene(one) for one in seeds]
+        paths = [folder / f"{name}-{seed}-{count}-{side}.npy" for name in ("rgb", "owner")]
+        if not all(path.exists() for path in paths):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._render(paths)
+        self.rgb, self.owner = (np.load(path, mmap_mode="r") for path in paths)
+
+    def _render(self, paths: Sequence[Path]) -> None:
+        rgb = np.empty((self.count, self.side, self.side, 3), np.uint8)
+        owner = np.full((self.count, self.side, self.side), NOTHING, np.uint8)
+        for row, scene in enumerate(self.scenes):
+            drawing = render(scene, self.side, self.side)
+            rgb[row] = drawing.rgb
+            for index, mask in enumerate(drawing.masks):
+                owner[row][mask] = index
+        for path, array in zip(paths, (rgb, owner), strict=True):
+            np.save(path.with_suffix(".part.npy"), array)
+            path.with_suffix(".part.npy").rename(path)
+
+    def sample(self, rng: np.random.Generator, size: int) -> DrawnBatch:
+        """Some scenes, each mirrored or not by the toss of a coin."""
+        return self.take(rng.integers(self.count, size=size), rng.random(size) < 0.5)
+
+    def take(self, index: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> DrawnBatch:
+        """The named scenes."""
+        scenes = tuple(
+            mirror(self.scenes[i]) if m else self.scenes[i]
+            for i, m in zip(index, mirrored, strict=True)
+        )
+        return DrawnBatch(index, mirrored, scenes, describe(scenes))
+
+    def pixels(self, batch: DrawnBatch) -> Tensor:
+        """(B, 3, s, s) float, normalised as `pixellm.images.prepare_image` does."""
+        rgb = torch.from_numpy(_flip(self.rgb, batch)).permute(0, 3, 1, 2).float()
+        mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+        return (rgb - mean[:, None, None]) / std[:, None, None]
+
+    def owners(self, batch: DrawnBatch) -> Tensor:
+        """(B, s, s) uint8: index of the scene's thing that is seen at each pixel, or NOTHING."""
+        return torch.from_numpy(_flip(self.owner, batch))
+
+
+def _flip(array: NDArray[np.uint8], batch: DrawnBatch) -> NDArray[np.uint8]:
+    rows = [
+        array[i, :, ::-1] if m else array[i]
+        for i, m in zip(batch.index, batch.mirrored, strict=True)
+    ]
+    return np.ascontiguousarray(np.stack(rows))
+
+
+def patch_owners(owners: Tensor, things: Described, grid: int) -> Tensor:
+    """(B, s, s) -> (B, grid * grid) long: index of the thing at each patch's centre, or -1."""
+    step = owners.shape[-1] // grid
+    middle = owners[:, step // 2 :: step, step // 2 :: step].flatten(1).long()
+    start = torch.tensor(things.first)[:, None]
+    return torch.where(middle == NOTHING, -1, middle + start)
+
+
+def masks_of(owners: Tensor, things: Described, chosen: Tensor) -> Tensor:
+    """(N,) flattened thing indices -> (N, s, s) bool masks of what is visible of them."""
+    image = things.image_of[chosen]
+    local = chosen - torch.tensor(things.first)[image]
+    return owners[image] == local[:, None, None]

@@ -1,0 +1,132 @@
+"""Scores a model on held-out drawn scenes, generating freely.
+
+    python -m pixellm.drawn.score --model pixellm/shipped/drawn
+
+A prediction is matched to the target it overlaps most (one to one). gIoU is the mean of the matched
+IoUs over all masks, missing and extra ones counting 0; "nothing matches" answered without a mask
+counts 1. An answer is exact when it has as many masks as targets and each matched IoU is above 1/2.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from pixellm.answers import Answer
+from pixellm.checkpoints import load_checkpoint
+from pixellm.drawn.questions import KINDS, Question, ask
+from pixellm.drawn.scenes import TEST_SEEDS, Drawing, draw_scene, render, require_seeds
+from pixellm.engine import DecodeSettings, Engine, Sample
+from pixellm.images import prepare_image
+
+BATCH = 16
+"""Scenes that are answered together."""
+HIT = 0.5
+"""IoU above which a target counts as found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one answer did."""
+
+    kind: str
+    ious: tuple[float, ...]
+    """One per mask, matched or not; empty when nothing was asked for and nothing was said."""
+    exact: bool
+    words: bool
+    """Whether the text is right to the letter."""
+
+
+def judge(question: Question, answer: Answer, drawing: Drawing) -> Verdict:
+    """Compares an answer with the truth."""
+    truth = drawing.masks[list(question.targets)]
+    said = np.array([target.mask for target in answer.targets], dtype=bool)
+    ious = match(said.reshape(-1, *truth.shape[1:]), truth)
+    exact = len(said) == len(truth) and all(iou > HIT for iou in ious)
+    return Verdict(
+        question.kind, ious, exact, answer.text == question.answer.replace("{seg}", "[SEG]")
+    )
+
+
+def match(said: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, ...]:
+    """IoU of each matched pair, then 0 for every mask without a partner."""
+    both = np.einsum("phw,thw->pt", said.astype(np.float32), truth.astype(np.float32))
+    areas = said.sum((1, 2))[:, None] + truth.sum((1, 2))[None]
+    iou = both / np.maximum(areas - both, 1)
+    pairs = zip(*linear_sum_assignment(-iou), strict=True)
+    matched = [float(iou[p, t]) for p, t in pairs]
+    return (*matched, *[0.0] * (max(iou.shape) - len(matched)))
+
+
+def verdicts(engine: Engine, seeds: Sequence[int], questions: int) -> list[Verdict]:
+    """Asks `questions` questions about each scene."""
+    require_seeds(seeds, TEST_SEEDS)
+    found = []
+    side = engine.model.config.image_side
+    for start in range(0, len(seeds), BATCH):
+        scenes = [draw_scene(seed) for seed in seeds[start : start + BATCH]]
+        drawings = [render(scene, side, side) for scene in scenes]
+        rngs = [np.random.default_rng([7, scene.seed]) for scene in scenes]
+        asked = [
+            [ask(s, rng) for _ in range(questions)] for s, rng in zip(scenes, rngs, strict=True)
+        ]
+        answers = engine.answer(
+            [
+                Sample(prepare_image(drawing.rgb, side), tuple(q.text for q in asks))
+                for drawing, asks in zip(drawings, asked, strict=True)
+            ]
+        )
+        for drawing, asks, said in zip(drawings, asked, answers, strict=True):
+            found += [judge(q, a, drawing) for q, a in zip(asks, said, strict=True)]
+    return found
+
+
+def summary(found: Sequence[Verdict]) -> dict[str, dict[str, float]]:
+    """Scores of all answers and of each kind of question."""
+    groups: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in found:
+        groups["all"].append(verdict)
+        groups[verdict.kind].append(verdict)
+    return {kind: _scores(groups[kind]) for kind in ("all", *KINDS) if groups[kind]}
+
+
+def _scores(group: Sequence[Verdict]) -> dict[str, float]:
+    ious = [iou for verdict in group for iou in (verdict.ious or (1.0,))]
+    hits = [iou for iou in ious if iou > HIT]
+    return {
+        "questions": len(group),
+        "gIoU": round(float(np.mean(ious)), 4),
+        "exact": round(float(np.mean([verdict.exact for verdict in group])), 4),
+        "words": round(float(np.mean([verdict.words for verdict in group])), 4),
+        "IoU of hits": round(float(np.mean(hits)), 4) if hits else 0.0,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table, and JSON when asked for."""
+    parser = argparse.ArgumentParser(description="Scores a model on held-out drawn scenes.")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--questions", type=int, default=4, help="asked about each scene")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the scores here too")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    engine = Engine(load_checkpoint(options.model), DecodeSettings(max_new_tokens=80))
+    seeds = TEST_SEEDS[: options.scenes]
+    scores = summary(verdicts(engine, seeds, options.questions))
+    for kind, row in scores.items():
+        print(f"{kind:12s}" + "".join(f"  {name} {value:<7g}" for name, value in row.items()))
+    if options.json:
+        options.json.write_text(json.dumps(scores, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Training of the small model: packing, losses, resuming. Sizes are cut down to run in seconds."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pixellm.checkpoints import load_checkpoint
+from pixellm.drawn.bank import NOTHING, Bank, describe, find_cells, masks_of, patch_owners
+from pixellm.drawn.conversations import IGNORED, Conversations
+from pixellm.drawn.language_stage import LanguageStage, read_packed
+from pixellm.drawn.loop import Loop, Schedule, rate_at
+from pixellm.drawn.questions import GROUP, ask
+from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
+from pixellm.drawn.start import small_config, start_model
+from pixellm.drawn.train import drawn_tokenizer, main
+from pixellm.images import prepare_image
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return drawn_tokenizer(tmp_path_factory.mktemp("words") / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    return Bank(6, 128, tmp_path_factory.mktemp("bank"))
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return start_model(small_config(tokenizer.vocab_size, hidden=64, layers=2), seed=3)
+
+
+def test_the_bank_holds_what_prepare_image_would_make_of_the_drawing(bank):
+    batch = bank.take(np.array([2]), np.array([False]))
+    drawing = render(draw_scene(2), 128, 128)
+    assert torch.allclose(
+        bank.pixels(batch)[0], prepare_image(drawing.rgb, 128).pixels, atol=1e-5, rtol=0
+    )
+
+
+def test_a_mirrored_scene_has_its_masks_mirrored_too(bank):
+    plain = bank.take(np.array([1]), np.array([False]))
+    mirrored = bank.take(np.array([1]), np.array([True]))
+    every = torch.arange(len(plain.things.codes))
+    straight = masks_of(bank.owners(plain), plain.things, every)
+    flipped = masks_of(bank.owners(mirrored), mirrored.things, every)
+    assert torch.equal(straight.flip(-1), flipped)
+    assert torch.allclose(plain.things.where[:, 0], 1 - mirrored.things.where[:, 0])
+
+
+def test_masks_and_patches_name_the_same_things(bank):
+    batch = bank.take(np.arange(6), np.zeros(6, bool))
+    owners = bank.owners(batch)
+    every = torch.arange(len(batch.things.codes))
+    masks = masks_of(owners, batch.things, every)
+    patches = patch_owners(owners, batch.things, 16)
+    for thing in every:
+        middle = masks[thing, 4::8, 4::8].flatten()
+        image = batch.things.image_of[thing]
+        assert torch.equal(patches[image] == thing, middle)
+    assert (owners == NOTHING).any()
+
+
+def test_every_thing_has_a_cell_of_its_own():
+    scenes = [draw_scene(seed) for seed in range(20)]
+    things = describe(scenes)
+    cells = find_cells(scenes, things, 8)
+    assert torch.equal(
+        cells.thing[things.image_of, cells.of_thing], torch.arange(len(things.codes))
+    )
+
+
+def test_held_out_scenes_can_not_get_into_the_bank(tmp_path):
+    with pytest.raises(ValueError, match="seed"):
+        Bank(2, 128, tmp_path, seed=TEST_SEEDS[0])
+
+
+def test_packed_conversations_read_the_same_as_each_alone(model, tokenizer):
+    scene = draw_scene(5)
+    rng = np.random.default_rng(0)
+    questions = [ask(scene, rng) for _ in range(4)]
+    conversations = Conversations(tokenizer)
+    head = torch.tensor(conversations.head())
+    tokens = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
+    shown = torch.rand(1, 64, generator=torch.Generator().manual_seed(1)) < 0.5
+    together = conversations.pack([questions], [0])
+    with torch.no_grad():
+        packed = read_packed(model.language, head, tokens, together, shown)[0]
+        for number, question in enumerate(questions):
+            single = conversations.pack([[question]], [0])
+            alone = read_packed(model.language, head, tokens, single, shown)[0]
+            same = packed[together.row[0] == number]
+            assert torch.allclose(same, alone, atol=1e-5)
+
+
+def test_a_packed_row_marks_the_words_and_groups_that_the_losses_look_at(tokenizer):
+    scene = draw_scene(11)
+    question = next(
+        q for q in (ask(scene, np.random.default_rng(i)) for i in range(99)) if len(q.targets) > 1
+    )
+    packed = Conversations(tokenizer).pack([[question]], [0])
+    ids, predicts = packed.ids[0].tolist(), packed.predicts[0].tolist()
+    the = tokenizer.encode("the", bos=False)[0]
+    for (_, phrase), (_, group) in zip(
+        packed.phrase_at.tolist(), packed.group_at.tolist(), strict=True
+    ):
+        assert ids[phrase + 1] == predicts[phrase] == the
+        assert ids[group + 1 : group + 7] == list(tokenizer.seg_ids)
+    asked = int(packed.asked_at[0, 1])
+    assert tokenizer.decode(ids[: asked + 1]).endswith("ASSISTANT:")
+    assert predicts[:asked] == [IGNORED] * asked
+    wanted = tokenizer.encode(question.answer.replace(GROUP, tokenizer.seg_text), bos=False)
+    assert predicts[asked:-1] == [*wanted, tokenizer.eos_id]
+
+
+def test_the_rate_rises_and_then_falls_to_a_fiftieth():
+    schedule = Schedule(steps=1000, rate=1.0)
+    assert rate_at(0, schedule) < rate_at(50, schedule) < rate_at(99, schedule) == 1
+    assert rate_at(1000, schedule) == pytest.approx(0.02)
+
+
+def _language_run(model, tokenizer, folder, steps, stop_at=None):
+    stage = LanguageStage(model, tokenizer, scenes=1000, held_out=2)
+    loop = Loop("language", stage.parts, Schedule(steps, 1e-3), folder)
+    seen = []
+
+    def losses(rng, progress):
+        if stop_at is not None and loop.step == stop_at:
+            raise KeyboardInterrupt
+        parts = stage.losses(rng, progress)
+        seen.append(float(parts["ce"]))
+        return parts
+
+    try:
+        loop.run(losses, lambda _: {}, save_every=2)
+    except KeyboardInterrupt:
+        pass
+    return seen
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tokenizer, tmp_path):
+    def fresh():
+        return start_model(small_config(tokenizer.vocab_size, hidden=64, layers=1), seed=1)
+
+    whole = _language_run(fresh(), tokenizer, tmp_path / "whole", 6)
+    first = _language_run(fresh(), tokenizer, tmp_path / "halves", 6, stop_at=4)
+    second = _language_run(fresh(), tokenizer, tmp_path / "halves", 6)
+    assert first + second == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_training_command_ends_in_a_folder_that_loads(tmp_path):
+    main(
+        ["--output", str(tmp_path), "--scenes", "16", "--threads", "1", "--vision-steps", "2"]
+        + ["--language-steps", "2", "--align-steps", "2", "--joint-steps", "2", "--held-out", "8"]
+    )
+    checkpoint = load_checkpoint(tmp_path / "model")
+    assert checkpoint.model.config.group_size == 6
+    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in curve} == {"vision", "language", "align", "joint"}
+    assert all(np.isfinite(v) for line in curve for k, v in line.items() if k != "stage")

@@ -1,0 +1,71 @@
+"""The score of held-out scenes, on answers that are made by hand."""
+
+import numpy as np
+import pytest
+
+from pixellm.answers import Answer, Target
+from pixellm.drawn.questions import GROUP, ask
+from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
+from pixellm.drawn.score import judge, match, summary, verdicts
+
+SCENE = draw_scene(TEST_SEEDS[3])
+DRAWING = render(SCENE, 128, 128)
+
+
+def _question(count):
+    asked = (ask(SCENE, np.random.default_rng(seed)) for seed in range(400))
+    return next(question for question in asked if len(question.targets) == count)
+
+
+def _answer(masks, text):
+    targets = tuple(
+        Target(i, None, None, "none", mask, 1.0, None, None) for i, mask in enumerate(masks)
+    )
+    return Answer(text, (), targets, malformed=False, truncated=False)
+
+
+def test_the_right_masks_in_any_order_are_exact():
+    question = _question(2)
+    masks = [DRAWING.masks[i] for i in reversed(question.targets)]
+    verdict = judge(question, _answer(masks, question.answer.replace(GROUP, "[SEG]")), DRAWING)
+    assert verdict.exact
+    assert verdict.words
+    assert verdict.ious == (1.0, 1.0)
+
+
+def test_an_extra_mask_counts_zero_and_spoils_the_answer():
+    question = _question(1)
+    other = next(i for i in range(len(SCENE.things)) if i not in question.targets)
+    masks = [DRAWING.masks[question.targets[0]], DRAWING.masks[other]]
+    verdict = judge(question, _answer(masks, ""), DRAWING)
+    assert not verdict.exact
+    assert sorted(verdict.ious) == [0.0, 1.0]
+
+
+def test_a_missing_mask_counts_zero():
+    question = _question(2)
+    verdict = judge(question, _answer([DRAWING.masks[question.targets[0]]], ""), DRAWING)
+    assert not verdict.exact
+    assert sorted(verdict.ious) == [0.0, 1.0]
+
+
+def test_nothing_said_where_nothing_matches_counts_one_and_a_mask_there_zero():
+    question = _question(0)
+    silent = judge(question, _answer([], "There is no such object."), DRAWING)
+    talking = judge(question, _answer([DRAWING.masks[0]], ""), DRAWING)
+    assert silent.exact
+    assert not talking.exact
+    scores = summary([silent, talking])
+    assert scores["nothing"]["exact"] == scores["nothing"]["gIoU"] == 0.5
+
+
+def test_matching_pairs_each_mask_once():
+    truth = np.zeros((2, 4, 4), bool)
+    truth[0, :2], truth[1, 2:] = True, True
+    said = np.stack([truth[0], truth[0]])
+    assert sorted(match(said, truth)) == [0.0, 1.0]
+
+
+def test_scenes_that_were_trained_on_are_not_scored():
+    with pytest.raises(ValueError, match="seed"):
+        verdicts(None, [5], 1)
