@@ -24,6 +24,8 @@ OFFICIAL_SECOND_FEATURE = -11
 """CLIP hidden state of the second scale; a constant of the official code."""
 FEATURE_STEP = 9
 """Distance between the official feature layers (-2, -11), continued for a third scale and on."""
+REFERENCE_SIDE = "ref_image_size"
+"""The image side in config.json of a reference fixture."""
 LLAMA_KEYS = (
     "hidden_size",
     "intermediate_size",
@@ -132,13 +134,19 @@ class PixelLMConfig:
 
     def llama_config(self) -> LlamaConfig:
         """The language model's transformers configuration."""
-        return LlamaConfig(**self.llama, attn_implementation="sdpa", use_cache=True)
+        keys = {**self.llama, "attn_implementation": "sdpa", "use_cache": True}
+        return LlamaConfig(**keys)
 
     def clip_config(self) -> CLIPVisionConfig:
         """The vision tower's transformers configuration: this image side, the layers needed."""
         depth = int(self.clip["num_hidden_layers"]) + 1 + max(self.feature_layers)
-        sizes = {**self.clip, "image_size": self.image_side, "num_hidden_layers": depth}
-        return CLIPVisionConfig(**sizes, attn_implementation="sdpa")
+        sizes = {
+            **self.clip,
+            "image_size": self.image_side,
+            "num_hidden_layers": depth,
+            "attn_implementation": "sdpa",
+        }
+        return CLIPVisionConfig(**sizes)
 
     def to_json(self) -> str:
         """config.json of our own folder form: the official keys, and ours for what they lack."""
@@ -160,6 +168,7 @@ class PixelLMConfig:
             "decoder": asdict(self.decoder),
             "vision_config": dict(self.clip),
         }
+        keys.pop(REFERENCE_SIDE, None)  # resize_vision_tower_size says it
         if self.system_text is not None:
             keys["system_text"] = self.system_text
         return json.dumps(keys, indent=2, sort_keys=True) + "\n"
@@ -195,12 +204,14 @@ def config_from_json(
     for needed in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if needed not in llama:
             raise ConfigError(f"config.json lacks {needed!r}: is it a LLaMA-based PixelLM?")
+    if keys.get("rope_scaling"):
+        raise ConfigError(f"rope_scaling {keys['rope_scaling']!r} in config.json isn't supported")
     first = int(keys.get("mm_vision_select_layer", -2))
     layers = keys.get("mask_feature_layers") or default_feature_layers(first, decoder.scales)
     return PixelLMConfig(
         llama=llama,
         clip=clip,
-        image_side=int(keys.get("resize_vision_tower_size") or clip["image_size"]),
+        image_side=_image_side(keys, clip),
         decoder=decoder,
         tokens_per_scale=tokens_per_scale,
         feature_layers=tuple(int(layer) for layer in layers),
@@ -209,6 +220,12 @@ def config_from_json(
         system_text=keys.get("system_text"),
         official=dict(keys),
     )
+
+
+def _image_side(keys: Mapping[str, Any], clip: Mapping[str, Any]) -> int:
+    # the official code writes 448, whatever was asked for (Q8): a reference fixture says the truth
+    side = keys.get(REFERENCE_SIDE) or keys.get("resize_vision_tower_size") or clip["image_size"]
+    return int(side)
 
 
 CLIP_KEYS = (

@@ -9,6 +9,7 @@ Shapes: N targets, S scales, H language model width, D decoder width, g CLIP gri
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -62,15 +63,13 @@ class HyperMLP(nn.Module):
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
         sizes = [width, width, width, out]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., out)."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        return self.layers[-1](x)  # type: ignore[no-any-return]
+        return self.layers[-1](x)
 
 
 def neck(hidden: int, width: int) -> nn.Sequential:
@@ -129,7 +128,9 @@ class PixelDecoder(nn.Module):
         planes = [self.neck(_as_planes(feature)) for feature in features]
         return [planes[0], *(self.upsample_2x(plane) for plane in planes[1:])]
 
-    def forward(self, maps: Sequence[Tensor], queries: Tensor, image_of: Tensor) -> list[ScaleMasks]:
+    def forward(
+        self, maps: Sequence[Tensor], queries: Tensor, image_of: Tensor
+    ) -> list[ScaleMasks]:
         """Decodes all targets of a batch of images together.
 
         Args:
@@ -159,7 +160,7 @@ class PixelDecoder(nn.Module):
         where = positions(height, width).flatten(2).transpose(1, 2)  # (1, h * w, D)
         flat = image.flatten(2).transpose(1, 2)  # (N, h * w, D)
         tokens, flat = self.transformer[scale](tokens, flat, where)
-        fine = self.output_upscaling(flat.transpose(1, 2).unflatten(2, (height, width)))
+        fine = self.output_upscaling(flat.transpose(1, 2).reshape(image.shape))
         # only mask token 0 is published as the answer: multi-mask output is off
         coefficients = self.output_hypernetworks_mlps[0](tokens[:, 1])  # (N, D / 8)
         logits = torch.einsum("nc,nchw->nhw", coefficients, fine)[:, None]
@@ -169,7 +170,7 @@ class PixelDecoder(nn.Module):
 def _as_planes(feature: Tensor) -> Tensor:
     """(B, g * g, H) -> (B, H, g, g)."""
     side = round(feature.shape[1] ** 0.5)
-    return feature.transpose(1, 2).unflatten(2, (side, side))
+    return feature.transpose(1, 2).reshape(len(feature), feature.shape[2], side, side)
 
 
 def _fit(logits: Tensor, image: Tensor) -> Tensor:

@@ -115,13 +115,53 @@ class Engine:
         """
         if not prompts:
             return []
+        language = self.model.language
+        budgets = torch.tensor([self.room(prompt) for prompt in prompts], device=self.model.device)
+        keys, cache, last, position = self._read_questions(images, prompts, image_of)
+        done = torch.zeros_like(budgets, dtype=torch.bool)
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        while True:
+            logits = language.lm_head(last).float()  # (R, V)
+            chosen = logits.argmax(-1)
+            best = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+            steps.append((chosen, last, best))
+            done = done | (chosen == self.tokenizer.eos_id) | (budgets <= len(steps))
+            if bool(done.all()):
+                return self._cut(steps, budgets.tolist())
+            keys = F.pad(keys, (0, 1), value=1)
+            last = language(language.embed(chosen[:, None]), keys, cache, position[:, None])[:, 0]
+            position = position + 1
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """New tokens that an answer to a prompt may have, whatever it is batched with.
+
+        Raises:
+            InstructionError: none fits behind the prompt. One such prompt fails a whole call, so
+                ask here first where prompts of several users are joined.
+        """
+        read = len(prompt) - 1 + self.model.config.image_tokens
+        room = int(self.model.config.llama.get("max_position_embeddings", 2048)) - read
+        if room < 1:
+            raise InstructionError(
+                f"an instruction of {read} positions with its image leaves no room for an "
+                f"answer: shorten it by at least {1 - room} tokens"
+            )
+        return min(self.settings.max_new_tokens, room)
+
+    def _read_questions(
+        self, images: EncodedImages, prompts: Sequence[Sequence[int]], image_of: Sequence[int]
+    ) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+        """Reads all prompts.
+
+        Returns:
+            (R, P + Q) valid keys; the filled cache; (R, H) the state behind each prompt; (R,) the
+            position of its first new token.
+        """
         language, device = self.model.language, self.model.device
-        budget = self._budget(prompts)
         keys, cache = self._read_prefix(images, prompts[0])
         rows = torch.tensor(image_of, device=device)
         keys = keys[rows]
         cache.batch_select_indices(rows)
-
         # the questions, padded on the right; padding is never attended to and takes no position
         tails = [torch.tensor(_after_image(prompt), device=device) for prompt in prompts]
         lengths = torch.tensor([len(tail) for tail in tails], device=device)
@@ -130,33 +170,8 @@ class Engine:
         first = keys.shape[1]
         keys = torch.cat([keys, (slots < lengths[:, None]).to(keys)], dim=1)
         hidden = language(language.embed(ids), keys, cache, (first + slots)[None])
-        last = hidden[torch.arange(len(tails), device=device), lengths - 1]  # (R, H)
-
-        position = first + lengths
-        done = torch.zeros(len(tails), dtype=torch.bool, device=device)
-        steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        for _ in range(budget):
-            logprobs = language.lm_head(last).float().log_softmax(-1)  # (R, V)
-            best, chosen = logprobs.max(-1)
-            steps.append((chosen, last, best))
-            done = done | (chosen == self.tokenizer.eos_id)
-            if bool(done.all()):
-                break
-            keys = F.pad(keys, (0, 1), value=1)
-            last = language(language.embed(chosen[:, None]), keys, cache, position[:, None])[:, 0]
-            position = position + 1
-        return self._cut(steps)
-
-    def _budget(self, prompts: Sequence[Sequence[int]]) -> int:
-        """New tokens that still fit behind the longest prompt."""
-        longest = max(len(prompt) for prompt in prompts) - 1 + self.model.config.image_tokens
-        room = int(self.model.config.llama.get("max_position_embeddings", 2048)) - longest
-        if room < 1:
-            raise InstructionError(
-                f"an instruction of {longest} positions with its image leaves no room for an "
-                f"answer: shorten it by at least {1 - room} tokens"
-            )
-        return min(self.settings.max_new_tokens, room)
+        last = hidden[torch.arange(len(rows), device=device), lengths - 1]
+        return keys, cache, last, first + lengths
 
     def _read_prefix(
         self, images: EncodedImages, prompt: Sequence[int]
@@ -172,15 +187,17 @@ class Engine:
         model.language(torch.cat([words, images.tokens], dim=1), keys, cache)
         return keys, cache
 
-    def _cut(self, steps: Sequence[tuple[Tensor, Tensor, Tensor]]) -> list[Generation]:
-        """Steps of all rows -> rows, each ended behind its own end token."""
+    def _cut(
+        self, steps: Sequence[tuple[Tensor, Tensor, Tensor]], budgets: Sequence[int]
+    ) -> list[Generation]:
+        """Steps of all rows -> rows, each ended behind its own end token or at its budget."""
         ids = torch.stack([chosen for chosen, _, _ in steps], dim=1)  # (R, G)
         hidden = torch.stack([state for _, state, _ in steps], dim=1)  # (R, G, H)
         logprobs = torch.stack([best for _, _, best in steps], dim=1)
         rows = []
-        for row, new in enumerate(ids.tolist()):
+        for row, (new, budget) in enumerate(zip(ids.tolist(), budgets, strict=True)):
             eos = self.tokenizer.eos_id
-            end = new.index(eos) + 1 if eos in new else len(new)
+            end = min(budget, new.index(eos) + 1 if eos in new else len(new))
             rows.append(Generation(tuple(new[:end]), hidden[row, :end], logprobs[row, :end]))
         return rows
 
@@ -203,9 +220,7 @@ class Engine:
             for generation, (groups, _) in zip(generations, found, strict=True)
             for group in groups
         ]
-        owners = [
-            image for image, (groups, _) in zip(image_of, found, strict=True) for _ in groups
-        ]
+        owners = [image for image, (groups, _) in zip(image_of, found, strict=True) for _ in groups]
         decoded = iter(self._masks(samples, images, states, owners))
         return [
             self._answer(generation, groups, malformed, [next(decoded) for _ in groups])

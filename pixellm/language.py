@@ -27,7 +27,7 @@ class LanguageModel(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """(R, L) ids -> (R, L, H)."""
-        return self.model.embed_tokens(ids)  # type: ignore[no-any-return]
+        return self.model.embed_tokens(ids)
 
     def splice(self, ids: Tensor, image: Tensor) -> Tensor:
         """Puts each row's image where its id is IMAGE_TOKEN_INDEX.
@@ -78,11 +78,11 @@ class LanguageModel(nn.Module):
             past_key_values=cache,
             use_cache=cache is not None,
         )
-        return out.last_hidden_state  # type: ignore[no-any-return]
+        return out.last_hidden_state
 
 
 def causal_bias(keys: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
-    """(R, K) valid keys, or (R, Q, K) -> (R, 1, Q, K): 0 where a slot may look, else the minimum."""
+    """(R, K) valid keys, or (R, Q, K) -> (R, 1, Q, K): 0 where a slot may look, else the least."""
     if keys.dim() == 2:
         slots = keys.shape[1]
         past = torch.ones(queries, slots, dtype=torch.bool, device=keys.device)

@@ -1,7 +1,7 @@
-"""PixelLM: the boxes of the paper's figure, joined (arXiv 2312.02228, figure 2).
+r"""PixelLM: the boxes of the paper's figure, joined (arXiv 2312.02228, figure 2).
 
     pixels -> VisionTower -> image_projector -> LanguageModel -> Codebook -> queries
-                    \\------> mask_projector ---------------------> PixelDecoder -> masks
+                    \------> mask_projector ---------------------> PixelDecoder -> masks
 
 Shapes: B images, R rows (image, question pairs), L ids of a row, I image tokens, T = L - 1 + I,
 H language model width, N targets, S scales, D decoder width.
@@ -81,7 +81,9 @@ class PixelLM(nn.Module):
             maps=tuple(self.decoder.maps([self.mask_projector(feature) for feature in features])),
         )
 
-    def read(self, ids: Tensor, text_valid: Tensor, images: EncodedImages, image_of: Tensor) -> Tensor:
+    def read(
+        self, ids: Tensor, text_valid: Tensor, images: EncodedImages, image_of: Tensor
+    ) -> Tensor:
         """Hidden states of whole conversations, teacher-forced.
 
         Args:
@@ -94,7 +96,8 @@ class PixelLM(nn.Module):
             (R, T, H).
         """
         embeds = self.language.splice(ids, images.tokens[image_of])
-        return self.language(embeds, self.key_mask(ids, text_valid, images.token_valid[image_of]))
+        keys = self.key_mask(ids, text_valid, images.token_valid[image_of])
+        return self.language(embeds, keys)
 
     def key_mask(self, ids: Tensor, text_valid: Tensor, token_valid: Tensor) -> Tensor:
         """(R, T) keys that may be attended to: words of the text, image tokens off the padding."""
@@ -102,7 +105,7 @@ class PixelLM(nn.Module):
 
     def decode(self, images: EncodedImages, queries: Tensor, image_of: Tensor) -> list[ScaleMasks]:
         """(N, S, D) queries and the image of each -> masks of every scale."""
-        return self.decoder(images.maps, queries, image_of)  # type: ignore[no-any-return]
+        return self.decoder(images.maps, queries, image_of)
 
 
 def spread(values: Tensor, ids: Tensor, image_tokens: int, image_values: Tensor | int) -> Tensor:

@@ -22,7 +22,8 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(N, t, inner) -> (N, heads, t, inner / heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        width = x.shape[-1] // self.heads
+        return x.reshape(*x.shape[:-1], self.heads, width).transpose(1, 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(N, t, D), (N, p, D), (N, p, D) -> (N, t, D)."""
@@ -60,7 +61,9 @@ class TwoWayBlock(nn.Module):
         self.norm4 = nn.LayerNorm(width)
         self.cross_attn_image_to_token = Attention(width, width // 2, heads)
 
-    def forward(self, tokens: Tensor, image: Tensor, start: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, image: Tensor, start: Tensor, where: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """One block.
 
         Args:

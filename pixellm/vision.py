@@ -65,7 +65,8 @@ class VisionTower(nn.Module):
         depth = int(config.clip["num_hidden_layers"])
         self.entries = tuple(depth + 1 + layer for layer in config.feature_layers)
         self.clip = CLIPVisionModel(config.clip_config())
-        self.clip.post_layernorm = nn.Identity()  # PixelLM reads nothing behind it
+        # PixelLM reads nothing behind it
+        self.clip.post_layernorm = nn.Identity()  # type: ignore[assignment]
 
     def key_mask(self, valid: Tensor) -> Tensor:
         """(B, side, side) valid pixels -> (B, 1 + P * P) valid keys; the class token is valid."""

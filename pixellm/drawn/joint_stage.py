@@ -24,10 +24,11 @@ from pixellm.model import EncodedImages, PixelLM
 from pixellm.tokenizer import Tokenizer
 from pixellm.vision import shrink_for_language
 
-IMAGES, QUESTIONS = 8, 10
+IMAGES, QUESTIONS = 8, 8
 """Scenes of a step, and questions about each."""
-MASKS = 16
-"""Targets of a step whose masks are decoded; all others learn from the oracle's query alone."""
+MASK_IMAGES, MASKS = 3, 16
+"""Scenes, and targets in them, whose masks are decoded in a step. All others learn from the
+oracle's query alone, which costs a hundredth."""
 ALIGN_WEIGHT, ORACLE_WEIGHT = 0.2, 1.0
 """Weights of the training-only losses: seen tokens like written ones, queries like the oracle's."""
 
@@ -137,7 +138,8 @@ class JointStage:
     def _decoded(
         self, seen: Seen, packed: Packed, queries: Tensor, image: Tensor, chosen: Tensor
     ) -> MaskLosses:
-        maps = self.parts.decoder.maps([self.parts.mask_projector(f) for f in seen.features])
+        few = [feature[:MASK_IMAGES] for feature in seen.features]
+        maps = self.parts.decoder.maps([self.parts.mask_projector(feature) for feature in few])
         scales = self.parts.decoder(maps, queries[chosen], image[chosen])
         low = combine_scales([scale.logits for scale in scales], self.model.config.mask_side)
         logits = F.interpolate(
@@ -161,8 +163,8 @@ class JointStage:
 
 
 def _some_questions(packed: Packed, rng: np.random.Generator) -> Tensor:
-    """Indices of about MASKS targets: whole questions, since refinement compares their masks."""
-    order = rng.permutation(len(packed.asked_at))
-    counts = torch.bincount(packed.target_of, minlength=len(order)).numpy()[order]
-    taken = order[np.cumsum(counts) <= MASKS]
+    """Indices of up to MASKS targets: whole questions, since refinement compares their masks."""
+    asked = rng.permutation(int((packed.asked_at[:, 0] < MASK_IMAGES).sum()))
+    counts = torch.bincount(packed.target_of, minlength=len(packed.asked_at)).numpy()[asked]
+    taken = asked[np.cumsum(counts) <= MASKS]
     return torch.isin(packed.target_of, torch.from_numpy(taken)).nonzero()[:, 0]

@@ -1,0 +1,184 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pixellm.engine import DecodeSettings, Engine, Sample
+from pixellm.errors import InstructionError
+from pixellm.images import prepare_image
+from pixellm.prompts import SYSTEM_TEXT, label_conversation
+from pixellm.tiny import ScriptedHead, tiny_checkpoint
+from pixellm.tokenizer import IMAGE_TOKEN_INDEX
+from pixellm.training import TrainingBatch, pad_conversations, read_answers
+
+CAP = DecodeSettings(max_new_tokens=30)
+
+
+def sample(*questions, seed=0, height=40, width=52):
+    rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Sample(prepare_image(rgb, 56), questions)
+
+
+def scripted(*scripts, settings=None):
+    """An engine whose answers are given; a text or ids, the end token is added."""
+    checkpoint = tiny_checkpoint(0)
+    tokenizer = checkpoint.tokenizer
+    ids = [s if isinstance(s, list) else tokenizer.encode(s, bos=False) for s in scripts]
+    head = ScriptedHead([[*s, tokenizer.eos_id] for s in ids], tokenizer.vocab_size, 2)
+    checkpoint.model.language.lm_head = head
+    return Engine(checkpoint, settings)
+
+
+@pytest.fixture(scope="module")
+def talking():
+    return Engine(tiny_checkpoint(6), CAP)
+
+
+def test_an_answer_has_its_text_its_targets_and_what_they_are_called():
+    seg = tiny_checkpoint(0).tokenizer.seg_text
+    engine = scripted(f"the dog is {seg}, and the cat is {seg}.", "Nothing in this image is red.")
+    ((answer, nothing),) = engine.answer([sample("the dog and the cat", "What is red?")])
+    assert answer.text == "the dog is [SEG], and the cat is [SEG]."
+    assert [target.phrase for target in answer.targets] == ["the dog", "the cat"]
+    assert [target.phrase_source for target in answer.targets] == ["answer", "answer"]
+    assert [answer.text[slice(*t.span)] for t in answer.targets] == ["the dog", "the cat"]
+    assert [target.index for target in answer.targets] == [0, 1]
+    assert not answer.malformed
+    assert not answer.truncated
+    assert nothing.text == "Nothing in this image is red."
+    assert nothing.targets == ()
+
+
+def test_masks_have_the_images_own_size_and_scores_between_0_and_1(talking):
+    ((answer, *_),) = talking.answer([sample("What is red?", "the cat", height=23, width=90)])
+    assert answer.targets
+    for target in answer.targets:
+        assert target.mask.shape == (23, 90)
+        assert target.mask.dtype == np.bool_
+        assert 0 <= target.score_mask <= 1
+        assert 0 <= target.score_token <= 1
+        assert isinstance(target.score_iou, float)
+
+
+def test_generated_masks_equal_those_of_the_same_answer_read_at_once():
+    engine = scripted(f"it is {tiny_checkpoint(0).tokenizer.seg_text}.")
+    asked = sample("the dog")
+    ((answer,),) = engine.answer([asked])
+    checkpoint = tiny_checkpoint(0)
+    text = f"it is {checkpoint.tokenizer.seg_text}."
+    rows = pad_conversations([label_conversation(checkpoint.tokenizer, "the dog", text, "")])
+    image, seg_ids = asked.image, checkpoint.tokenizer.seg_ids
+    masks = (torch.zeros(1, *image.original),)
+    where = torch.tensor([0])
+    batch = TrainingBatch(image.pixels[None], (image.resized,), *rows, where, seg_ids, masks)
+    with torch.no_grad():
+        logits = read_answers(checkpoint.model, batch).masks[0][0]
+    sure = logits.abs() > 1e-3
+    assert np.array_equal(answer.targets[0].mask[sure], (logits > 0)[sure])
+
+
+def test_nothing_asked_is_nothing_answered(talking):
+    assert talking.answer([]) == []
+    assert talking.answer([sample()]) == [()]
+    assert [len(answers) for answers in talking.answer([sample(), sample("the dog")])] == [0, 1]
+
+
+def test_a_group_cut_off_is_reported_and_whole_groups_are_kept():
+    seg_ids = list(tiny_checkpoint(0).tokenizer.seg_ids)
+    engine = scripted([*seg_ids, 5, *seg_ids[:2]])
+    ((answer,),) = engine.answer([sample("the dog")])
+    assert len(answer.targets) == 1
+    assert answer.malformed
+
+
+def test_the_official_mode_drops_every_mask_of_an_answer_with_an_incomplete_group():
+    seg_ids = list(tiny_checkpoint(0).tokenizer.seg_ids)
+    settings = DecodeSettings(official_groups=True)
+    broken, whole = [*seg_ids, 5, *seg_ids[:2]], [*seg_ids, *seg_ids]
+    engine = scripted(broken, whole, settings=settings)
+    ((first, second),) = engine.answer([sample("the dog", "the cat")])
+    assert first.targets == ()
+    assert first.malformed
+    assert len(second.targets) == 2  # other answers keep theirs
+
+
+def test_targets_decoded_a_few_at_a_time_are_the_same(talking, monkeypatch):
+    samples = [sample("What is red?", "the cat", seed=seed, height=30 + seed) for seed in (1, 2)]
+    together = talking.answer(samples)
+    monkeypatch.setattr("pixellm.engine.DECODE_TARGETS", 2)
+    chunked = talking.answer(samples)
+    targets = [
+        [t for a in answers for x in a for t in x.targets] for answers in (together, chunked)
+    ]
+    assert len(targets[0]) == len(targets[1]) > 4
+    for one, other in zip(*targets, strict=True):
+        assert np.array_equal(one.mask, other.mask)
+        assert one.score_mask == pytest.approx(other.score_mask, abs=1e-5)
+        assert one.score_iou == pytest.approx(other.score_iou, abs=1e-5)
+
+
+# ---- how long an answer may be ----
+
+
+def test_an_answer_is_cut_at_the_limit_and_says_so():
+    engine = scripted([5] * 9, settings=DecodeSettings(max_new_tokens=9))
+    ((answer,),) = engine.answer([sample("the dog")])
+    assert (len(answer.token_ids), answer.truncated) == (9, True)
+    engine = scripted([5] * 8, settings=DecodeSettings(max_new_tokens=9))
+    ((answer,),) = engine.answer([sample("the dog")])
+    assert (len(answer.token_ids), answer.truncated) == (9, False)  # the end token is one of them
+
+
+def test_the_limit_is_the_official_one_unless_asked_otherwise():
+    assert DecodeSettings().max_new_tokens == 512
+
+
+def test_a_long_question_leaves_less_room_for_its_own_answer_alone():
+    questions = "the dog", "the dog " * 40
+    engine = Engine(tiny_checkpoint(0, max_positions=160), DecodeSettings(max_new_tokens=100))
+    rooms = [engine.room(engine.prompt_ids(question)) for question in questions]
+    assert rooms[0] == 100 > rooms[1] > 0
+    # neither row ends by itself
+    engine.model.language.lm_head = ScriptedHead([[5] * 100], engine.tokenizer.vocab_size, 2)
+    ((short, long),) = engine.answer([sample(*questions)])
+    assert [len(short.token_ids), len(long.token_ids)] == rooms
+    assert long.truncated
+
+
+def test_a_question_that_leaves_no_room_is_an_error_that_says_by_how_much():
+    engine = Engine(tiny_checkpoint(0, max_positions=64), CAP)
+    question = "the dog " * 40
+    with pytest.raises(InstructionError, match="shorten it by at least") as caught:
+        engine.answer([sample("the dog", question)])
+    needed = int(str(caught.value).split("at least ")[1].split()[0])
+    prompt = engine.prompt_ids(question)
+    assert engine.room([*prompt[:5], *prompt[5 + needed :]]) == 1
+    with pytest.raises(InstructionError, match="at least 1 tokens"):
+        engine.room([*prompt[:5], *prompt[4 + needed :]])
+
+
+# ---- the prompt ----
+
+
+def test_the_prompt_is_the_official_one_unless_the_model_has_its_own():
+    checkpoint = tiny_checkpoint(0, system_text=None)
+    engine, tokenizer = Engine(checkpoint), checkpoint.tokenizer
+    official = f"{SYSTEM_TEXT} USER: <im_start><image><im_end>\nthe dog ASSISTANT:"
+    assert engine.prompt_ids("the dog") == tokenizer.encode_prompt(official)
+    own = Engine(tiny_checkpoint(0, system_text="Short."))
+    assert own.prompt_ids("the dog") == tokenizer.encode_prompt(
+        "Short. USER: <im_start><image><im_end>\nthe dog ASSISTANT:"
+    )
+    assert engine.prompt_ids("the dog").count(IMAGE_TOKEN_INDEX) == 1
+
+
+def test_padding_of_the_image_is_not_seen(talking):
+    asked = sample("What is red?", height=20, width=52)
+    height = asked.image.resized[0]
+    pixels = asked.image.pixels.clone()
+    # what lies in patches of padding only; the last image row shares its patch with padding
+    pixels[:, height + 14 - height % 14 :] = 9.0
+    ((before,),) = talking.answer([asked])
+    ((after,),) = talking.answer([replace(asked, image=replace(asked.image, pixels=pixels))])
+    assert before.token_ids == after.token_ids
