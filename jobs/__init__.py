@@ -1,0 +1,1 @@
+"""What one types: each job reads settings, builds, runs, and returns an exit code."""

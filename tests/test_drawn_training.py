@@ -1,5 +1,6 @@
 """Training of the small model: packing, losses, resuming. Sizes are cut down to run in seconds."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -131,13 +132,11 @@ def _language_run(model, tokenizer, folder, steps, stop_at=None):
         if stop_at is not None and loop.step == stop_at:
             raise KeyboardInterrupt
         parts = stage.losses(rng, progress)
-        seen.append(float(parts["ce"]))
+        seen.append(parts["ce"].item())
         return parts
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         loop.run(losses, lambda _: {}, save_every=2)
-    except KeyboardInterrupt:
-        pass
     return seen
 
 
@@ -154,10 +153,10 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tokenizer, tmp
 
 @pytest.mark.slow
 def test_the_training_command_ends_in_a_folder_that_loads(tmp_path):
-    main(
-        ["--output", str(tmp_path), "--scenes", "16", "--threads", "1", "--vision-steps", "2"]
-        + ["--language-steps", "2", "--align-steps", "2", "--joint-steps", "2", "--held-out", "8"]
-    )
+    steps = {"vision": 2, "language": 2, "align": 2, "joint": 2}
+    sizes = {"output": tmp_path, "scenes": 16, "held-out": 8, "threads": 1}
+    flags = sizes | {f"{stage}-steps": count for stage, count in steps.items()}
+    main([word for name, value in flags.items() for word in (f"--{name}", str(value))])
     checkpoint = load_checkpoint(tmp_path / "model")
     assert checkpoint.model.config.group_size == 6
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]

@@ -1,0 +1,1 @@
+"""The labelling line around PixelLM: from images in a bucket to committed rows."""

@@ -82,7 +82,7 @@ class Loop(Generic[Parts]):
             self.step += 1
             last = self.step == self.schedule.steps
             if self.step % 50 == 0:
-                self._log({key: round(float(value), 4) for key, value in parts.items()})
+                self._log({key: round(value.detach().item(), 4) for key, value in parts.items()})
             if self.step % eval_every == 0 or last:
                 self._log({f"eval_{k}": round(v, 4) for k, v in evaluate(self.average).items()})
             if self.step % save_every == 0 or last:

@@ -1,0 +1,73 @@
+"""Labels the images under a prefix: a table of masks (Parquet), and COCO if asked for.
+
+    python jobs/label.py --input photos --output labels --instruction "mugs one could drink from"
+    ray job submit --working-dir . -- python jobs/label.py --input s3://b/in --output s3://b/out
+
+A second start of the same command finishes what is left, and does nothing when all is done.
+Exit code 0: all is committed. 1: shards failed, or the run broke off. 2: a setting or the input is
+wrong, and nothing was begun. 130: stopped by Ctrl-C; what was committed is kept.
+"""
+
+import functools
+import sys
+from collections.abc import Sequence
+
+from pixellm.errors import PixelLMError
+from workers.coco import export_coco
+from workers.errors import StorageUnavailable
+from workers.line import Run, describe_plan, label_run, plan_run
+from workers.manifests import current_commits
+from workers.model_files import settle_hardware
+from workers.objects import shown
+from workers.progress import Progress, describe_run
+from workers.settings import LabelSettings
+from workers.storage import open_store
+from workers.table import read_rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one labelling job; returns the exit code."""
+    progress = Progress()
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        settings = LabelSettings.from_everywhere(given, "python jobs/label.py")
+        run = plan_run(settle_hardware(settings), progress.say)
+    except PixelLMError as error:
+        return _complain(progress, error, 1 if isinstance(error, StorageUnavailable) else 2)
+    except KeyboardInterrupt:
+        return 130
+    if settings.dry_run:
+        print(describe_plan(run))
+        return 0
+    return _label(run, progress)
+
+
+def _label(run: Run, progress: Progress) -> int:
+    try:
+        summary = label_run(run, progress)
+        print(describe_run(summary))
+        if run.settings.export_coco and summary.exit_code == 0:
+            print(f"coco       {_export(run, run.settings.export_coco)}")
+    except PixelLMError as error:
+        return _complain(progress, error, 1)
+    except KeyboardInterrupt:
+        return 130
+    return summary.exit_code
+
+
+def _export(run: Run, uri: str) -> str:
+    store, output = run.ledger.store, run.ledger.output
+    commits = list(current_commits(store, output, run.ledger.run_id))
+    rows = functools.partial(read_rows, store, output, commits)
+    written = export_coco(rows, open_store(uri), uri)
+    return f"{shown(uri)} ({written.images:,} images, {written.annotations:,} masks)"
+
+
+def _complain(progress: Progress, error: PixelLMError, code: int) -> int:
+    for line in f"{error}".splitlines():
+        progress.say(line)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,426 @@
+"""The whole job with real Ray on a real S3 server, killed in every way, compared row by row.
+
+Ray runs on loopback only, and what is killed is a process that the test has started itself.
+"""
+
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from jobs.label import main
+from pixellm.checkpoints import save_checkpoint
+from pixellm.tiny import tiny_checkpoint
+from tests.conftest import S3Server, free_ports
+from tests.photos import load_photos
+from workers.manifests import current_commits, manifests
+from workers.rows import LabelRow
+from workers.storage import join_uri, open_store
+from workers.table import read_rows
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+PHOTOS = 48
+ADDED = {5, 21}
+"""Photos that come after the first run."""
+SECONDS = 240  # for Ray to start and the job to end, on a machine that is busy with other things
+PASSING = ("run_id", "shard_id", "created_at", "latency_ms", "attempts")
+"""Columns that say which try a row comes from, not what it says."""
+WORKER = "ray::MapWorker"  # how Ray calls the process of a replica
+
+
+# ---- the job as a process ----
+
+
+@dataclass(frozen=True)
+class Job:
+    """A labelling job, as somebody types it."""
+
+    source: str
+    output: str
+    model: str
+    cache: Path
+    env: dict[str, str]
+
+    def command(self, *flags: str) -> list[str]:
+        return [
+            *("jobs/label.py", "--input", self.source, "--output", self.output),
+            *("--model", self.model, "--model-cache", str(self.cache)),
+            *("--instruction", "the dog", "--instruction", "the red, round thing"),
+            *("--reading.records-per-shard", "4", "--decoding.max-new-tokens", "60"),
+            # one question a batch, one thread: then not even the last digit depends on company
+            *("--replica.batch-questions", "1", "--replica.num-cpus", "1"),
+            *("--replica.shards-in-flight", "2", "--num-gpus-per-replica", "0", *flags),
+        ]
+
+    def start(self, *flags: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *self.command(*flags)],
+            cwd=ROOT,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, *flags: str) -> tuple[int, str]:
+        process = self.start(*flags)
+        told, _ = process.communicate(timeout=SECONDS)
+        return process.returncode, told
+
+    def table(self) -> list[LabelRow]:
+        store = open_store(self.output)
+        rows = read_rows(store, self.output, current_commits(store, self.output))
+        return sorted(rows, key=lambda row: (row.item_id, row.image_uri))
+
+    def markers(self) -> int:
+        return sum(1 for _ in open_store(self.output).list(join_uri(self.output, "_commits")))
+
+
+def lasting(rows: list[LabelRow]) -> list[tuple]:
+    names = [field.name for field in fields(LabelRow) if field.name not in PASSING]
+    return [tuple(getattr(row, name) for name in names) for row in rows]
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes that a process has started, with their command lines."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state_and_parent = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(state_and_parent[1])
+    found: dict[int, str] = {}
+    waiting = [pid]
+    while waiting:
+        above = waiting.pop()
+        for child in [child for child, parent in parents.items() if parent == above]:
+            with suppress(OSError):
+                found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+            waiting.append(child)
+    return found
+
+
+def replicas(process: subprocess.Popen[str]) -> list[int]:
+    return [pid for pid, command in descendants(process.pid).items() if command.startswith(WORKER)]
+
+
+def end(pids: Iterable[int]) -> None:
+    """Ends processes that this test has started, or their children."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+# ---- what they work on ----
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, s3_server) -> str:
+    """The tiny model, in a bucket."""
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint = tiny_checkpoint(0)
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
+    place = f"s3://{new_bucket(s3_server)}/models/tiny"
+    for path in folder.iterdir():
+        open_store(place).put(f"{place}/{path.name}", path.read_bytes())
+    return place
+
+
+@pytest.fixture(scope="module")
+def new_job(model: str, s3_server: S3Server, tmp_path_factory) -> Callable[[str], Job]:
+    """Jobs with an output of their own."""
+    cache = tmp_path_factory.mktemp("cache")
+    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def make(source: str) -> Job:
+        output = f"s3://{new_bucket(s3_server)}/labels"
+        return Job(source, output, model, cache, {**os.environ, **s3_server.env, **more})
+
+    return make
+
+
+def new_bucket(server: S3Server) -> str:
+    name = f"test-{secrets.token_hex(8)}"
+    server.client().create_bucket(Bucket=name)
+    return name
+
+
+def put_photo(prefix: str, number: int) -> None:
+    photo = Image.fromarray(load_photos()[number % 8].rgb)
+    file = io.BytesIO()
+    photo.rotate(number).save(file, "JPEG")
+    open_store(prefix).put(f"{prefix}/{number:03}.jpg", file.getvalue())
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A job whose input grew after its first run, and what that and the second run left."""
+
+    job: Job
+    first: list[LabelRow]
+    told: str
+
+
+@pytest.fixture(scope="module")
+def grown(new_job, s3_server) -> Grown:
+    s3_server.client().create_bucket(Bucket="growing")  # borders of shards depend on the names
+    prefix = "s3://growing/photos"
+    open_store(prefix).put(f"{prefix}/cut.jpg", load_photos()[0].data[:9000])
+    open_store(prefix).put(f"{prefix}/text.jpg", b"this is no image")
+    for number in set(range(PHOTOS)) - ADDED:
+        put_photo(prefix, number)
+    job = new_job(prefix)
+    check_run(job)
+    first = job.table()
+    for number in ADDED:
+        put_photo(prefix, number)
+    return Grown(job, first, check_run(job))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(grown: Grown, new_job) -> Job:
+    """A run over the whole input that nothing happened to."""
+    job = new_job(grown.job.source)
+    check_run(job)
+    return job
+
+
+@pytest.fixture
+def job(undisturbed: Job, new_job) -> Job:
+    return new_job(undisturbed.source)
+
+
+def check_run(job: Job) -> str:
+    code, told = job.run()
+    assert code == 0, told
+    assert "Warning" not in told
+    return told
+
+
+def check_like(job: Job, other: Job) -> None:
+    assert lasting(job.table()) == lasting(other.table())
+    (manifest,) = manifests(open_store(job.output), job.output)
+    assert manifest.rows == 2 * (PHOTOS + 2)
+
+
+# ---- whole runs ----
+
+
+def test_images_that_are_added_cost_only_their_own_answers(grown, undisturbed):
+    check_like(grown.job, undisturbed)
+    known = {row.item_id: row.created_at for row in grown.first if row.status != "rejected_input"}
+    again = {row.item_id: row.created_at for row in grown.job.table() if row.item_id in known}
+    assert again == known
+    (carried,) = re.findall(r"carried +(\d+) rows", grown.told)
+    assert 0 < int(carried) <= 16
+
+
+def test_a_second_start_of_a_finished_run_does_nothing(undisturbed, tmp_path):
+    rows = undisturbed.table()
+    bad = {row.image_uri.rpartition("/")[2] for row in rows if row.status == "rejected_input"}
+    assert bad == {"cut.jpg", "text.jpg"}
+    before = list(open_store(undisturbed.output).list(undisturbed.output))
+    code, told = undisturbed.run("--export-coco", str(tmp_path / "coco.json"))
+    assert code == 0, told
+    assert "nothing to do" in told
+    assert "starting Ray" not in told
+    assert list(open_store(undisturbed.output).list(undisturbed.output)) == before
+    coco = json.loads((tmp_path / "coco.json").read_text())
+    assert len(coco["images"]) == PHOTOS
+    assert len(coco["annotations"]) == sum(t.area > 0 for row in rows for t in row.targets)
+
+
+def test_a_killed_replica_costs_no_row(job, undisturbed):
+    process = job.start("--max-replicas", "1")
+    wait_for(lambda: job.markers() >= 2, process)
+    (pid,) = replicas(process)
+    os.kill(pid, signal.SIGKILL)
+    before = job.markers()
+    told, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, told
+    assert before < job.markers()
+    check_like(job, undisturbed)
+
+
+def test_a_killed_driver_costs_no_row_and_nobody_labels_on(job, undisturbed):
+    process = job.start("--max-replicas", "1")
+    wait_for(lambda: job.markers() >= 2, process)
+    started = descendants(process.pid)
+    working = replicas(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(map(is_alive, working)):
+        time.sleep(0.1)
+    assert not any(map(is_alive, working))
+    end(started)  # Ray's own agents look only every half minute whether they are still needed
+    committed = job.markers()
+    assert not manifests(open_store(job.output), job.output)
+    assert f"{committed} of them before this start" in check_run(job)
+    check_like(job, undisturbed)
+
+
+def test_ctrl_c_keeps_what_is_committed(job):
+    process = job.start()
+    wait_for(lambda: job.markers() >= 2, process)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, told
+    assert "what is committed is kept" in told
+    assert "Traceback" not in told
+    assert job.markers() >= 2
+
+
+# ---- on a cluster ----
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray head on this machine that wants a token."""
+
+    address: str
+    env: dict[str, str]
+
+
+@pytest.fixture
+def cluster(job: Job, tmp_path: Path) -> Iterator[Cluster]:
+    first = free_ports(100)
+    folder = tempfile.mkdtemp(prefix="ray-")  # not below tmp_path: names of sockets are short
+    env = {
+        **job.env,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{job.env['PATH']}",
+        "RAY_TMPDIR": folder,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+    command = ["ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-gpus=0"]
+    ports = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+    command += [f"--{name}={first + n}" for n, name in enumerate((*ports, "metrics-export-port"))]
+    command += [f"--min-worker-port={first + 10}", f"--max-worker-port={first + 99}"]
+    command += [f"--object-store-memory={200 * 2**20}"]
+    with (tmp_path / "head.log").open("w") as log:
+        head = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    try:
+        yield Cluster(f"http://127.0.0.1:{first + 1}", env)
+    finally:
+        started = descendants(head.pid)
+        head.kill()
+        head.wait()
+        end(started)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(cluster: Cluster, job: Job, **more: str) -> tuple[int, str]:
+    command = ["ray", "job", "submit", "--address", cluster.address, "--working-dir", "."]
+    done = subprocess.run(
+        [*command, "--", "python", *job.command()],
+        cwd=ROOT,
+        env={**cluster.env, **more},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=SECONDS,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_a_submitted_job_labels_the_same_and_needs_the_token(cluster, job, undisturbed):
+    wait_until_up(cluster.address)
+    code, told = submit(cluster, job, RAY_AUTH_TOKEN=secrets.token_hex(16))
+    assert code != 0
+    assert "Authentication" in told
+    assert job.markers() == 0
+    code, told = submit(cluster, job)
+    assert code == 0, told
+    assert "connecting to the Ray cluster" in told
+    check_like(job, undisturbed)
+
+
+def wait_until_up(address: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with (
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=1),
+        ):
+            return
+        time.sleep(0.2)
+    pytest.fail("no Ray head")
+
+
+# ---- what goes wrong before anything is begun ----
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--input", "s3://{bucket}/empty"), "nothing to label under 's3://"),
+        (("--replica.batch-question", "3"), "did you mean --replica.batch-questions?"),
+        (("--model", "org/name"), "hubs are never asked"),
+        (("--reading.threads", "0"), "--reading.threads: input should be greater"),
+    ],
+)
+def test_what_can_not_be_begun_is_told_in_a_line(new_job, grown, bucket, capsys, flags, told):
+    job = new_job(grown.job.source)
+    name, value = flags
+    assert main([*job.command()[1:], name, value.format(bucket=bucket)]) == 2
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.err.splitlines() if told in line]
+    assert line.startswith("label: ")
+    assert printed.out == ""
+    assert job.markers() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "told"),
+    [
+        (("--input", "s3://no-such-bucket-anywhere/x"), 2, "there is no bucket"),
+        (("--num-gpus-per-replica", "64"), 1, "lower --num-gpus-per-replica"),
+    ],
+)
+def test_the_process_ends_with_the_code_and_without_a_traceback(new_job, grown, flags, code, told):
+    job = new_job(grown.job.source)
+    got, text = job.run(*flags)
+    assert got == code, text
+    assert told in text
+    assert "Traceback" not in text
+    assert job.markers() == 0
+
+
+def test_the_driver_does_not_import_ray_before_it_needs_it():
+    code = "import sys, jobs.label; sys.exit(any(n.split('.')[0] == 'ray' for n in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,484 @@
+import asyncio
+import io
+import itertools
+import json
+import tarfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields, replace
+
+import pytest
+from PIL import Image
+
+from pixellm.engine import DecodeSettings, Engine
+from pixellm.tiny import tiny_checkpoint
+from tests.photos import load_photos
+from workers import replica
+from workers.batcher import Batcher, ReplicaBroken
+from workers.bench import Bench
+from workers.commits import Guarantee, Ledger
+from workers.earlier import EarlierRows, index_earlier
+from workers.errors import AccessDenied, ObjectMissing, StorageUnavailable
+from workers.instructions import make_instruction
+from workers.labeller import label_shard
+from workers.manifests import current_commits, stale_commits
+from workers.model_files import ModelIdentity, settle_hardware
+from workers.pictures import PictureLimits
+from workers.records import FieldMap
+from workers.rows import LabelRow
+from workers.settings import LabelSettings
+from workers.shards import plan_shards, write_listings_to
+from workers.storage import MemoryStore
+from workers.summaries import ShardSummary
+from workers.table import describe_part, read_rows
+
+INPUT, OUTPUT = "mem://b/in", "mem://b/out"
+TOKENS = 20
+IDENTITY = ModelIdentity("tiny", "ab" * 32, None, "fp32", DecodeSettings(TOKENS), "0")
+QUESTIONS = tuple(map(make_instruction, ("the dog", "the red box")))
+PASSING = ("run_id", "shard_id", "created_at", "latency_ms", "attempts")
+"""Columns that say which try a row comes from, not what it says."""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny_checkpoint(0), DecodeSettings(TOKENS))
+
+
+class CountingEngine:
+    """The tiny model, with a count of what it was asked, and texts that it fails on."""
+
+    def __init__(self, engine: Engine, poison: str | None = None) -> None:
+        self.engine, self.poison = engine, poison
+        self.asked: list[str] = []
+        self.images: list[int] = []
+
+    def answer(self, samples):
+        self.asked += [text for sample in samples for text in sample.questions]
+        self.images.append(len(samples))
+        if any(self.poison in sample.questions for sample in samples):
+            raise RuntimeError("poisoned")
+        return self.engine.answer(samples)
+
+
+class FlakyStore(MemoryStore):
+    """Fails in the calls it is told to, and knows how much is read at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trouble: dict[str, list[Exception]] = {}
+
+    def get(self, uri, start=0, length=None):
+        for part, errors in self.trouble.items():
+            if part in uri and errors:
+                raise errors.pop(0)
+        return super().get(uri, start, length)
+
+
+@pytest.fixture
+def store() -> FlakyStore:
+    return FlakyStore()
+
+
+@contextmanager
+def bench_for(store, model, run_id="run-1", batch=1, pictures=8, **more):
+    """One question a batch makes numbers independent of who shares a batch."""
+    earlier = index_earlier(store, OUTPUT, more.pop("stale", []))
+    with ThreadPoolExecutor(4) as threads:
+        yield Bench(
+            batcher=Batcher(model.answer, batch),
+            image_side=56,
+            ledger=Ledger(store, OUTPUT, run_id, describe_part),
+            provenance=IDENTITY.provenance(run_id),
+            earlier=EarlierRows(earlier, store, OUTPUT),
+            store=store,
+            threads=threads,
+            pictures=asyncio.Semaphore(pictures),
+            questions=more.pop("questions", QUESTIONS),
+            **more,
+        )
+
+
+def plan(store, records=2):
+    listings = write_listings_to(store, f"{OUTPUT}/_plans")
+    return plan_shards(store, INPUT, records_per_shard=records, listing_writer=listings)
+
+
+def label(store, model, shards=None, **more):
+    """Labels shards, all at once as a replica does; returns their summaries."""
+
+    async def label_all(bench):
+        todo = plan(store) if shards is None else shards
+        return await asyncio.gather(*(label_shard(shard, bench) for shard in todo))
+
+    with bench_for(store, model, **more) as bench:
+        return asyncio.run(asyncio.wait_for(label_all(bench), 60))
+
+
+def table(store, run_id="run-1") -> list[LabelRow]:
+    rows = read_rows(store, OUTPUT, current_commits(store, OUTPUT, run_id))
+    return sorted(rows, key=lambda row: (row.item_id, row.image_uri, row.row_index))
+
+
+def lasting(rows) -> list[tuple]:
+    """Rows without the columns that differ from try to try."""
+    names = [field.name for field in fields(LabelRow) if field.name not in PASSING]
+    return [tuple(getattr(row, name) for name in names) for row in rows]
+
+
+def put_photos(store, count=8, folder=INPUT):
+    for photo in load_photos()[:count]:
+        store.put(f"{folder}/{photo.name}", photo.data)
+
+
+def put_lines(store, *records):
+    store.put(f"{INPUT}/list.jsonl", "\n".join(map(json.dumps, records)).encode())
+
+
+def png(side=20, colour="red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_every_photo_and_instruction_becomes_a_row_with_its_answer(store, engine):
+    put_photos(store)
+    model = CountingEngine(engine)
+    summaries = label(store, model)
+    rows = table(store)
+    photos = {f"{INPUT}/{photo.name}": photo for photo in load_photos()}
+    assert Counter(row.image_uri for row in rows) == Counter(dict.fromkeys(photos, 2))
+    assert sorted(model.asked) == sorted(row.instruction for row in rows)
+    assert {row.status for row in rows} <= {"ok", "empty", "partial"}
+    assert sum(row.n_targets for row in rows) == sum(each.targets for each in summaries) > 0
+    for row in rows:
+        height, width, _ = photos[row.image_uri].rgb.shape
+        assert (row.width, row.height) == (width, height)
+        assert all(target.rle_size == (height, width) for target in row.targets)
+    assert sum(each.records for each in summaries) == 8
+    assert sum((Counter(each.counts) for each in summaries), Counter()).total() == len(rows)
+
+
+def test_a_bad_image_is_a_row_with_its_reason_and_the_run_goes_on(store, engine):
+    put_photos(store, 2)
+    store.put(f"{INPUT}/broken.jpg", load_photos()[0].data[:5000])
+    store.put(f"{INPUT}/notes.jpg", b"not an image")
+    put_lines(
+        store,
+        {"image": "broken.jpg"},
+        {"image": "notes.jpg"},
+        {"image": "gone.jpg"},
+        {"image": "/etc/passwd"},
+        {"image": load_photos()[0].name, "instruction": "[SEG]"},
+        {"no": "image"},
+        {"image": load_photos()[1].name, "id": 7},
+    )
+    label(store, CountingEngine(engine), shards=plan(store, records=100), questions=QUESTIONS[:1])
+    codes = {row.row_index: (row.status, row.error_code) for row in table(store)}
+    assert codes.pop(6)[0] in ("ok", "empty", "partial")
+    assert codes == {
+        0: ("rejected_input", "image_broken"),
+        1: ("rejected_input", "image_unknown_format"),
+        2: ("rejected_input", "image_missing"),
+        3: ("rejected_input", "image_refused"),
+        4: ("rejected_input", "instruction_invalid"),
+        5: ("rejected_input", "image_not_named"),
+    }
+    read = [row for row in table(store) if row.error_code == "image_broken"]
+    assert all(row.image_sha256 and not row.width for row in read)
+
+
+def test_a_tar_with_images_and_texts_is_labelled(store, engine):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in (("a.png", png()), ("a.txt", b"the dog\nthe cat\n"), ("b.png", png(9))):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    store.put(f"{INPUT}/x.tar", file.getvalue())
+    label(store, CountingEngine(engine), questions=())
+    asked = {(row.image_member, row.instruction): row.error_code for row in table(store)}
+    assert asked == {
+        ("a.png", "the dog"): None,
+        ("a.png", "the cat"): None,
+        ("b.png", ""): "instruction_missing",
+    }
+
+
+def test_a_poisoned_question_costs_its_own_row_only(store, engine):
+    put_photos(store, 3)
+    poison = QUESTIONS[0].text
+    label(store, CountingEngine(engine, poison), batch=8)
+    for row in table(store):
+        if row.instruction == poison:
+            assert (row.status, row.error_code) == ("failed", "model_failed")
+            assert row.error_message == "RuntimeError: poisoned"
+            assert row.image_sha256
+            assert row.width
+        else:
+            assert row.status in ("ok", "empty", "partial")
+
+
+def test_an_instruction_that_the_model_has_no_room_for_is_rejected(store, engine):
+    put_photos(store, 1)
+    long = make_instruction("q9 x7 " * 150)
+    label(store, CountingEngine(engine), batch=8, questions=(QUESTIONS[0], long))
+    statuses = {row.instruction: row.error_code for row in table(store)}
+    assert statuses == {QUESTIONS[0].text: None, long.text: "instruction_invalid"}
+
+
+def test_the_rows_do_not_depend_on_order_or_on_how_shards_are_cut(store, engine):
+    put_photos(store)
+    put_lines(
+        store,
+        *({"image": photo.name, "instructions": ["the dog", "the cat"]} for photo in load_photos()),
+    )
+    model = CountingEngine(engine)
+    label(store, model, plan(store, 2)[::-1], run_id="one", pictures=1)
+    label(store, model, plan(store, 100), run_id="two", pictures=16)
+    one, two = (
+        lasting(replace(row, row_index=0) for row in table(store, run)) for run in ("one", "two")
+    )
+    assert len(one) == 16
+    assert one == two
+
+
+def test_rows_that_an_earlier_plan_has_made_are_not_asked_again(store, engine):
+    put_photos(store, 6)
+    label(store, CountingEngine(engine))
+    before = table(store)
+    put_photos(store, 8)
+    shards = plan(store)
+    left = [s for s in shards if s.shard_id not in {row.shard_id for row in before}]
+    stale = list(
+        stale_commits(
+            store,
+            OUTPUT,
+            fingerprint=IDENTITY.label_fingerprint,
+            sources={INPUT},
+            run_id="run-2",
+            plan={shard.shard_id for shard in shards},
+        )
+    )
+    model = CountingEngine(engine)
+    summaries = label(store, model, shards, run_id="run-2", stale=stale)
+    assert len(model.asked) == 4
+    assert sum(each.reused for each in summaries) == 12
+    assert left
+    whole = FlakyStore()
+    put_photos(whole, 8)
+    label(whole, CountingEngine(engine))
+    assert lasting(table(store, "run-2")) == lasting(table(whole))
+    assert {row.run_id for row in table(store, "run-2")} == {"run-2"}
+
+
+def test_a_carried_over_row_stands_at_its_new_place(store, engine):
+    photo = load_photos()[0]
+    store.put(f"{INPUT}/a.jpg", photo.data)
+    put_lines(store, {"image": "a.jpg", "id": "old", "instruction": "the dog"})
+    label(store, CountingEngine(engine))
+    (old,) = table(store)
+    stale = list(current_commits(store, OUTPUT, "run-1"))
+    store.put(f"{INPUT}/moved/b.jpg", photo.data)
+    same = {"text": "the dog", "id": "mine", "kind": "one"}
+    sorted_now = {"text": "the dog", "classes": ["dog", "cat"]}
+    put_lines(
+        store,
+        {"image": "a.jpg", "instruction": "something else"},
+        {"image": "moved/b.jpg", "id": "new", "n": 1, "instructions": [same, same, sorted_now]},
+    )
+    model = CountingEngine(engine)
+    (summary,) = label(store, model, plan(store, 100), run_id="run-2", stale=stale)
+    assert sorted(model.asked) == ["something else", "the dog"]
+    assert (summary.reused, summary.rows, summary.records) == (2, 4, 2)
+    rows = [row for row in table(store, "run-2") if row.instruction_id == "mine"]
+    assert len(rows) == 2
+    for row in rows:
+        assert (row.result_id, row.targets, row.created_at) == (
+            old.result_id,
+            old.targets,
+            old.created_at,
+        )
+        assert (row.image_uri, row.row_index) == (f"{INPUT}/moved/b.jpg", 1)
+        assert (row.source_id, row.meta_json) == ("new", '{"n": 1}')
+        assert (row.run_id, row.instruction_kind) == ("run-2", "one")
+
+
+def test_failed_and_rejected_rows_are_tried_again(store, engine):
+    put_photos(store, 2)
+    label(store, CountingEngine(engine, QUESTIONS[0].text))
+    stale = list(current_commits(store, OUTPUT, "run-1"))
+    model = CountingEngine(engine)
+    label(store, model, run_id="run-2", stale=stale)
+    assert model.asked == [QUESTIONS[0].text] * 2
+
+
+def test_earlier_parts_that_somebody_removed_are_done_without(store, engine):
+    put_photos(store, 1)
+    label(store, CountingEngine(engine))
+    stale = list(current_commits(store, OUTPUT, "run-1"))
+    store.delete(f"{OUTPUT}/{stale[0].part}")
+    model = CountingEngine(engine)
+    label(store, model, run_id="run-2", stale=stale)
+    assert len(model.asked) == 2
+
+
+def test_two_attempts_at_a_shard_end_as_one(store, engine):
+    put_photos(store, 2)
+    (shard, *_) = plan(store)
+    first, second = label(store, CountingEngine(engine), [shard, shard])
+    assert (first.rows, first.counts) == (second.rows, second.counts)
+    assert len(table(store)) == first.rows
+
+
+def test_no_more_pictures_are_alive_than_allowed(store, engine):
+    put_photos(store)
+    model = CountingEngine(engine)
+    with bench_for(store, model, pictures=3, batch=64) as bench:
+
+        async def watch():
+            work = asyncio.gather(*(label_shard(shard, bench) for shard in plan(store, 4)))
+            most = 0
+            while not work.done():
+                most = max(most, bench.batcher.state.waiting // 2)
+                await asyncio.sleep(0.001)
+            return most, await work
+
+        most, _ = asyncio.run(asyncio.wait_for(watch(), 60))
+    assert max(model.images) <= 3
+    assert most <= 3
+
+
+# ---- what the replica makes of failures ----
+
+
+def process(store, engine, shard, monkeypatch):
+    monkeypatch.setattr(replica, "WAITS", (0.01, 0.02))
+    labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)  # without loading a model
+    with bench_for(store, engine) as bench:
+        labeller._bench = bench
+        return asyncio.run(asyncio.wait_for(labeller.process(shard), 60))
+
+
+def test_a_store_that_comes_back_costs_an_attempt_and_no_row(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [StorageUnavailable("busy"), StorageUnavailable("busy")]
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.attempts) == (None, 3)
+    assert [row.attempts for row in table(store)] == [3, 3]
+
+
+def test_a_store_that_stays_away_fails_the_shard_and_not_the_run(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [StorageUnavailable("busy")] * 3
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.ends_run) == ("busy", False)
+    store.trouble["_plans"] = [ObjectMissing("gone")]
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.ends_run) == ("gone", False)
+    assert not list(store.list(f"{OUTPUT}/_commits"))
+
+
+def test_a_store_that_lets_nobody_in_ends_the_run(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [AccessDenied("expired")]
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.ends_run) == ("expired", True)
+
+
+def test_a_bug_ends_the_run_with_its_traceback(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [ZeroDivisionError("a bug of ours")]
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert "Traceback" in summary.error
+    assert "ZeroDivisionError: a bug of ours" in summary.error
+    assert summary.ends_run
+
+
+class BrokenEngine(CountingEngine):
+    """A model that answers nothing."""
+
+    def answer(self, samples):
+        raise RuntimeError("always")
+
+
+def test_a_replica_whose_model_is_broken_ends_itself(store, engine, monkeypatch, capsys):
+    def ends(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr("os._exit", ends)
+    put_photos(store, 8)
+    (shard,) = plan(store, 100)
+    with pytest.raises(SystemExit) as ended:
+        process(store, BrokenEngine(engine), shard, monkeypatch)
+    assert ended.value.code == replica.BROKEN_CODE
+    assert "this replica is broken" in capsys.readouterr().err
+
+
+def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    starts = itertools.count(1)
+
+    async def begin(_):
+        return next(starts)
+
+    async def call(labeller):
+        replies = labeller({replica.SHARD: [replica.shard_to_json(shard)]})
+        (reply,) = [reply async for reply in replies]
+        (text,) = reply[replica.SUMMARY]
+        return ShardSummary.from_json(text)
+
+    labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)
+    labeller._begin = begin
+    with bench_for(store, CountingEngine(engine)) as bench:
+        labeller._bench = bench
+
+        async def call_often():
+            return [await call(labeller) for _ in range(2 + replica.MAX_DEATHS)]
+
+        errors = [summary.error for summary in asyncio.run(call_often())]
+    assert errors == [None] * (1 + replica.MAX_DEATHS) + [replica.WORKERS_DIED]
+
+
+def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp_path):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    places = ["--input", INPUT, "--output", OUTPUT, "--model", str(tmp_path / "none")]
+    settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
+    nothing = index_earlier(store, OUTPUT, [])
+    exactly = Guarantee.EXACTLY_ONCE
+    assignment = replica.Assignment(settings, IDENTITY, "run-1", exactly, nothing, 1, None)
+    labeller = replica.ShardLabeller(assignment)
+    summary = asyncio.run(labeller.process(shard))
+    assert summary.ends_run
+    assert "the model can't be used: --model" in summary.error
+
+
+def test_a_broken_model_passes_through_the_labeller(store, engine):
+    put_photos(store, 8)
+
+    with pytest.raises(ReplicaBroken):
+        label(store, BrokenEngine(engine), plan(store, 100))
+    assert not list(store.list(f"{OUTPUT}/labels"))
+
+
+def test_a_shard_travels_as_json(store):
+    put_photos(store, 2)
+    (shard, *_) = plan(store)
+    assert replica.shard_from_json(replica.shard_to_json(shard)) == shard
+
+
+def test_limits_and_field_names_of_the_settings_are_obeyed(store, engine):
+    store.put(f"{INPUT}/a.png", png(50))
+    put_lines(store, {"photo": "a.png", "ask": "the dog"}, {"photo": "a.png"})
+    names = FieldMap(image=("photo",), instructions=("ask",))
+    label(store, CountingEngine(engine), fields=names, limits=PictureLimits(max_pixels=99))
+    rows = table(store)
+    assert {row.error_code for row in rows} == {"image_too_many_pixels"}
+    assert Counter(row.instruction for row in rows) == {"the dog": 2, "the red box": 1}

@@ -1,0 +1,321 @@
+import asyncio
+import io
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pixellm.checkpoints import save_checkpoint
+from pixellm.tiny import tiny_checkpoint
+from tests.photos import load_photos
+from workers import line
+from workers.commits import Guarantee
+from workers.errors import PlanError, SettingsError
+from workers.labeller import label_shard
+from workers.line import describe_plan, label_run, plan_run
+from workers.manifests import current_commits, manifests
+from workers.model_files import settle_hardware
+from workers.progress import Progress, describe_run
+from workers.replica import Assignment, lay_out_bench
+from workers.rows import LabelRow
+from workers.settings import LabelSettings
+from workers.summaries import RunSummary, ShardSummary
+from workers.table import read_rows
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint = tiny_checkpoint(0)
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for photo in load_photos()[:4]:
+        (folder / photo.name).write_bytes(photo.data)
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def read(model, tmp_path):
+    """Settings for a small run of the tiny model."""
+
+    def read_settings(source: object, target: object, *flags: str) -> LabelSettings:
+        given = ["--input", str(source), "--output", str(target), "--model", str(model)]
+        given += ["--model-cache", str(tmp_path / "cache"), "--decoding.max-new-tokens", "8"]
+        given += ["--num-gpus-per-replica", "0", "--reading.records-per-shard", "2"]
+        if "--instruction" not in flags:
+            given += ["--instruction", "the dog"]
+        return settle_hardware(LabelSettings.from_everywhere([*given, *flags], "label"))
+
+    return read_settings
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def label_here(settings: LabelSettings) -> None:
+    """What replicas do, in this process and without Ray."""
+    run = plan_run(settings, silent)
+
+    async def begin(_: str) -> int:
+        return 1
+
+    exactly, earlier = Guarantee.EXACTLY_ONCE, line._index_earlier(run)
+    run_id = run.ledger.run_id
+    assignment = Assignment(settings, run.identity, run_id, exactly, earlier, 1, begin)
+    bench = lay_out_bench(assignment)
+
+    async def label_all() -> None:
+        await asyncio.gather(*(label_shard(shard, bench) for shard in run.todo))
+
+    asyncio.run(label_all())
+    bench.threads.shutdown()
+
+
+def table(output: Path) -> list[LabelRow]:
+    store = line.Anywhere()
+    return list(read_rows(store, str(output), current_commits(store, str(output))))
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_same_command_finds_its_own_run_again(read, photos, output):
+    label_here(read(photos, output))
+    run = plan_run(read(f"{photos}/", output, "--replica.batch-questions", "3"), silent)
+    assert run.todo == []
+    assert len(run.committed) == len(run.shards) > 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--instruction", "the cat"),
+        ("--decoding.max-new-tokens", "9"),
+        ("--reading.max-image-pixels", "5"),
+        ("--reading.fields.image", "photo"),
+        ("--reading.roots", "/elsewhere"),
+    ],
+)
+def test_other_rows_are_another_run(read, photos, output, flags):
+    first = plan_run(read(photos, output), silent)
+    second = plan_run(read(photos, output, *flags), silent)
+    assert first.ledger.run_id != second.ledger.run_id
+    assert [s.shard_id for s in first.shards] == [s.shard_id for s in second.shards]
+
+
+def test_another_instruction_costs_only_its_own_answers(read, photos, output):
+    label_here(read(photos, output))
+    label_run(plan_run(read(photos, output), silent), Progress(io.StringIO()))
+    known = {row.item_id: row.created_at for row in table(output)}
+    more = read(photos, output, "--instruction", "the dog", "--instruction", "the cat")
+    label_here(more)
+    summary = label_run(plan_run(more, silent), Progress(io.StringIO()))
+    rows = {row.item_id: row for row in table(output)}
+    assert len(rows) == 8
+    assert {key: rows[key].created_at for key in known} == known
+    assert {row.run_id for row in rows.values()} == {summary.run_id}
+
+
+def test_a_dry_run_writes_nothing_and_lists_what_is_left(read, photos, output):
+    run = plan_run(read(photos, output, "--dry-run"), silent)
+    assert not output.exists()
+    text = describe_plan(run)
+    assert f"{len(run.shards)} shards, {len(run.shards)} to do" in text
+    assert all(f"{shard.shard_id}  to do" in text for shard in run.shards)
+    label_here(read(photos, output))
+    text = describe_plan(plan_run(read(photos, output, "--dry-run"), silent))
+    assert f"{len(run.shards)} shards, 0 to do" in text
+    assert text.count("committed") == len(run.shards)
+
+
+def test_when_all_is_committed_the_run_is_finished_without_ray_and_then_left_alone(
+    read, photos, output
+):
+    label_here(read(photos, output))
+    settings = read(photos, output)
+    summary = label_run(plan_run(settings, silent), Progress(io.StringIO()))
+    assert summary.exit_code == 0
+    assert sum(summary.counts.values()) == 4
+    (manifest,) = manifests(line.Anywhere(), str(output))
+    assert (manifest.rows, manifest.run_id) == (4, summary.run_id)
+    before = files(output)
+    told = io.StringIO()
+    assert label_run(plan_run(settings, silent), Progress(told)).exit_code == 0
+    assert "nothing to do" in told.getvalue()
+    assert files(output) == before
+
+
+def test_an_output_inside_the_input_is_no_input(read, photos):
+    label_here(read(photos, photos / "labels"))
+    assert plan_run(read(photos, photos / "labels"), silent).todo == []
+
+
+def test_an_output_that_is_the_input_is_no_input(read, photos):
+    label_here(read(photos, photos))
+    run = plan_run(read(photos, photos), silent)
+    assert run.todo == []
+    assert sum(shard.count for shard in run.shards) == 4
+
+
+def test_a_list_may_name_images_anywhere_in_the_input(read, photos, output, tmp_path):
+    lists = photos / "lists"
+    lists.mkdir()
+    names = [f"../{photo.name}" for photo in load_photos()[:3]] + ["/etc/passwd"]
+    lines = [json.dumps({"image": name}) for name in names]
+    (lists / "a.jsonl").write_text("\n".join(lines))
+    settings = read(photos, output)
+    label_here(settings)
+    label_run(plan_run(settings, silent), Progress(io.StringIO()))
+    rows = list(
+        read_rows(line.Anywhere(), str(output), current_commits(line.Anywhere(), str(output)))
+    )
+    assert Counter(row.error_code for row in rows) == {None: 3, "image_refused": 1}
+
+
+def test_an_input_in_one_store_and_an_output_in_another_are_one_run(read, photos, output, bucket):
+    store = line.Anywhere()
+    for path in photos.iterdir():
+        store.put(f"s3://{bucket}/in/{path.name}", path.read_bytes())
+        store.put(f"s3://{bucket}/in/{path.stem}.txt", b"the red, round thing")
+    settings = read(f"s3://{bucket}/in", output)
+    label_here(settings)
+    label_run(plan_run(settings, silent), Progress(io.StringIO()))
+    rows = table(output)
+    assert {(row.instruction, row.error_code) for row in rows} == {("the red, round thing", None)}
+
+
+def test_an_input_without_anything_is_told(read, output, tmp_path):
+    with pytest.raises(PlanError, match="nothing to label"):
+        plan_run(read(tmp_path / "nothing", output), silent)
+    assert not output.exists()
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_begun(read, photos, output):
+    with pytest.raises(SettingsError, match="no such folder"):
+        plan_run(read(photos, output, "--model", "/nowhere"), silent)
+
+
+def test_a_deleted_image_leaves_the_table(read, photos, output):
+    settings = read(photos, output)
+    label_here(settings)
+    label_run(plan_run(settings, silent), Progress(io.StringIO()))
+    gone = next(iter(photos.iterdir()))
+    gone.unlink()
+    label_here(settings)
+    label_run(plan_run(settings, silent), Progress(io.StringIO()))
+    rows = table(output)
+    assert len(rows) == 3
+    assert str(gone) not in {row.image_uri for row in rows}
+
+
+def test_a_folder_that_was_moved_is_another_run(read, photos, output, tmp_path):
+    label_here(read(photos, output))
+    moved = Path(shutil.move(photos, tmp_path / "moved"))
+    assert len(plan_run(read(moved, output), silent).todo) > 1
+
+
+# ---- what the user sees ----
+
+
+def summary(number: int, **more) -> ShardSummary:
+    values = {"rows": 4, "counts": {"ok": 3, "failed": 1}, "targets": 6, "records": 2, **more}
+    return ShardSummary(f"{number:020}", **values)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_line_tells_shards_pace_failures_and_the_time_left():
+    progress = Progress(io.StringIO())
+    with progress.running(8):
+        progress.add(summary(1))
+        progress.add(summary(2, counts={"rejected_input": 4}))
+        text = progress.line(seconds=4.0)
+    assert text == (
+        "2/8 shards  1.0 records/s  3.0 targets/s  1 failed  4 rejected  12 s left"
+    ).replace("1 failed  4 rejected", "4 rejected  1 failed")
+
+
+def test_a_failed_shard_is_told_at_once_and_counted():
+    told = io.StringIO()
+    progress = Progress(told)
+    with progress.running(3):
+        progress.add(ShardSummary("a" * 20, error="the store is down"))
+    assert f"shard {'a' * 20} failed: the store is down" in told.getvalue()
+    assert "1/3 shards" in told.getvalue()
+    assert "1 failed" in told.getvalue()
+
+
+def test_a_terminal_gets_one_line_that_is_written_over():
+    told = Terminal()
+    progress = Progress(told)
+    with progress.running(2):
+        with progress._lock:
+            progress._show()
+        progress.say("something happened")
+        progress.add(summary(1))
+    text = told.getvalue()
+    assert text.count("\n") == 2
+    assert "\rlabel: something happened\n" in text
+    assert text.endswith("\n")
+
+
+def test_a_log_gets_whole_lines_only():
+    told = io.StringIO()
+    with Progress(told).running(2):
+        pass
+    assert "\r" not in told.getvalue()
+    assert told.getvalue().startswith("label: 0/2 shards")
+
+
+@pytest.mark.parametrize(
+    ("failures", "stopped", "code"),
+    [({}, False, 0), ({"a": "x"}, False, 1), ({"a": "x"}, True, 130)],
+)
+def test_the_exit_code_tells_whether_all_is_committed(failures, stopped, code):
+    assert make_run(failures=failures, stopped=stopped).exit_code == code
+
+
+def make_run(**more) -> RunSummary:
+    values = {
+        "run_id": "label-1",
+        "output": "s3://b/out",
+        "shards": 9,
+        "found_committed": 2,
+        "counts": {"ok": 1200, "empty": 3},
+        "targets": 2000,
+        "reused": 7,
+        "seconds": 3725.0,
+        "batch_fill": 0.875,
+        "failures": {},
+        **more,
+    }
+    return RunSummary(**values)
+
+
+def test_the_summary_tells_counts_and_where_the_labels_are():
+    text = describe_run(make_run(failures={f"{n}": "no room" for n in range(7)}))
+    assert "2 of 9 committed, 2 of them before this start" in text
+    assert "1,203" in text
+    assert "1 h 02 min, batches 88% full" in text
+    assert "'s3://b/out'" in text
+    assert text.count("no room") == 5
+    assert "and 2 more" in text
+    assert "not done" not in describe_run(make_run())

@@ -1,0 +1,197 @@
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixellm.checkpoints import load_checkpoint, save_checkpoint
+from pixellm.engine import Sample
+from pixellm.errors import CheckpointError
+from pixellm.images import prepare_image
+from pixellm.tiny import tiny_checkpoint
+from tests.photos import load_photos
+from workers.errors import SettingsError
+from workers.model_files import (
+    code_version,
+    fetch_model,
+    identify_model,
+    load_engine,
+    settle_hardware,
+)
+from workers.settings import LabelSettings
+from workers.storage import open_store
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory) -> Path:
+    """The folder of a tiny model; not to be changed."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint = tiny_checkpoint(0)
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(shelf, tmp_path) -> Path:
+    return Path(shutil.copytree(shelf, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "cache"
+
+
+def make_settings(model: object, cache: Path, *flags: str) -> LabelSettings:
+    places = ["--input", "/in", "--output", "/out", "--model", str(model)]
+    given = [*places, "--model-cache", str(cache), "--num-gpus-per-replica", "0", *flags]
+    return settle_hardware(LabelSettings.from_everywhere(given, "label"))
+
+
+def fingerprint(model: object, cache: Path, *flags: str) -> str:
+    return identify_model(make_settings(model, cache, *flags)).label_fingerprint
+
+
+def put_model(folder: Path, place: str) -> None:
+    for path in folder.iterdir():
+        open_store(place).put(f"{place}/{path.name}", path.read_bytes())
+
+
+def test_the_identity_is_that_of_the_loaded_weights(folder, cache):
+    settings = make_settings(folder, cache, "--decoding.max-new-tokens", "5")
+    identity = identify_model(settings)
+    assert identity.model_sha256 == load_checkpoint(folder).sha256
+    assert (identity.model_id, identity.precision) == ("tiny", "fp32")
+    assert json.loads(identity.decode_json) == {"max_new_tokens": 5, "official_groups": False}
+    engine = load_engine(settings, identity)
+    image = prepare_image(load_photos()[0].rgb, engine.model.config.image_side)
+    ((answer,),) = engine.answer([Sample(image, ("the dog",))])
+    assert len(answer.token_ids) <= 5
+
+
+def test_the_fingerprint_changes_with_all_that_changes_a_label(folder, cache):
+    seen = {
+        fingerprint(folder, cache),
+        fingerprint(folder, cache, "--decoding.max-new-tokens", "7"),
+        fingerprint(folder, cache, "--decoding.official-groups"),
+        fingerprint(folder, cache, "--replica.precision", "bf16"),
+    }
+    config = folder / "config.json"
+    config.write_text(config.read_text() + " ")
+    seen.add(fingerprint(folder, cache))
+    assert len(seen) == 5
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_model_is_or_how_it_runs(folder, cache):
+    elsewhere = shutil.copytree(folder, folder.with_name("other"))
+    flags = ("--max-replicas", "3", "--replica.batch-questions", "2", "--instruction", "the dog")
+    assert fingerprint(elsewhere, cache, *flags) == fingerprint(folder, cache)
+
+
+def test_the_digest_is_remembered_until_a_file_changes(folder, cache):
+    first = fingerprint(folder, cache)
+    weights = folder / "model.safetensors"
+    before = weights.stat()
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert fingerprint(folder, cache) == first  # same size, same time: it wasn't read
+    os.utime(weights, ns=(1, 1))
+    assert fingerprint(folder, cache) != first
+
+
+def test_a_home_that_can_not_be_written_does_no_harm(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert fingerprint(folder, tmp_path / "file" / "cache")
+
+
+def test_a_broken_note_is_not_believed(folder, cache):
+    first = fingerprint(folder, cache)
+    for note in (cache / "sha256").iterdir():
+        note.write_text("{}")
+    assert fingerprint(folder, cache) == first
+
+
+def test_weights_that_are_not_those_of_the_driver_are_refused(folder, cache):
+    settings = make_settings(folder, cache)
+    identity = identify_model(settings)
+    config = folder / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(SettingsError, match="not those of the driver"):
+        load_engine(settings, identity)
+
+
+def test_a_hub_id_is_told_that_hubs_are_never_asked(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=r"--model 'org/name': .*hubs are never asked"):
+        fetch_model(make_settings("org/name", cache))
+    with pytest.raises(SettingsError, match=r"/nowhere/x': there is no such folder\.$"):
+        fetch_model(make_settings("/nowhere/x", cache))
+
+
+def test_pickles_are_refused_before_any_worker_starts(folder, cache):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pixellm\.convert"):
+        identify_model(make_settings(folder, cache))
+
+
+def test_a_model_in_a_bucket_is_fetched_once_and_is_the_same(folder, cache):
+    place = "mem://models/tiny-1"
+    put_model(folder, place)
+    open_store(place).put(f"{place}/optimizer.pt", b"never fetched")
+    settings = make_settings(place, cache)
+    first = fetch_model(settings)
+    assert {path.name for path in first.iterdir()} == {path.name for path in folder.iterdir()}
+    (first / "mark").touch()
+    assert (fetch_model(settings) / "mark").exists()
+    assert identify_model(settings).label_fingerprint == fingerprint(folder, cache)
+    assert identify_model(settings).model_id == place
+
+
+def test_a_changed_model_in_a_bucket_is_fetched_anew(folder, cache):
+    place = "mem://models/tiny-2"
+    put_model(folder, place)
+    first = fetch_model(make_settings(place, cache))
+    open_store(place).put(f"{place}/config.json", b"{}")
+    second = fetch_model(make_settings(place, cache))
+    assert second != first
+    assert (second / "config.json").read_bytes() == b"{}"
+
+
+def test_a_bucket_without_weights_is_refused(cache):
+    open_store("mem://models").put("mem://models/none/config.json", b"{}")
+    with pytest.raises(SettingsError, match=r"'mem://models/none': there is no \*\.safetensors"):
+        fetch_model(make_settings("mem://models/none", cache))
+
+
+def test_replicas_that_start_at_once_share_one_fetch(folder, cache, bucket):
+    place = f"s3://{bucket}/models/tiny"
+    put_model(folder, place)
+    settings = make_settings(place, cache)
+    with ThreadPoolExecutor(4) as pool:  # the lock keeps threads apart as it does processes
+        found = set(pool.map(fetch_model, [settings] * 4))
+    (fetched,) = found
+    kept = {path.name for path in (cache / "models").iterdir()}
+    assert kept == {fetched.name, f"{fetched.name}.lock"}
+    for path in folder.iterdir():
+        assert (fetched / path.name).read_bytes() == path.read_bytes()
+
+
+def test_precision_and_gpus_are_settled_once_for_all_machines(monkeypatch):
+    places = ["--input", "/in", "--output", "/out"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
+    assert (settings.num_gpus_per_replica, settings.replica.precision) == (1.0, "bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
+    assert (settings.num_gpus_per_replica, settings.replica.precision) == (0.0, "fp32")
+    given = [*places, "--num-gpus-per-replica", "2", "--replica.precision", "fp32"]
+    settings = settle_hardware(LabelSettings.from_everywhere(given, "label"))
+    assert (settings.num_gpus_per_replica, settings.replica.precision) == (2.0, "fp32")
+
+
+def test_the_code_has_a_version():
+    assert code_version()[0].isdigit()

@@ -1,0 +1,169 @@
+import pickle
+
+import pytest
+
+from pixellm.engine import DecodeSettings
+from workers.errors import SettingsError
+from workers.pictures import PictureLimits
+from workers.records import FieldMap
+from workers.settings import SHIPPED_MODEL, LabelSettings
+from workers.settings_sources import flag_of, leaves, variable_of
+
+PLACES = ("--input", "/in", "--output", "/out")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch):
+    for path in leaves(LabelSettings):
+        monkeypatch.delenv(variable_of(path), raising=False)
+
+
+def read(*arguments: str) -> LabelSettings:
+    return LabelSettings.from_everywhere([*PLACES, *arguments], "python jobs/label.py")
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read(*arguments)
+    return str(caught.value)
+
+
+def test_the_defaults_are_those_of_the_parts_they_go_to():
+    settings = read()
+    assert settings.decode_settings == DecodeSettings()
+    assert settings.picture_limits == PictureLimits()
+    assert settings.field_map == FieldMap()
+    assert settings.model_place == SHIPPED_MODEL
+    assert settings.questions == ()
+
+
+def test_a_flag_beats_a_variable_and_a_variable_beats_the_file(monkeypatch, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("replica: {batch_questions: 3, shards_in_flight: 3}\nmin_replicas: 3\n")
+    monkeypatch.setenv("PIXELLM_REPLICA__BATCH_QUESTIONS", "2")
+    monkeypatch.setenv("PIXELLM_REPLICA__SHARDS_IN_FLIGHT", "2")
+    settings = read("--config", str(file), "--replica.batch-questions", "1")
+    assert settings.replica.batch_questions == 1
+    assert settings.replica.shards_in_flight == 2
+    assert settings.min_replicas == 3
+    assert settings.replica.precision == "auto"
+
+
+def test_the_file_can_also_be_named_by_a_variable(monkeypatch, tmp_path):
+    (tmp_path / "run.yaml").write_text("instruction: [the mug, 'red, round']\n")
+    monkeypatch.setenv("PIXELLM_CONFIG", str(tmp_path / "run.yaml"))
+    assert read().instruction == ("the mug", "red, round")
+
+
+@pytest.mark.parametrize("text", ['a "red", round mug', "[the left one]", "{x}", "it's 7", "a\\"])
+def test_an_instruction_may_hold_commas_quotes_and_brackets(text):
+    assert read("--instruction", text, f"--instruction={text}").instruction == (text, text)
+
+
+def test_a_variable_holds_an_instruction_a_line(monkeypatch):
+    monkeypatch.setenv("PIXELLM_INSTRUCTION", "the red, round mug\nthe dog")
+    assert read().instruction == ("the red, round mug", "the dog")
+    assert read("--instruction", "the cat").instruction == ("the cat",)
+
+
+def test_roots_are_places_and_may_hold_commas():
+    settings = read("--reading.roots", "/data/a,b", "--reading.roots", "s3://bucket/x/")
+    assert settings.reading.roots == ("/data/a,b", "s3://bucket/x")
+    assert settings.reading.threads == 8
+
+
+def test_names_of_columns_are_given_with_commas():
+    settings = read("--reading.fields.image", "photo, picture")
+    assert settings.field_map.image == ("photo", "picture")
+    assert settings.field_map.instructions == FieldMap().instructions
+
+
+def test_the_flags_of_the_readme_are_on_the_top_level():
+    settings = read("--num-gpus-per-replica", "0.5", "--max-replicas", "4", "--dry-run")
+    assert (settings.num_gpus_per_replica, settings.max_replicas, settings.dry_run) == (
+        0.5,
+        4,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--instructoin", "x"), "unknown flag --instructoin; did you mean --instruction?"),
+        (("--in", "x"), "unknown flag --in"),
+        (("--replica.batch-question=3",), "did you mean --replica.batch-questions?"),
+        (("stray",), "unexpected argument 'stray'"),
+        (("--reading.threads", "0"), "--reading.threads: input should be greater than"),
+        (("--min-replicas", "x"), "not 'x'"),
+        (("--min-replicas", "4", "--max-replicas", "2"), "--max-replicas 2 is less than"),
+        (("--instruction", "[SEG]"), "--instruction: the instruction is empty"),
+        (("--model", "http://host/m"), "--model: 'http://host/m' is no place for files"),
+        (("--instruction",), "expected one argument"),
+        (("--config", "/nowhere.yaml"), "--config '/nowhere.yaml' can't be read"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(arguments, told):
+    message = refusal(*arguments)
+    assert told in message
+    assert "\n" not in message
+    assert "pydantic" not in message
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(SettingsError) as caught:
+        LabelSettings.from_everywhere(["--reading.threads", "0"], "label")
+    lines = str(caught.value).splitlines()
+    assert lines[:2] == ["--input is missing", "--output is missing"]
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("PIXELLM_BATHC", "unknown variable PIXELLM_BATHC"),
+        ("PIXELLM_INSTRUCTIONS", "did you mean PIXELLM_INSTRUCTION?"),
+        ("PIXELLM_REPLICA__BATCH", "did you mean PIXELLM_REPLICA__"),
+        ("pixellm_modle", "unknown variable pixellm_modle"),
+    ],
+)
+def test_an_unknown_variable_is_refused(monkeypatch, name, near):
+    monkeypatch.setenv(name, "1")
+    assert near in refusal()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("modle: x", "unknown setting 'modle'; did you mean model?"),
+        ("reading: {fields: {ids: a}}", "unknown setting 'reading.fields.ids'"),
+        ("- a", "must be a mapping"),
+        ("a: [", "is no YAML"),
+        ("min_replicas: many", "--min-replicas: input should be a valid integer"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_told_in_one_line(tmp_path, text, told):
+    (tmp_path / "run.yaml").write_text(text)
+    message = refusal("--config", str(tmp_path / "run.yaml"))
+    assert told in message
+    assert "\n" not in message
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as ended:
+        LabelSettings.from_everywhere(["--help"], "python jobs/label.py")
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    for path in leaves(LabelSettings):
+        after = told.split(f"\n  {flag_of(path)}", 1)[1]
+        words = after.split("\n  --", 1)[0].split("(default")[0].split()
+        assert len(words) > 3, path
+
+
+def test_settings_are_frozen_and_travel_to_a_worker(monkeypatch):
+    settings = read("--instruction", "the mug", "--reading.records-per-shard", "5")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.min_replicas = 2
+    packed = pickle.dumps(settings)
+    monkeypatch.setenv("PIXELLM_MIN_REPLICAS", "7")  # a worker's own environment changes nothing
+    assert pickle.loads(packed) == settings

@@ -1,0 +1,245 @@
+"""Questions from all shards in flight -> full batches for the one thread that runs the model.
+
+    ask(sample) ---> waiting line ---> batch ---> model thread ---> answers to whoever asked
+
+When a batch fails, its samples are tried alone, and then the questions of the one that fails again;
+so one poisonous image costs its own rows and nobody else's. What can't be the fault of a sample
+(a lost GPU, a model that answers nothing any more) breaks the replica: every asker, now and later,
+is told so by `ReplicaBroken`, and nobody waits for ever.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from pixellm.answers import Answer
+from pixellm.engine import Sample
+from pixellm.errors import ImageError, InstructionError
+from workers.errors import LineError
+
+LINGER_SECONDS = 0.01
+"""What a batch that isn't full waits for more; a batch takes some 100 times as long to answer."""
+WAITING_BATCHES = 4
+"""Full batches that may wait; then askers wait before they are let in."""
+BATCH_SECONDS = 2 * 60 * 60
+"""A batch of a 7B model on a slow CPU takes an hour; what takes longer is a hung device."""
+FAILURES_IN_A_ROW = 8
+"""Questions that fail alone with none answered in between: then the model is at fault, not they."""
+
+_log = logging.getLogger(__name__)
+
+AnswerFunction = Callable[[Sequence[Sample]], list[tuple[Answer, ...]]]
+"""`Engine.answer`: one tuple per sample, one answer per question."""
+
+
+class ReplicaBroken(LineError):  # noqa: N818 - named like the leaves of workers.errors
+    """The model can't answer anything any more; the process must be replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A question that the model could not answer, also when it was asked alone."""
+
+    message: str
+    asker_s_fault: bool
+    """the question or the image can't be asked at all; trying it again is of no use"""
+
+
+Reply = Answer | Unanswered
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherState:
+    """How busy the model is."""
+
+    waiting: int
+    """questions in the line"""
+    batches: int
+    """so far"""
+    questions: int
+    """that were answered in them"""
+    limit: int
+    """questions that a batch can hold"""
+
+    @property
+    def fill(self) -> float:
+        """Share of the batches that was used, 0 to 1."""
+        return self.questions / (self.batches * self.limit) if self.batches else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """At most a batch of questions about one image."""
+
+    sample: Sample
+    future: "asyncio.Future[tuple[Reply, ...]]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    @property
+    def size(self) -> int:
+        return len(self.sample.questions)
+
+
+class Batcher:
+    """Collects samples into batches. All methods belong to one event loop.
+
+    Args:
+        answer: is called in a thread of its own, one call at a time.
+        batch_questions: most questions in a batch.
+    """
+
+    def __init__(self, answer: AnswerFunction, batch_questions: int) -> None:
+        self._answer = answer
+        self._limit = batch_questions
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._line: deque[_Request] = deque()
+        self._arrived = asyncio.Event()
+        self._places = asyncio.Semaphore(WAITING_BATCHES * batch_questions)
+        self._runner: asyncio.Task[None] | None = None
+        self._broken: ReplicaBroken | None = None
+        self._failures = 0
+        self._batches = self._answered = 0
+
+    async def ask(self, sample: Sample) -> tuple[Reply, ...]:
+        """Asks all questions of a sample; returns when all have their reply, in their order.
+
+        Raises:
+            ReplicaBroken: no question of anybody will be answered any more.
+        """
+        requests = []
+        try:
+            for start in range(0, len(sample.questions), self._limit):
+                part = sample.questions[start : start + self._limit]
+                await self._places.acquire()
+                requests.append(_Request(replace(sample, questions=part)))
+                self._let_in(requests[-1])
+            replies = await asyncio.gather(*(request.future for request in requests))
+        finally:
+            for request in requests:
+                request.future.cancel()  # whoever went away is not answered
+        return tuple(reply for part in replies for reply in part)
+
+    @property
+    def state(self) -> BatcherState:
+        """How busy the model is, now."""
+        waiting = sum(request.size for request in self._line)
+        return BatcherState(waiting, self._batches, self._answered, self._limit)
+
+    async def close(self) -> None:
+        """Ends the thread; what is asked now stays without an answer."""
+        if self._runner:
+            self._runner.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._runner
+        self._thread.shutdown(wait=False)
+
+    # ---- the line ----
+
+    def _let_in(self, request: _Request) -> None:
+        self._runner = self._runner or asyncio.get_running_loop().create_task(self._run())
+        self._line.append(request)
+        self._arrived.set()
+
+    async def _run(self) -> None:
+        """Batch after batch, for ever: also of a broken replica, whose askers must be told."""
+        while True:
+            batch = await self._collect()
+            try:
+                await self._serve(batch)
+            except Exception as error:
+                self._broken = self._broken or ReplicaBroken(f"{type(error).__name__}: {error}")
+                for request in batch:
+                    if not request.future.done():
+                        request.future.set_exception(self._broken)
+
+    async def _collect(self) -> list[_Request]:
+        """Takes whole requests from the line while they fit; waits a little for more."""
+        while not self._line:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self.state.waiting < self._limit and not self._broken:
+            await asyncio.sleep(LINGER_SECONDS)
+        batch: list[_Request] = []
+        room = self._limit
+        while self._line and (self._line[0].future.done() or self._line[0].size <= room):
+            request = self._line.popleft()
+            self._places.release()
+            if not request.future.done():
+                batch.append(request)
+                room -= request.size
+        return batch
+
+    # ---- the model ----
+
+    async def _serve(self, batch: Sequence[_Request]) -> None:
+        if self._broken:
+            raise self._broken
+        if not batch:
+            return
+        try:
+            answers = await self._call([request.sample for request in batch])
+        except Exception as error:
+            _raise_if_broken(error)
+            for request in batch:
+                if not request.future.done():
+                    _reply(request, await self._answer_alone(request.sample))
+        else:
+            for request, replies in zip(batch, answers, strict=True):
+                _reply(request, replies)
+
+    async def _answer_alone(self, sample: Sample) -> tuple[Reply, ...]:
+        """Answers one sample; when that fails, each of its questions."""
+        try:
+            (answers,) = await self._call([sample])
+        except Exception as error:
+            _raise_if_broken(error)
+            if len(sample.questions) == 1:
+                return (self._give_up(error),)
+        else:
+            return answers
+        replies: list[Reply] = []
+        for question in sample.questions:
+            replies += await self._answer_alone(replace(sample, questions=(question,)))
+        return tuple(replies)
+
+    def _give_up(self, error: Exception) -> Unanswered:
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, ImageError | InstructionError):
+            return Unanswered(f"{error}", asker_s_fault=True)
+        _log.warning("a question could not be answered", exc_info=error)
+        self._failures += 1
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise ReplicaBroken(f"{self._failures} questions failed in a row, the last with {said}")
+        return Unanswered(said, asker_s_fault=False)
+
+    async def _call(self, samples: list[Sample]) -> list[tuple[Answer, ...]]:
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._thread, self._answer, samples)
+        try:
+            answers = await asyncio.wait_for(running, BATCH_SECONDS)
+        except TimeoutError:
+            raise ReplicaBroken(f"a batch got no answer within {BATCH_SECONDS} seconds") from None
+        self._failures = 0
+        self._batches += 1
+        self._answered += sum(len(sample.questions) for sample in samples)
+        return answers
+
+
+def _reply(request: _Request, replies: tuple[Reply, ...]) -> None:
+    if not request.future.done():
+        request.future.set_result(replies)
+
+
+def _raise_if_broken(error: Exception) -> None:
+    """A device error spoils the process: every later call would fail, whatever it is about."""
+    if isinstance(error, ReplicaBroken):
+        raise error
+    if isinstance(error, torch.AcceleratorError):
+        raise ReplicaBroken(f"the device failed: {error}") from error

@@ -1,0 +1,45 @@
+"""What a replica has at hand for every shard it labels."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from workers.batcher import Batcher
+from workers.commits import Ledger
+from workers.earlier import EarlierRows
+from workers.instructions import Instruction
+from workers.objects import Store
+from workers.pictures import PictureLimits
+from workers.records import FieldMap
+from workers.rows import Provenance
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The model, the stores, the threads and the rules; the same for all shards of a replica."""
+
+    batcher: Batcher
+    image_side: int
+    """of the model, in pixels"""
+    ledger: Ledger
+    provenance: Provenance
+    earlier: EarlierRows
+    store: Store
+    """for all that is read: the input, the plan's listings, the images"""
+    threads: Executor
+    pictures: asyncio.Semaphore
+    """one for each picture that may be alive"""
+    questions: tuple[Instruction, ...] = ()
+    """asked of images that come without any"""
+    fields: FieldMap = field(default_factory=FieldMap)
+    limits: PictureLimits = field(default_factory=PictureLimits)
+    roots: tuple[str, ...] = ()
+    """where images may lie besides the folder of the file that names them"""
+
+    async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Runs blocking work beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)

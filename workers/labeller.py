@@ -1,0 +1,196 @@
+"""The whole way of one shard, without Ray: this screen is the architecture.
+
+    shard -> records -> pictures -> answers -> rows -> part -> commit
+
+Reading, fetching, decoding, encoding and committing run in threads; the model runs in its own,
+which all shards of a replica share through the batcher. What is wrong with a record ends as rows.
+`StorageError` and `ReplicaBroken` pass through to `workers.replica`; nothing else is caught.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pixellm.engine import Sample
+from pixellm.errors import ImageError
+from pixellm.images import PreparedImage, prepare_image
+from workers.batcher import Reply, Unanswered
+from workers.bench import Bench
+from workers.commits import Commit
+from workers.earlier import carry_over
+from workers.errors import RecordRejected
+from workers.instructions import Instruction
+from workers.pictures import PictureFacts, decode_picture, identify_undecoded
+from workers.records import ImageRef, Record, Rejection, fetch_image, read_records
+from workers.rejections import Reason
+from workers.rows import Attempt, LabelRow, answer_rows, failed_rows, rejected_rows
+from workers.shards import Shard, ShardKind
+from workers.summaries import ShardSummary
+from workers.table import PartIdentity, write_part
+
+MODEL_FAILED = "model_failed"
+"""The `error_code` of rows of status `failed`."""
+
+
+async def label_shard(shard: Shard, bench: Bench, number: int = 1) -> ShardSummary:
+    """Labels one shard and commits it; others may be labelling the same shard meanwhile.
+
+    Args:
+        shard: from the plan.
+        bench: of this replica.
+        number: of the attempt, from 1.
+
+    Raises:
+        StorageError: a store failed; nothing has been committed.
+        ReplicaBroken: the model can't answer any more.
+    """
+    started = time.monotonic()
+    attempt = Attempt(bench.provenance, shard.shard_id, number, datetime.now(UTC))
+    labelled = await _label_records(shard, bench, attempt)
+    rows = [row for each in labelled for row in each.rows]
+    commit = await bench.in_thread(_commit, rows, shard, bench)
+    return ShardSummary(
+        shard_id=shard.shard_id,
+        rows=commit.rows,
+        counts=commit.counts,
+        targets=commit.targets,
+        records=len(labelled),
+        reused=sum(each.reused for each in labelled),
+        seconds=time.monotonic() - started,
+        attempts=number,
+        batch_fill=bench.batcher.state.fill,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """One record's rows."""
+
+    rows: Sequence[LabelRow]
+    reused: int = 0
+
+
+async def _label_records(shard: Shard, bench: Bench, attempt: Attempt) -> list[_Labelled]:
+    """All records of a shard, as many at once as pictures may be alive."""
+    tasks: list[asyncio.Task[_Labelled]] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            async for record in _read(shard, bench):
+                await bench.pictures.acquire()
+                task = group.create_task(_label_record(record, bench, attempt))
+                task.add_done_callback(lambda _: bench.pictures.release())
+                tasks.append(task)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors  # the others were on their way and are cancelled
+    return [task.result() for task in tasks]
+
+
+async def _read(shard: Shard, bench: Bench) -> AsyncIterator[Record]:
+    here = () if shard.kind is ShardKind.IMAGES else (shard.uri.rpartition("/")[0],)
+    records = read_records(
+        shard,
+        bench.store,
+        defaults=bench.questions,
+        fields=bench.fields,
+        roots=(*bench.roots, *here),
+    )
+    while (record := await bench.in_thread(_next, records)) is not None:
+        yield record
+
+
+async def _label_record(record: Record, bench: Bench, attempt: Attempt) -> _Labelled:
+    if record.rejection is not None or record.image is None:
+        assert record.rejection is not None, "a record without an image has a rejection"
+        return _Labelled(rejected_rows(record, record.rejection, attempt))
+
+    opened = await bench.in_thread(_open_image, record.image, bench)
+    record = replace(record, image=replace(record.image, data=None))  # lets the file's bytes go
+    if isinstance(opened, _Refused):
+        return _Labelled(rejected_rows(record, opened.why, attempt, opened.facts))
+
+    known, asked = await bench.in_thread(_find_earlier, record, opened.facts, bench, attempt)
+    started = time.monotonic()
+    replies = await bench.batcher.ask(Sample(opened.image, tuple(each.text for each in asked)))
+    latency_ms = 1000 * (time.monotonic() - started)
+    record = replace(record, instructions=asked)
+    new = await bench.in_thread(_make_rows, record, opened.facts, replies, attempt, latency_ms)
+    return _Labelled([*known, *new], reused=len(known))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A picture, ready for the model."""
+
+    facts: PictureFacts
+    image: PreparedImage
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Why there is no picture, and what is known of the file."""
+
+    why: Rejection
+    facts: PictureFacts | None
+
+
+def _open_image(image: ImageRef, bench: Bench) -> _Opened | _Refused:
+    """Fetches, decodes and resizes; the full picture lives no longer than this call."""
+    data = None
+    try:
+        data = fetch_image(image, bench.store, bench.limits.max_bytes)
+        picture = decode_picture(data, bench.limits)
+        return _Opened(picture.facts(), prepare_image(picture.rgb, bench.image_side))
+    except RecordRejected as error:
+        why = Rejection.of(error)
+    except ImageError as error:
+        why = Rejection(Reason.IMAGE_BROKEN, f"{error}")
+    return _Refused(why, None if data is None else identify_undecoded(data))
+
+
+def _find_earlier(
+    record: Record, facts: PictureFacts, bench: Bench, attempt: Attempt
+) -> tuple[list[LabelRow], tuple[Instruction, ...]]:
+    """The rows that an earlier run has made, and what is left to ask."""
+    found = [(each, bench.earlier.find(facts.sha256, each)) for each in record.instructions]
+    known = [carry_over(row, record, each, attempt) for each, row in found if row is not None]
+    return known, tuple(each for each, row in found if row is None)
+
+
+def _make_rows(
+    record: Record,
+    facts: PictureFacts,
+    replies: Sequence[Reply],
+    attempt: Attempt,
+    latency_ms: float,
+) -> list[LabelRow]:
+    rows: list[LabelRow] = []
+    for instruction, reply in zip(record.instructions, replies, strict=True):
+        single = replace(record, instructions=(instruction,))
+        if not isinstance(reply, Unanswered):
+            rows += answer_rows(single, facts, [reply], attempt, latency_ms)
+        elif reply.asker_s_fault:
+            why = Rejection(Reason.INSTRUCTION_INVALID, reply.message)
+            rows += rejected_rows(single, why, attempt, facts)
+        else:
+            rows += failed_rows(single, Rejection(MODEL_FAILED, reply.message), attempt, facts)
+    return rows
+
+
+def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Bench) -> Commit:
+    """Writes the part and makes it count; if another attempt was first, that one's counts."""
+    run = bench.provenance
+    part = write_part(rows, PartIdentity(run.run_id, shard.shard_id, run.label_fingerprint))
+    commit, _ = bench.ledger.commit(
+        shard.shard_id,
+        part,
+        fingerprint=run.label_fingerprint,
+        source=shard.source,
+        source_etag=shard.etag,
+    )
+    return commit
+
+
+def _next(records: Iterator[Record]) -> Record | None:
+    return next(records, None)

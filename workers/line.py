@@ -1,0 +1,218 @@
+"""The driver of a labelling run: what is to be done, what is left of it, and when it is finished.
+
+    plan -> what is committed -> label the rest on Ray -> manifest
+
+The driver holds no state of its own: all of it is in the output, so that a driver may be killed at
+any moment and the same command goes on. When nothing is left, Ray isn't even started.
+"""
+
+import json
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+
+from workers.anywhere import Anywhere
+from workers.commits import PARTS, Guarantee, Ledger
+from workers.earlier import EarlierIndex, index_earlier
+from workers.errors import ObjectMissing
+from workers.manifests import finish_run, stale_commits
+from workers.model_files import ModelIdentity, identify_model
+from workers.objects import ObjectInfo, join_uri, shown, under
+from workers.progress import Progress, Say
+from workers.replica import Assignment, Begin
+from workers.settings import LabelSettings
+from workers.shards import Shard, plan_shards, write_listings_to
+from workers.summaries import RunSummary
+from workers.table import describe_part
+
+PLANS = "_plans"  # folder of the output: lists of images that the plan refers to
+FAILED_IN_A_ROW = 20
+"""Shards that fail with none committed in between: the store is down, and it isn't about them."""
+NOT_REACHED = "not reached: the run ended before"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run before its work begins."""
+
+    settings: LabelSettings
+    """with GPUs and precision settled"""
+    identity: ModelIdentity
+    request: str
+    """digest of what is asked: instructions, and how the input is read"""
+    ledger: Ledger
+    shards: tuple[Shard, ...]
+    committed: frozenset[str]
+    """ids of shards that need no work"""
+
+    @property
+    def todo(self) -> list[Shard]:
+        """What is left, in the order of the plan."""
+        return [shard for shard in self.shards if shard.shard_id not in self.committed]
+
+
+def plan_run(settings: LabelSettings, say: Say) -> Run:
+    """Finds out what there is to do. A dry run writes nothing here.
+
+    Args:
+        settings: with GPUs and precision settled.
+        say: takes lines for the user.
+
+    Raises:
+        PlanError: there is nothing to label.
+        SettingsError, CheckpointError: the model can't be used.
+        StorageError: a store failed.
+    """
+    say(f"looking at {shown(settings.input)}")
+    shards = _plan(settings)
+    say(f"{len(shards):,} shards; identifying the model {shown(settings.model_place)}")
+    identity = identify_model(settings)
+    request = _digest_request(settings)
+    run_id = _run_id(settings.input, identity.label_fingerprint, request)
+    ledger = Ledger(Anywhere(), settings.output, run_id, describe_part)
+    planned = {shard.shard_id for shard in shards}
+    committed = frozenset(planned & ledger.committed_ids())
+    return Run(settings, identity, request, ledger, tuple(shards), committed)
+
+
+def label_run(run: Run, progress: Progress) -> RunSummary:
+    """Labels what is left and, when all is committed, writes the manifest.
+
+    Raises:
+        LineError: nothing could be begun: the output can't be written, or no replica starts.
+    """
+    started = time.monotonic()
+    stopped = False
+    if run.todo:
+        try:
+            _label_rest(run, progress)
+        except KeyboardInterrupt:
+            stopped = True
+            progress.say("stopped; what is committed is kept, the same command does the rest")
+    else:
+        progress.say(f"nothing to do: all {len(run.shards):,} shards are committed")
+    return _finish(run, progress, time.monotonic() - started, stopped)
+
+
+def describe_plan(run: Run) -> str:
+    """The plan as text, a line a shard; what `--dry-run` prints."""
+    lines = [f"run {run.ledger.run_id}: {len(run.shards):,} shards, {len(run.todo):,} to do"]
+    for shard in run.shards:
+        state = "committed" if shard.shard_id in run.committed else "to do"
+        count = f"{shard.count:,} records" if shard.count >= 0 else "a whole file"
+        place = f"{shard.source} from record {shard.first:,}"
+        lines.append(f"{shard.shard_id}  {state:<9}  {shard.kind:<7}  {count:>16}  {place}")
+    return "\n".join(lines)
+
+
+def _plan(settings: LabelSettings) -> list[Shard]:
+    keep = write_listings_to(_NewOnly(), join_uri(settings.output, PLANS))
+    inside = under(settings.output, settings.input) is not None
+    own = settings.output if inside else join_uri(settings.output, PARTS)
+    return plan_shards(
+        Anywhere(),
+        settings.input,
+        records_per_shard=settings.reading.records_per_shard,
+        listing_writer=_written_nowhere if settings.dry_run else keep,
+        exclude=(own,),
+    )
+
+
+class _NewOnly(Anywhere):
+    """Leaves objects alone that are there; for names that are digests of the content."""
+
+    def put(self, uri: str, data: bytes) -> ObjectInfo:
+        """Write an object unless there is one."""
+        try:
+            return self.stat(uri)
+        except ObjectMissing:
+            return super().put(uri, data)
+
+
+def _written_nowhere(_: bytes) -> str:
+    return "a dry run writes no list"
+
+
+def _digest_request(settings: LabelSettings) -> str:
+    """Over all that decides the rows besides the input and the label fingerprint."""
+    request = {
+        "questions": [asdict(question) for question in settings.questions],
+        "fields": asdict(settings.field_map),
+        "limits": asdict(settings.picture_limits),
+        "roots": settings.reading.roots,
+    }
+    return sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _run_id(source: str, fingerprint: str, request: str) -> str:
+    """The same for the same work: that is how a second start finds what the first has committed."""
+    parts = "\n".join((source, fingerprint, request))
+    return f"label-{sha256(parts.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def _label_rest(run: Run, progress: Progress) -> None:
+    from workers.pool import label_on_ray  # Ray takes seconds to import, and isn't always needed
+
+    guarantee = run.ledger.probe()
+    if guarantee is Guarantee.AT_LEAST_ONCE:
+        progress.say(f"{shown(run.ledger.output)} has no conditional writes: {guarantee.__doc__}")
+    earlier = _index_earlier(run)
+    todo = run.todo
+
+    def assign(threads: int, begin: Begin) -> Assignment:
+        run_id = run.ledger.run_id
+        return Assignment(run.settings, run.identity, run_id, guarantee, earlier, threads, begin)
+
+    failed_in_a_row = 0
+    summaries = label_on_ray(todo, assign, run.settings, progress.say)
+    with progress.running(len(todo)), closing(summaries):
+        for summary in summaries:
+            progress.add(summary)
+            failed_in_a_row = failed_in_a_row + 1 if summary.error else 0
+            if summary.ends_run or failed_in_a_row >= FAILED_IN_A_ROW:
+                progress.say("the run ends here: the other shards would fail like this one")
+                return
+
+
+def _index_earlier(run: Run) -> EarlierIndex:
+    store, output = run.ledger.store, run.ledger.output
+    commits = stale_commits(
+        store,
+        output,
+        fingerprint=run.identity.label_fingerprint,
+        sources={shard.source for shard in run.todo},
+        run_id=run.ledger.run_id,
+        plan={shard.shard_id for shard in run.shards},
+    )
+    return index_earlier(store, output, list(commits))
+
+
+def _finish(run: Run, progress: Progress, seconds: float, stopped: bool) -> RunSummary:
+    tally = progress.tally
+    plan = [shard.shard_id for shard in run.shards]
+    missing = set(plan) - run.ledger.committed_ids()
+    failures = {each: tally.failures.get(each, NOT_REACHED) for each in plan if each in missing}
+    counts, targets = dict(tally.counts), tally.targets
+    if not missing:
+        manifest = finish_run(
+            run.ledger,
+            plan,
+            source=run.settings.input,
+            settings_digest=run.request,
+            fingerprint=run.identity.label_fingerprint,
+        )
+        counts, targets = dict(manifest.counts), manifest.targets
+    return RunSummary(
+        run_id=run.ledger.run_id,
+        output=run.ledger.output,
+        shards=len(plan),
+        found_committed=len(run.committed),
+        counts=counts,
+        targets=targets,
+        reused=tally.reused,
+        seconds=seconds,
+        batch_fill=tally.batch_fill,
+        failures=failures,
+        stopped=stopped,
+    )

@@ -1,0 +1,204 @@
+"""Ray: whole shards to a pool of replicas that grows and shrinks, and their summaries back.
+
+The one door to Ray. It gives us processes, GPUs, restarts and autoscaling; what counts as done is
+decided by the commits in the output and not by Ray.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from workers.errors import LineError, SettingsError
+from workers.progress import Say
+from workers.replica import (
+    SHARD,
+    SUMMARY,
+    Assignment,
+    Begin,
+    ShardBatch,
+    ShardLabeller,
+    shard_to_json,
+)
+from workers.settings import LabelSettings
+from workers.shards import Shard
+from workers.summaries import ShardSummary
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Of a Ray of our own: it carries shard lists and summaries; images never go through it."""
+MAX_SETUP_DEATHS = 2
+"""Replicas in a row that die while they load the model; a third one ends the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What Ray says of a node."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSize:
+    """How many replicas, and what each of them gets."""
+
+    least: int
+    most: int
+    cpus: int
+    gpus: float
+
+
+def label_on_ray(
+    shards: Sequence[Shard],
+    assign: Callable[[int, Begin], Assignment],
+    settings: LabelSettings,
+    say: Say,
+) -> Generator[ShardSummary, None, None]:
+    """Labels shards and yields what became of each, in the order in which they finish.
+
+    Args:
+        shards: at least one.
+        assign: what a replica must know, given its threads and how to tell of a begun shard.
+        settings: with GPUs and precision settled.
+        say: takes lines for the user.
+
+    Raises:
+        SettingsError: no machine can hold a replica.
+        LineError: no replica could be set up.
+    """
+    with _connected(say) as own:
+        machines = _machines()
+        size = size_pool(settings, machines)
+        _check_room(size, machines, own, say)
+        say(f"starting {_replicas(size)}; the first one loads the model")
+        rows = _flow(shards, assign(size.cpus, _Begin()), size).iter_rows()
+        try:
+            for row in rows:
+                yield ShardSummary.from_json(row[SUMMARY])
+        except RayError as error:
+            raise LineError(f"Ray gave up: {_last_line(error)}") from error
+
+
+def size_pool(settings: LabelSettings, machines: Sequence[Machine]) -> PoolSize:
+    """Fills in what the settings leave open, from the machines at hand."""
+    gpus = settings.num_gpus_per_replica or 0.0
+    fitting = sum(int(machine.gpus / gpus) for machine in machines) if gpus else len(machines)
+    most = settings.max_replicas or max(settings.min_replicas, fitting)
+    share = min((int(machine.cpus) for machine in machines), default=1)
+    share //= ceil(most / max(1, len(machines)))
+    cpus = settings.replica.num_cpus or (1 if gpus else max(1, share))
+    return PoolSize(settings.min_replicas, most, cpus, gpus)
+
+
+def _flow(shards: Sequence[Shard], assignment: Assignment, size: PoolSize) -> "ray.data.Dataset":
+    """One block a shard: a replica that dies takes no finished shard with it."""
+    under_way = assignment.settings.replica.shards_in_flight
+    items: list[ShardBatch] = [{SHARD: shard_to_json(shard)} for shard in shards]
+    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        ShardLabeller,
+        fn_constructor_args=(assignment,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=size.least,
+            max_size=size.most,
+            max_tasks_in_flight_per_actor=2 * under_way,
+            max_concurrent_calls_per_actor=under_way,
+        ),
+        num_cpus=size.cpus,
+        num_gpus=size.gpus,
+    )
+
+
+class _Starts:
+    """Counts how often each shard was begun; one for all replicas, beside the driver."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+
+    def begin(self, shard_id: str) -> int:
+        self._counts[shard_id] += 1
+        return self._counts[shard_id]
+
+
+class _Begin:
+    """Tells the counter, from wherever a replica is."""
+
+    def __init__(self) -> None:
+        # when its machine is lost it counts anew, and nobody fails for that
+        counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Starts)
+        self._starts: Any = counter.remote()  # Ray makes the methods at run time
+
+    async def __call__(self, shard_id: str) -> int:
+        return int(await self._starts.begin.remote(shard_id))
+
+
+@contextmanager
+def _connected(say: Say) -> Iterator[bool]:
+    """Ray for a run: the cluster that RAY_ADDRESS names, as in a job, or one of our own.
+
+    Yields whether it is our own.
+    """
+    own = not os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its future; else a warning
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        if own:
+            say("starting Ray on this machine (10 to 20 seconds)")
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+            )
+        else:
+            say("connecting to the Ray cluster")
+            ray.init(logging_level=logging.ERROR)
+    except Exception as error:  # it raises whatever the layer below raised
+        raise LineError(f"Ray can't be {'started' if own else 'reached'}: {error}") from error
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
+        yield own
+    finally:
+        ray.shutdown()
+
+
+def _machines() -> list[Machine]:
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in known if node["Alive"]]
+    return [Machine(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+
+
+def _check_room(size: PoolSize, machines: Sequence[Machine], own: bool, say: Say) -> None:
+    """Ray waits without a word for a machine that will never come; so look before."""
+    if any(each.cpus >= size.cpus and each.gpus >= size.gpus for each in machines):
+        return
+    needs = f"a replica needs {size.cpus} CPUs and {size.gpus:g} GPUs"
+    has = max(machines, key=lambda each: (each.gpus, each.cpus), default=Machine(0, 0))
+    largest = f"the largest machine has {has.cpus:g} and {has.gpus:g}"
+    if own:
+        raise SettingsError(
+            f"{needs}, {largest}: lower --num-gpus-per-replica or --replica.num-cpus"
+        )
+    say(f"{needs}, {largest}: waiting for the cluster to grow")
+
+
+def _replicas(size: PoolSize) -> str:
+    count = f"{size.least}" if size.least == size.most else f"{size.least} to {size.most}"
+    each = f"{size.gpus:g} GPU" if size.gpus else f"{size.cpus} CPU threads"
+    return f"{count} replica{'s' * (size.most > 1)} with {each}"
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in f"{error}".splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,135 @@
+"""What the person who started a run sees: one line that moves, and a table at the end.
+
+On a terminal the line is written over itself; elsewhere (a file, a job's log) a line comes every
+ten seconds, so that a log of a night stays readable.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from workers.objects import shown
+from workers.summaries import RunSummary, ShardSummary, Tally
+
+Say = Callable[[str], None]
+"""Tells the user what is going on."""
+TERMINAL_SECONDS = 0.5
+LOG_SECONDS = 10.0
+WIDTH = 110  # of the line on a terminal; the rest of an older, longer line is wiped
+FAILURES_SHOWN = 5
+
+
+class Progress:
+    """Counts shards in and tells about them.
+
+    Args:
+        stream: where to; standard error, so that what a command prints stays apart.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._lock = threading.Lock()
+        self._line_open = False
+        self.tally = Tally()
+        self._total = 0
+        self._started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        with self._lock:
+            self._wipe()
+            print(f"label: {text}", file=self._stream, flush=True)
+
+    def add(self, summary: ShardSummary) -> None:
+        """Counts a shard in."""
+        with self._lock:
+            self.tally.add(summary)
+        if summary.error is not None:
+            self.say(f"shard {summary.shard_id} failed: {summary.error}")
+
+    @contextmanager
+    def running(self, total: int) -> Iterator[None]:
+        """Shows the line while `total` shards are being labelled."""
+        self._total, self._started = total, time.monotonic()
+        ended = threading.Event()
+        ticker = threading.Thread(target=self._tick, args=(ended,), daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            ticker.join()
+            with self._lock:
+                self._show(final=True)
+
+    def line(self, seconds: float) -> str:
+        """The line, `seconds` after the start.
+
+        Args:
+            seconds: since work began.
+        """
+        tally, pace = self.tally, max(seconds, 1e-9)
+        done = tally.shards + len(tally.failures)
+        parts = [
+            f"{done:,}/{self._total:,} shards",
+            f"{tally.records / pace:,.1f} records/s",
+            f"{tally.targets / pace:,.1f} targets/s",
+            f"{tally.counts['rejected_input']:,} rejected",
+            f"{tally.counts['failed'] + len(tally.failures):,} failed",
+        ]
+        if 0 < done < self._total:
+            parts.append(f"{_duration(seconds / done * (self._total - done))} left")
+        return "  ".join(parts)
+
+    def _tick(self, ended: threading.Event) -> None:
+        while not ended.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
+            with self._lock:
+                self._show()
+
+    def _show(self, *, final: bool = False) -> None:
+        text = self.line(time.monotonic() - self._started)
+        if not self._terminal:
+            print(f"label: {text}", file=self._stream, flush=True)
+            return
+        end = "\n" if final else ""
+        print(f"\r{text[:WIDTH]:<{WIDTH}}", end=end, file=self._stream, flush=True)
+        self._line_open = not final
+
+    def _wipe(self) -> None:
+        if self._line_open:
+            print(f"\r{'':<{WIDTH}}\r", end="", file=self._stream, flush=True)
+            self._line_open = False
+
+
+def describe_run(summary: RunSummary) -> str:
+    """The table at the end."""
+    done = summary.shards - len(summary.failures)
+    lines = [
+        f"run        {summary.run_id}",
+        f"shards     {done:,} of {summary.shards:,} committed, {summary.found_committed:,} of them"
+        " before this start",
+        f"rows       {sum(summary.counts.values()):,}",
+        *(f"  {status:<15}{count:>10,}" for status, count in sorted(summary.counts.items())),
+        f"masks      {summary.targets:,}",
+        f"carried    {summary.reused:,} rows over from earlier runs",
+        f"time       {_duration(summary.seconds)}, batches {summary.batch_fill:.0%} full",
+        f"labels     {shown(summary.output)}",
+    ]
+    for shard_id, why in list(summary.failures.items())[:FAILURES_SHOWN]:
+        lines.append(f"not done   {shard_id}: {why}")
+    if more := len(summary.failures) - FAILURES_SHOWN:
+        lines += [f"           and {more:,} more"] if more > 0 else []
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

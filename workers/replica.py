@@ -1,0 +1,192 @@
+"""One replica: a worker process that holds one model and labels the shards it is given.
+
+Ray Data makes it, calls it with a shard, takes the summary, and replaces it when it dies. What goes
+wrong inside, and what then happens:
+
+    RecordRejected        a record can't be labelled   -> a row, in `workers.labeller`
+    Unanswered            the model fails on one       -> a row of status `failed`
+    StorageUnavailable    a store can't just now       -> SHARD_ATTEMPTS here, then the shard failed
+    other StorageError    one file is gone or changed  -> the shard failed, the run goes on
+    AccessDenied, CommitError, ...                     -> the run ends: all shards would fail so
+    CheckpointError, ...  the model can't be loaded    -> the run ends with the message
+    ReplicaBroken         the device or the model      -> this process ends itself and
+    killed, out of memory, node lost                   -> Ray starts another and its shards again;
+                                                          after MAX_DEATHS, a shard has failed
+    anything else         a bug                        -> the run ends with its traceback
+
+Ray itself repeats nothing that raised: retries in two layers multiply.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import torch
+
+from pixellm.engine import Engine
+from pixellm.errors import PixelLMError
+from workers.anywhere import Anywhere
+from workers.batcher import Batcher, ReplicaBroken
+from workers.bench import Bench
+from workers.commits import Guarantee, Ledger
+from workers.earlier import EarlierIndex, EarlierRows
+from workers.errors import (
+    AccessDenied,
+    ConditionUnsupported,
+    LineError,
+    StorageError,
+    StorageUnavailable,
+)
+from workers.labeller import label_shard
+from workers.model_files import ModelIdentity, load_engine
+from workers.settings import LabelSettings
+from workers.shards import Shard, ShardKind
+from workers.summaries import ShardSummary
+from workers.table import describe_part
+
+WAITS = (5.0, 30.0)
+"""Seconds before the second and the third attempt at a shard. The store's own door has tried for
+half a minute by then, so together some three minutes of trouble pass."""
+SHARD_ATTEMPTS = 1 + len(WAITS)
+MAX_DEATHS = 3
+"""Of workers that have a shard at hand. A shard that kills every worker, by the memory it takes
+for example, must not go round for ever. Its neighbours in the same worker are charged with those
+deaths too; where that leaves one undone, the next start does it."""
+WORKERS_DIED = f"{1 + MAX_DEATHS} workers that had it died (out of memory?); see Ray's logs"
+BROKEN_CODE = 70
+"""Exit code of a replica that ends itself (EX_SOFTWARE of sysexits.h)."""
+
+ShardBatch = dict[str, Sequence[str]]
+"""A batch of Ray Data: column -> values; ours has one row and one column of JSON."""
+SHARD, SUMMARY = "shard", "summary"
+Begin = Callable[[str], Awaitable[int]]
+"""Is told of each shard that is begun; answers how often that has happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a replica must know; travels to it once."""
+
+    settings: LabelSettings
+    """with GPUs and precision settled"""
+    identity: ModelIdentity
+    run_id: str
+    guarantee: Guarantee
+    earlier: EarlierIndex
+    threads: int
+    """of the model, when it runs on a CPU"""
+    begin: Begin
+
+
+class ShardLabeller:
+    """The class that Ray Data makes an actor of; `k` shards are under way in it at once."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._begin = assignment.begin
+        self._bench: Bench | None = None
+        self._why_not = ""
+        try:
+            self.setup(assignment)
+        except PixelLMError as error:  # raised from here, Ray would bury it in tracebacks
+            self._why_not = f"the model can't be used: {error}"
+
+    def setup(self, assignment: Assignment) -> None:
+        """Loads the model and puts everything else within reach."""
+        torch.set_num_threads(assignment.threads)
+        self._bench = lay_out_bench(assignment)
+
+    async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
+        """One shard in, one summary out."""
+        (text,) = batch[SHARD]
+        shard = shard_from_json(text)
+        if await self._begin(shard.shard_id) > 1 + MAX_DEATHS:
+            summary = ShardSummary(shard.shard_id, error=WORKERS_DIED)
+        else:
+            summary = await self.process(shard)
+        yield {SUMMARY: [summary.to_json()]}
+
+    async def process(self, shard: Shard) -> ShardSummary:
+        """Labels a shard; whatever goes wrong is told in the summary, but for a broken replica."""
+        if self._bench is None:
+            return ShardSummary(shard.shard_id, error=self._why_not, ends_run=True)
+        try:
+            return await _try_label(shard, self._bench)
+        except ReplicaBroken as error:
+            print(f"this replica is broken and will be replaced: {error}", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(BROKEN_CODE)  # at once: what holds a broken device may hang at exit
+        except LineError as error:
+            return ShardSummary(shard.shard_id, error=f"{error}", ends_run=_concerns_all(error))
+        except Exception:
+            return ShardSummary(shard.shard_id, error=traceback.format_exc(), ends_run=True)
+
+    def destroy(self) -> None:
+        """Lets the threads go; the process ends soon after."""
+        if self._bench is not None:
+            self._bench.threads.shutdown(wait=False, cancel_futures=True)
+
+    def __del__(self) -> None:
+        self.destroy()
+
+
+def lay_out_bench(assignment: Assignment) -> Bench:
+    """Loads the model and puts everything else within reach."""
+    settings, identity = assignment.settings, assignment.identity
+    engine = _load_patiently(settings, identity)
+    store, output = Anywhere(), settings.output
+    ledger = Ledger(store, output, assignment.run_id, describe_part, assignment.guarantee)
+    return Bench(
+        batcher=Batcher(engine.answer, settings.replica.batch_questions),
+        image_side=engine.model.config.image_side,
+        ledger=ledger,
+        provenance=identity.provenance(assignment.run_id),
+        earlier=EarlierRows(assignment.earlier, store, output),
+        store=store,
+        threads=ThreadPoolExecutor(settings.reading.threads, thread_name_prefix="reader"),
+        pictures=asyncio.Semaphore(settings.reading.pictures),
+        questions=settings.questions,
+        fields=settings.field_map,
+        limits=settings.picture_limits,
+        roots=(settings.input, *settings.reading.roots),
+    )
+
+
+def _load_patiently(settings: LabelSettings, identity: ModelIdentity) -> Engine:
+    for wait in WAITS:
+        try:
+            return load_engine(settings, identity)
+        except StorageUnavailable:
+            time.sleep(wait)
+    return load_engine(settings, identity)
+
+
+async def _try_label(shard: Shard, bench: Bench) -> ShardSummary:
+    for number, wait in enumerate(WAITS, start=1):
+        try:
+            return await label_shard(shard, bench, number)
+        except StorageUnavailable:
+            await asyncio.sleep(wait)
+    return await label_shard(shard, bench, SHARD_ATTEMPTS)
+
+
+def _concerns_all(error: LineError) -> bool:
+    own = isinstance(error, StorageError)
+    return not own or isinstance(error, AccessDenied | ConditionUnsupported)
+
+
+def shard_to_json(shard: Shard) -> str:
+    """A shard as Ray Data carries it."""
+    return json.dumps(asdict(shard))
+
+
+def shard_from_json(text: str) -> Shard:
+    """Reads what `shard_to_json` wrote."""
+    values = cast(dict[str, object], json.loads(text))
+    return Shard(**{**values, "kind": ShardKind(str(values["kind"]))})  # type: ignore[arg-type]

@@ -1,0 +1,194 @@
+"""What a labelling run can be told: one frozen tree, filled from four places.
+
+    flags  >  PIXELLM_* variables  >  the YAML file of --config  >  defaults
+
+A setting has one name in all of them: `--replica.batch-questions 8` is the same as
+`PIXELLM_REPLICA__BATCH_QUESTIONS=8` and, in the file, `replica: {batch_questions: 8}`. The text
+under a field is its `--help`. How the tree is filled, and what is refused, is in
+`workers.settings_sources`.
+
+No secrets are settings: credentials come from the usual AWS chain only.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import NoDecode
+
+import pixellm
+from pixellm.engine import DecodeSettings
+from workers.errors import RecordRejected, SettingsError
+from workers.instructions import Instruction, make_instruction
+from workers.objects import normalise_uri
+from workers.pictures import PictureLimits
+from workers.records import FieldMap
+from workers.settings_sources import SettingsTree
+
+SHIPPED_MODEL = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
+MIB = 2**20
+
+
+def _lines(value: object) -> object:
+    """A variable or a YAML scalar holds one text a line."""
+    return tuple(value.splitlines()) if isinstance(value, str) else value
+
+
+def _names(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+def _place(text: str) -> str:
+    try:
+        return normalise_uri(text)
+    except SettingsError as error:
+        raise ValueError(f"{error}") from error
+
+
+def _askable(text: str) -> str:
+    try:
+        return make_instruction(text).text
+    except RecordRejected as error:
+        raise ValueError(error.message) from error
+
+
+Place = Annotated[str, AfterValidator(_place)]
+Texts = Annotated[
+    tuple[Annotated[str, AfterValidator(_askable)], ...], NoDecode, BeforeValidator(_lines)
+]
+Places = Annotated[tuple[Place, ...], NoDecode, BeforeValidator(_lines)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+
+
+class Group(BaseModel):
+    """Settings that belong together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FieldNames(Group):
+    """Names in the input."""
+
+    image: Names = FieldMap().image
+    """the image: an address, or its bytes; names with commas between them"""
+    instructions: Names = FieldMap().instructions
+    """what is asked"""
+    source_id: Names = FieldMap().source_id
+    """your own id of the record, kept in its rows"""
+    classes: Names = FieldMap().classes
+    """names that the phrases of an answer are sorted into"""
+    meta: Names = FieldMap().meta
+    """other things that are kept in the rows"""
+
+
+class Reading(Group):
+    """How the input is read."""
+
+    records_per_shard: int = Field(default=64, ge=1, le=100_000)
+    """most records in a shard: what is lost and done again when a worker dies"""
+    roots: Places = ()
+    """folder or bucket that images may lie in besides the input; give it again for more"""
+    threads: int = Field(default=8, ge=1, le=256)
+    """images that one replica fetches and decodes at once"""
+    pictures: int = Field(default=64, ge=1, le=10_000)
+    """images that one replica holds ready for the model at once"""
+    max_image_mib: int = Field(default=PictureLimits().max_bytes // MIB, ge=1)
+    """larger image files are rejected, in MiB"""
+    max_image_pixels: int = Field(default=PictureLimits().max_pixels, ge=1)
+    """images with more pixels are rejected"""
+    fields: FieldNames = FieldNames()
+    """which keys or columns of the input mean what; of several, the first with a value counts"""
+
+
+class Replica(Group):
+    """One copy of the model and its worker process."""
+
+    num_cpus: int | None = Field(default=None, ge=1)
+    """CPUs that Ray keeps for a replica, and its threads; without it, 1 beside a GPU, else a fair
+    share of the machine"""
+    shards_in_flight: int = Field(default=4, ge=1, le=64)
+    """shards that a replica works on at once, so that its batches stay full"""
+    batch_questions: int = Field(default=32, ge=1, le=4096)
+    """most questions in one batch of the model"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """of weights and arithmetic; auto is bf16 on a GPU and fp32 on a CPU"""
+
+
+class Decoding(Group):
+    """How an answer is made."""
+
+    max_new_tokens: int = Field(default=DecodeSettings().max_new_tokens, ge=1, le=100_000)
+    """longest answer, in tokens"""
+    official_groups: bool = DecodeSettings().official_groups
+    """drop all masks of an answer with an incomplete token group, as the official code does"""
+
+
+class LabelSettings(SettingsTree):
+    """Labels the images under a prefix with PixelLM: a table of masks (Parquet), and COCO."""
+
+    input: Place
+    """what to label: a folder or s3://bucket/prefix with JSONL, Parquet, tar files or images, or
+    one such file"""
+    output: Place
+    """where the labels go: a folder or s3://bucket/prefix; a second run finishes what is left"""
+    model: Place | None = None
+    """model folder or s3://bucket/prefix (safetensors); without it, the small model that comes
+    with the project"""
+    instruction: Texts = ()
+    """asked of every image that comes without instructions of its own; give it again for more"""
+    num_gpus_per_replica: float | None = Field(default=None, ge=0)
+    """GPUs for each replica, 0 for none; without it, 1 where this machine has a GPU, else 0"""
+    min_replicas: int = Field(default=1, ge=1)
+    """replicas to start with"""
+    max_replicas: int | None = Field(default=None, ge=1)
+    """most replicas; without it, as many as the GPUs allow, or without GPUs one a machine"""
+    export_coco: Place | None = None
+    """write the labels of this run to this COCO file at the end"""
+    dry_run: bool = False
+    """list the shards and what is left to do, and write nothing"""
+    model_cache: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default=Path("~/.cache/pixellm"), validate_default=True
+    )
+    """folder of each machine where models from a bucket are kept"""
+    config: str | None = None
+    """YAML file with settings"""
+    reading: Reading = Reading()
+    """how the input is read"""
+    replica: Replica = Replica()
+    """one copy of the model and its worker process"""
+    decoding: Decoding = Decoding()
+    """how an answer is made; part of what identifies a label"""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"--max-replicas {self.max_replicas} is less than --min-replicas"
+                f" {self.min_replicas}"
+            )
+        return self
+
+    @property
+    def model_place(self) -> str:
+        """Where the model lies."""
+        return self.model or SHIPPED_MODEL
+
+    @property
+    def questions(self) -> tuple[Instruction, ...]:
+        """What is asked of images that come without instructions."""
+        return tuple(make_instruction(text) for text in self.instruction)
+
+    @property
+    def field_map(self) -> FieldMap:
+        """Which keys of the input mean what."""
+        return FieldMap(**self.reading.fields.model_dump())
+
+    @property
+    def picture_limits(self) -> PictureLimits:
+        """Which images are too large."""
+        return PictureLimits(self.reading.max_image_mib * MIB, self.reading.max_image_pixels)
+
+    @property
+    def decode_settings(self) -> DecodeSettings:
+        """What the engine is told."""
+        return DecodeSettings(**self.decoding.model_dump())

@@ -1,0 +1,92 @@
+"""What became of a shard and of a run, in numbers."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """What became of a shard; small enough to travel to the driver."""
+
+    shard_id: str
+    rows: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """rows by status"""
+    targets: int = 0
+    records: int = 0
+    reused: int = 0
+    """rows that were carried over from an earlier run"""
+    seconds: float = 0.0
+    attempts: int = 1
+    batch_fill: float = 0.0
+    """how full the batches of its replica were until now, 0 to 1"""
+    error: str | None = None
+    """why it is not committed"""
+    ends_run: bool = False
+    """the other shards would fail like this one"""
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What became of a run, for the person who started it."""
+
+    run_id: str
+    output: str
+    shards: int
+    """of the plan"""
+    found_committed: int
+    """of these, before this start"""
+    counts: Mapping[str, int]
+    """rows by status: of the whole plan when it is finished, else of what this start committed"""
+    targets: int
+    reused: int
+    """rows that were carried over from earlier runs"""
+    seconds: float
+    batch_fill: float
+    """how full the batches of the model were, 0 to 1; of the replica that was heard of last"""
+    failures: Mapping[str, str]
+    """shards that are not committed, with the reason"""
+    stopped: bool = False
+    """by the user, before the end"""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all committed, 1 some shards are not, 130 stopped by the user."""
+        return 130 if self.stopped else 1 if self.failures else 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """The sum of the summaries so far."""
+
+    shards: int = 0
+    records: int = 0
+    targets: int = 0
+    reused: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, str] = field(default_factory=dict)
+    batch_fill: float = 0.0
+
+    def add(self, summary: ShardSummary) -> None:
+        """Counts one shard in."""
+        self.batch_fill = summary.batch_fill
+        if summary.error is not None:
+            self.failures[summary.shard_id] = summary.error
+            return
+        self.shards += 1
+        self.records += summary.records
+        self.targets += summary.targets
+        self.reused += summary.reused
+        self.counts.update(summary.counts)
