@@ -59,6 +59,14 @@ def test_nothing_said_where_nothing_matches_counts_one_and_a_mask_there_zero():
     assert scores["nothing"]["exact"] == scores["nothing"]["gIoU"] == 0.5
 
 
+def test_the_total_counts_every_answer_once():
+    said = _answer([], "")
+    found = [judge(_question(count), said, DRAWING) for count in (0, 1, 2)]
+    assert summary(found)["total"]["questions"] == 3
+    kinds = [row["questions"] for kind, row in summary(found).items() if kind != "total"]
+    assert sum(kinds) == 3
+
+
 def test_matching_pairs_each_mask_once():
     truth = np.zeros((2, 4, 4), bool)
     truth[0, :2], truth[1, 2:] = True, True

@@ -92,9 +92,9 @@ def summary(found: Sequence[Verdict]) -> dict[str, dict[str, float]]:
     """Scores of all answers and of each kind of question."""
     groups: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in found:
-        groups["all"].append(verdict)
+        groups["total"].append(verdict)
         groups[verdict.kind].append(verdict)
-    return {kind: _scores(groups[kind]) for kind in ("all", *KINDS) if groups[kind]}
+    return {kind: _scores(groups[kind]) for kind in ("total", *KINDS) if groups[kind]}
 
 
 def _scores(group: Sequence[Verdict]) -> dict[str, float]:

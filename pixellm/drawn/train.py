@@ -57,13 +57,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--scenes", type=int, default=16_000, help="scenes that are rendered for training")
     add("--held-out", type=int, default=128, help="scenes behind them that draw the curve")
     add("--threads", type=int, default=2, help="CPU threads")
-    add("--vision-steps", type=int, default=3_500)
+    add("--vision-steps", type=int, default=2_900)
     add("--vision-rate", type=float, default=2e-3)
-    add("--language-steps", type=int, default=5_000)
+    add("--language-steps", type=int, default=3_700)
     add("--language-rate", type=float, default=1.5e-3)
     add("--align-steps", type=int, default=400)
-    add("--joint-steps", type=int, default=5_000)
-    add("--joint-rate", type=float, default=7e-4)
+    add("--joint-steps", type=int, default=3_050)
+    add("--joint-rate", type=float, default=8e-4)
     return parser.parse_args(arguments)
 
 
