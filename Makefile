@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## draw a folder of scenes, label it, show the masks
 	$(PY) jobs/demo.py --output demo
 
-test: setup ## run all tests (about 10 minutes on two cores)
+test: setup ## run all tests (about 5 minutes on two cores)
 	$(PY) -m pytest
 
 test-fast: setup ## run the tests that take seconds
