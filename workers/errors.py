@@ -10,13 +10,14 @@ PixelLMError
     ├── SettingsError           final    a setting is unknown or contradicts another
     ├── PlanError               final    nothing to label under the input, or it can't be cut
     ├── RecordRejected          final    one record can't be labelled: it becomes a row
+    ├── ReplicaBroken           RETRIED  the model can't answer any more (`workers.batcher`)
     ├── CommitError             final    a marker or a manifest does not say what it must
     └── ExportError             final    a table can't be written in the form asked for
 
 Who catches what: `RecordRejected` ends in a row of status `rejected_input` and the run goes on;
-`StorageUnavailable` makes the shard run again; the others end the job with their message. What is
-outside this tree is a bug of ours and is not caught: a shard that fails the same way three times
-must be seen, not skipped.
+`StorageUnavailable` makes the shard run again, `ReplicaBroken` does so on a new replica; the others
+end the job with their message. What is outside this tree is a bug of ours and is not caught: a
+shard that fails the same way three times must be seen, not skipped.
 """
 
 # ruff: noqa: N818 - the leaves say what happened, as in the tree; "Error" stands on the branches.
