@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jobs.label import main as label
 from pixellm.drawn.folder import write_drawn_folder
-from workers.showcase import write_sheet
+from workers.sheets.showcase import write_sheet
 
 PICTURES = 12
 """Enough to see all kinds of questions, and done within a minute on two cores."""

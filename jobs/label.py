@@ -8,21 +8,17 @@ Exit code 0: all is committed. 1: shards failed, or the run broke off. 2: a sett
 wrong, and nothing was begun. 130: stopped by Ctrl-C; what was committed is kept.
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 
 from pixellm.errors import PixelLMError
-from workers.coco import export_coco
+from workers.coco.export import export_run
 from workers.errors import StorageUnavailable
 from workers.line import Run, describe_plan, label_run, plan_run
-from workers.manifests import current_commits
 from workers.model_files import settle_hardware
-from workers.objects import shown
 from workers.progress import Progress, describe_run
 from workers.settings import LabelSettings
-from workers.storage import open_store
-from workers.table import read_rows
+from workers.storage.objects import shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,10 +52,7 @@ def _label(run: Run, progress: Progress) -> int:
 
 
 def _export(run: Run, uri: str) -> str:
-    store, output = run.ledger.store, run.ledger.output
-    commits = list(current_commits(store, output, run.ledger.run_id))
-    rows = functools.partial(read_rows, store, output, commits)
-    written = export_coco(rows, open_store(uri), uri)
+    written = export_run(run.ledger.store, run.ledger.output, run.ledger.run_id, uri)
     return f"{shown(uri)} ({written.images:,} images, {written.annotations:,} masks)"
 
 

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 from pixellm.answers import Answer, Target
 from tests.photos import Photo, load_photos
-from workers.instructions import Instruction, make_instruction
-from workers.pictures import PictureLimits, decode_picture
-from workers.records import ImageRef, Record
-from workers.rows import Attempt, LabelRow, Provenance, answer_rows
+from workers.labels.rows import Attempt, LabelRow, Provenance, answer_rows
+from workers.records.instructions import Instruction, make_instruction
+from workers.records.pictures import PictureLimits, decode_picture
+from workers.records.reading import ImageRef, Record
 
 MADE_BY = Provenance(
     run_id="run-1",

@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pixellm", "workers", "jobs")
 OTHERS = {
+    "pixellm/shipped/": "checkpoints that come with the project",
     "pixellm/shipped/drawn/": "the small model that comes with the project, and its scores",
     "pixellm/QUIRKS.md": "what of the official code is reproduced, what is fixed, and why",
     "tests/": "mirror the modules; parity.py compares with the official code's numbers",
@@ -29,7 +30,7 @@ def caption(path: Path) -> str:
 
 
 def modules() -> list[tuple[str, str]]:
-    """(path, caption) of every package and module, in the order of a listing."""
+    """(path, caption) of every package and module."""
     rows = []
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -37,12 +38,17 @@ def modules() -> list[tuple[str, str]]:
             if path.name == "__init__.py":
                 name = name.removesuffix("__init__.py")
             rows.append((name, caption(path)))
-    return sorted(rows, key=lambda row: row[0].split("/"))
+    return rows
+
+
+def _place(row: tuple[str, str]) -> tuple[bool, list[str]]:
+    """Folders before the files beside them."""
+    return "/" not in row[0], row[0].split("/")
 
 
 def tree() -> str:
     """The block that stands in the README."""
-    rows = [*modules(), *OTHERS.items()]
+    rows = sorted([*modules(), *OTHERS.items()], key=_place)
     lines = []
     for name, text in rows:
         depth = name.rstrip("/").count("/")

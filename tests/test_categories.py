@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from workers.categories import name_category, number_categories, read_category_map
+from workers.coco.categories import name_category, number_categories, read_category_map
 from workers.errors import SettingsError
-from workers.targets import blank_target
+from workers.labels.targets import blank_target
 
 
 def target(phrase=None, category=None):

@@ -10,9 +10,9 @@ import pytest
 
 from tests.conftest import S3Server, free_ports, is_ready, make_server, program, stop
 from tests.trouble import Trouble
-from workers.commits import Commit, Guarantee, Ledger, PartFacts, marker_uri, part_name
 from workers.errors import CommitError, ConditionUnsupported, StorageUnavailable
-from workers.storage import LocalStore, MemoryStore, S3Store, join_uri
+from workers.labels.commits import Commit, Guarantee, Ledger, PartFacts, marker_uri, part_name
+from workers.storage.stores import LocalStore, MemoryStore, S3Store, join_uri
 
 SHARD = "0123456789abcdef0123"
 ABOUT = {"fingerprint": "f1", "source": "s3://in/photos", "source_etag": "e1"}
@@ -158,7 +158,7 @@ def test_a_lost_answer_neither_loses_nor_doubles_a_commit(s3_server, bucket, mon
 def test_a_store_that_fails_in_the_middle_leaves_a_shard_that_can_be_committed(
     s3_server, bucket, monkeypatch
 ):
-    monkeypatch.setattr("workers.s3.ATTEMPTS", 1)
+    monkeypatch.setattr("workers.storage.s3.ATTEMPTS", 1)
     output = f"s3://{bucket}/out"
     with Trouble(s3_server, "PUT", "drop", 1) as proxy, monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.url)

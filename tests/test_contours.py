@@ -2,8 +2,8 @@ import numpy as np
 from scipy import ndimage
 
 from tests.photos import load_photos
-from workers.contours import trace_polygons
-from workers.rle import fill_polygons
+from workers.coco.contours import trace_polygons
+from workers.labels.rle import fill_polygons
 
 
 def test_polygons_of_real_masks_fill_to_exactly_the_same_masks():

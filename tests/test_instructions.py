@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from workers.errors import RecordRejected
-from workers.instructions import (
+from workers.records.instructions import (
     MAX_FILE_BYTES,
     MAX_INSTRUCTIONS,
     Instruction,
@@ -13,7 +13,7 @@ from workers.instructions import (
     read_classes,
     read_instruction,
 )
-from workers.rejections import Reason
+from workers.records.rejections import Reason
 
 
 def refusal(call, *arguments) -> str:

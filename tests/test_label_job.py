@@ -28,10 +28,10 @@ from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.conftest import S3Server, free_ports
 from tests.photos import load_photos
-from workers.manifests import current_commits, manifests
-from workers.rows import LabelRow
-from workers.storage import join_uri, open_store
-from workers.table import read_rows
+from workers.labels.manifests import current_commits, manifests
+from workers.labels.rows import LabelRow
+from workers.labels.table import read_rows
+from workers.storage.stores import join_uri, open_store
 
 pytestmark = pytest.mark.slow
 

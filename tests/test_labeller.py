@@ -17,21 +17,21 @@ from tests.photos import load_photos
 from workers import replica
 from workers.batcher import Batcher, ReplicaBroken
 from workers.bench import Bench
-from workers.commits import Guarantee, Ledger
 from workers.earlier import EarlierRows, index_earlier
 from workers.errors import AccessDenied, ObjectMissing, StorageUnavailable
-from workers.instructions import make_instruction
 from workers.labeller import label_shard
-from workers.manifests import current_commits, stale_commits
+from workers.labels.commits import Guarantee, Ledger
+from workers.labels.manifests import current_commits, stale_commits
+from workers.labels.rows import LabelRow
+from workers.labels.table import describe_part, read_rows
 from workers.model_files import ModelIdentity, settle_hardware
-from workers.pictures import PictureLimits
-from workers.records import FieldMap
-from workers.rows import LabelRow
+from workers.records.instructions import make_instruction
+from workers.records.pictures import PictureLimits
+from workers.records.reading import FieldMap
 from workers.settings import LabelSettings
-from workers.shards import plan_shards, write_listings_to
-from workers.storage import MemoryStore
+from workers.shards.plan import plan_shards, write_listings_to
+from workers.storage.stores import MemoryStore
 from workers.summaries import ShardSummary
-from workers.table import describe_part, read_rows
 
 INPUT, OUTPUT = "mem://b/in", "mem://b/out"
 TOKENS = 20

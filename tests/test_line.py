@@ -11,18 +11,18 @@ from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
 from workers import line
-from workers.commits import Guarantee
 from workers.errors import PlanError, SettingsError
 from workers.labeller import label_shard
+from workers.labels.commits import Guarantee
+from workers.labels.manifests import current_commits, manifests
+from workers.labels.rows import LabelRow
+from workers.labels.table import read_rows
 from workers.line import describe_plan, label_run, plan_run
-from workers.manifests import current_commits, manifests
 from workers.model_files import settle_hardware
 from workers.progress import Progress, describe_run
 from workers.replica import Assignment, lay_out_bench
-from workers.rows import LabelRow
 from workers.settings import LabelSettings
 from workers.summaries import RunSummary, ShardSummary
-from workers.table import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 import pytest
 
 from tests.test_commits import Dying, Killed, in_store, ledger_of, part
-from workers.commits import Ledger
 from workers.errors import CommitError
-from workers.manifests import (
+from workers.labels.commits import Ledger
+from workers.labels.manifests import (
     Manifest,
     current_commits,
     finish_run,
@@ -11,7 +11,7 @@ from workers.manifests import (
     read_manifest,
     stale_commits,
 )
-from workers.storage import MemoryStore, S3Store
+from workers.storage.stores import MemoryStore, S3Store
 
 OUTPUT = "mem://bucket/out"
 PLAN = ["a" * 20, "b" * 20, "c" * 20]

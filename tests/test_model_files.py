@@ -22,7 +22,7 @@ from workers.model_files import (
     settle_hardware,
 )
 from workers.settings import LabelSettings
-from workers.storage import open_store
+from workers.storage.stores import open_store
 
 
 @pytest.fixture(scope="module")

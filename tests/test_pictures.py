@@ -11,8 +11,13 @@ from PIL import Image
 
 from tests.photos import load_photos
 from workers.errors import RecordRejected
-from workers.pictures import MAX_JPEG_SCANS, PictureLimits, decode_picture, identify_undecoded
-from workers.rejections import Reason
+from workers.records.pictures import (
+    MAX_JPEG_SCANS,
+    PictureLimits,
+    decode_picture,
+    identify_undecoded,
+)
+from workers.records.rejections import Reason
 
 LIMITS = PictureLimits()
 ORIENTATION = 0x0112

@@ -8,14 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.photos import load_photos
-from workers import read_jsonl, read_tar
 from workers.errors import AccessDenied, RecordRejected, StorageError, StorageUnavailable
-from workers.instructions import make_instruction
-from workers.objects import ObjectInfo, under
-from workers.records import FieldMap, ImageRef, fetch_image, read_records
-from workers.rejections import Reason
-from workers.shards import ShardKind, plan_shards, write_listings_to
-from workers.storage import LocalStore, MemoryStore, S3Store, join_uri
+from workers.records import jsonl
+from workers.records import tar as tar_reader
+from workers.records.instructions import make_instruction
+from workers.records.reading import FieldMap, ImageRef, fetch_image, read_records
+from workers.records.rejections import Reason
+from workers.shards.plan import ShardKind, plan_shards, write_listings_to
+from workers.storage.objects import ObjectInfo, under
+from workers.storage.stores import LocalStore, MemoryStore, S3Store, join_uri
 
 ROOT = "mem://bucket/in"
 DEFAULTS = (make_instruction("everything"),)
@@ -208,7 +209,7 @@ def test_shards_of_a_file_hold_each_line_once():
 
 
 def test_a_line_that_is_too_long_is_skipped_and_the_next_is_read(monkeypatch):
-    monkeypatch.setattr(read_jsonl, "MAX_LINE_BYTES", 50)
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 50)
     records = read_lines({"image": "a.jpg"}, {"image": "x" * 500}, {"image": "b.jpg"})
     assert codes(records) == [None, Reason.RECORD_BROKEN, None]
 
@@ -385,13 +386,13 @@ def test_a_sample_without_an_image_is_a_row():
 
 
 def test_members_that_are_too_large_are_rows(monkeypatch):
-    monkeypatch.setattr(read_tar, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(tar_reader, "MAX_IMAGE_BYTES", 10)
     records = read_archive(tar(("a.jpg", b"1" * 11), ("b.jpg", b"2" * 10)))
     assert codes(records) == [Reason.IMAGE_TOO_LARGE, None]
 
 
 def test_an_archive_with_too_many_members_is_read_up_to_there(monkeypatch):
-    monkeypatch.setattr(read_tar, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(tar_reader, "MAX_MEMBERS", 3)
     records = read_archive(tar(*((f"{n}.jpg", b"1") for n in range(5))))
     assert codes(records)[-1] == Reason.SHARD_TOO_LONG
     assert 2 <= len(records) - 1 <= 3

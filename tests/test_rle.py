@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 
 from tests.photos import load_photos
 from workers.errors import ExportError
-from workers.rle import (
+from workers.labels.rle import (
     decode_mask,
     encode_masks,
     fill_polygons,

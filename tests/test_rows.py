@@ -6,12 +6,12 @@ import pytest
 
 from tests.labels import ATTEMPT, MADE_BY, label_photo, make_answer, make_record
 from tests.photos import load_photos
-from workers.instructions import Instruction, make_instruction
-from workers.pictures import PictureFacts
-from workers.records import Record, Rejection
-from workers.rle import decode_mask
-from workers.rows import answer_rows, failed_rows, rejected_rows
-from workers.targets import normalise_phrase
+from workers.labels.rle import decode_mask
+from workers.labels.rows import answer_rows, failed_rows, rejected_rows
+from workers.labels.targets import normalise_phrase
+from workers.records.instructions import Instruction, make_instruction
+from workers.records.pictures import PictureFacts
+from workers.records.reading import Record, Rejection
 
 FACTS = PictureFacts("ab" * 32, 8, 6, 1)
 WHY = Rejection("image_broken", "cut off")

@@ -4,8 +4,8 @@ import pytest
 
 from pixellm.engine import DecodeSettings
 from workers.errors import SettingsError
-from workers.pictures import PictureLimits
-from workers.records import FieldMap
+from workers.records.pictures import PictureLimits
+from workers.records.reading import FieldMap
 from workers.settings import SHIPPED_MODEL, LabelSettings
 from workers.settings_sources import flag_of, leaves, variable_of
 

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers import listing, shards
 from workers.errors import PlanError
-from workers.shards import Shard, ShardKind, plan_shards, write_listings_to
-from workers.storage import LocalStore, MemoryStore, S3Store, join_uri
+from workers.shards import listing
+from workers.shards import plan as planning
+from workers.shards.plan import Shard, ShardKind, plan_shards, write_listings_to
+from workers.storage.stores import LocalStore, MemoryStore, S3Store, join_uri
 
 ROOT = "mem://bucket/in"
 
@@ -118,7 +119,7 @@ def test_the_same_lines_in_two_files_are_shards_of_two_sources():
 
 
 def test_a_line_longer_than_a_piece_is_one_record(monkeypatch):
-    monkeypatch.setattr(shards, "PIECE_BYTES", 16)
+    monkeypatch.setattr(planning, "PIECE_BYTES", 16)
     store = MemoryStore()
     text = b'{"x": "%s"}\n' % (b"y" * 1_000) * 7
     store.put(f"{ROOT}/a.jsonl", text)
@@ -178,7 +179,7 @@ def test_row_groups_are_joined_up_to_the_limit_and_a_larger_one_is_divided(rows,
 
 
 def test_of_a_parquet_file_only_the_footer_is_read(monkeypatch):
-    monkeypatch.setattr("workers.objects.READ_AHEAD_BYTES", 1_000)
+    monkeypatch.setattr("workers.storage.objects.READ_AHEAD_BYTES", 1_000)
 
     class Counting(MemoryStore):
         read = 0
@@ -312,7 +313,7 @@ def test_a_changed_image_sidecar_or_instruction_changes_only_the_shards_that_use
 
 
 def test_a_listing_object_has_a_bounded_size_and_the_shards_in_it_their_ranges(monkeypatch):
-    monkeypatch.setattr(shards, "LISTING_BYTES", 10_000)
+    monkeypatch.setattr(planning, "LISTING_BYTES", 10_000)
     monkeypatch.setattr(listing, "SPOOL_BYTES", 1_000)
     store = store_of(*(f"{i:04d}.jpg" for i in range(500)))
     sizes = []

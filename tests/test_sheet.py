@@ -6,8 +6,8 @@ from PIL import Image
 
 from tests.labels import label_photo
 from tests.photos import load_photos
-from workers.sheet import PHOTO_BOX, Card, CardTarget, draw_sheet, make_card, paint_masks
-from workers.sheet_text import COLOURS
+from workers.sheets.sheet import PHOTO_BOX, Card, CardTarget, draw_sheet, make_card, paint_masks
+from workers.sheets.text import COLOURS
 
 
 def has_colour(image, colour) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.trouble import Trouble
-from workers import objects
 from workers.errors import (
     AccessDenied,
     ConditionUnsupported,
@@ -17,7 +16,8 @@ from workers.errors import (
     StorageError,
     StorageUnavailable,
 )
-from workers.storage import (
+from workers.storage import objects
+from workers.storage.stores import (
     LocalStore,
     MemoryStore,
     S3Store,
@@ -290,7 +290,7 @@ def test_no_credentials_at_all_is_access_denied(bucket, monkeypatch, tmp_path):
 
 
 def test_a_server_that_is_not_there_is_unavailable(bucket, monkeypatch):
-    monkeypatch.setattr("workers.s3.ATTEMPTS", 2)
+    monkeypatch.setattr("workers.storage.s3.ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageUnavailable, match=r"127\.0\.0\.1:9.*AWS_ENDPOINT_URL"):
         S3Store().get(f"s3://{bucket}/x")
@@ -341,7 +341,7 @@ def test_a_server_that_is_busy_for_a_while_is_asked_again(s3_server, bucket, mon
 
 
 def test_a_server_that_stays_busy_is_unavailable(s3_server, bucket, monkeypatch):
-    monkeypatch.setattr("workers.s3.ATTEMPTS", 2)
+    monkeypatch.setattr("workers.storage.s3.ATTEMPTS", 2)
     with Trouble(s3_server, "GET", "refuse", 100) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         with pytest.raises(StorageUnavailable, match="SlowDown"):

@@ -8,15 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.labels import ATTEMPT, label_photos, make_answer, make_record
-from workers.commits import Ledger
 from workers.errors import CommitError
-from workers.label_schema import LABEL_SCHEMA, TARGET_TYPE
-from workers.manifests import current_commits
-from workers.pictures import PictureFacts
-from workers.records import Rejection
-from workers.rows import LabelRow, answer_rows, blank_row, rejected_rows
-from workers.storage import MemoryStore
-from workers.table import (
+from workers.labels.commits import Ledger
+from workers.labels.manifests import current_commits
+from workers.labels.rows import LabelRow, answer_rows, blank_row, rejected_rows
+from workers.labels.schema import LABEL_SCHEMA, TARGET_TYPE
+from workers.labels.table import (
     PartIdentity,
     describe_part,
     identify_part,
@@ -24,7 +21,10 @@ from workers.table import (
     read_rows,
     write_part,
 )
-from workers.targets import TargetRow
+from workers.labels.targets import TargetRow
+from workers.records.pictures import PictureFacts
+from workers.records.reading import Rejection
+from workers.storage.stores import MemoryStore
 
 OUTPUT = "mem://bucket/out"
 IDENTITY = PartIdentity("run-1", "5" * 20, "f" * 16)

@@ -7,8 +7,8 @@ then be one run.
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from workers.objects import ObjectInfo
-from workers.storage import open_store
+from workers.storage.objects import ObjectInfo
+from workers.storage.stores import open_store
 
 
 class Anywhere:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from workers.batcher import Batcher
-from workers.commits import Ledger
 from workers.earlier import EarlierRows
-from workers.instructions import Instruction
-from workers.objects import Store
-from workers.pictures import PictureLimits
-from workers.records import FieldMap
-from workers.rows import Provenance
+from workers.labels.commits import Ledger
+from workers.labels.rows import Provenance
+from workers.records.instructions import Instruction
+from workers.records.pictures import PictureLimits
+from workers.records.reading import FieldMap
+from workers.storage.objects import Store
 
 T = TypeVar("T")
 

@@ -17,13 +17,13 @@ from hashlib import sha256
 import numpy as np
 import numpy.typing as npt
 
-from workers.commits import Commit
 from workers.errors import CommitError, ObjectMissing
-from workers.instructions import Instruction
-from workers.objects import Store, join_uri
-from workers.records import Record
-from workers.rows import LABELLED, Attempt, LabelRow
-from workers.table import read_part, read_rows
+from workers.labels.commits import Commit
+from workers.labels.rows import LABELLED, Attempt, LabelRow
+from workers.labels.table import read_part, read_rows
+from workers.records.instructions import Instruction
+from workers.records.reading import Record
+from workers.storage.objects import Store, join_uri
 
 READERS = 16  # parts read at once by the driver
 PARTS_AT_HAND = 16  # of a worker; 64 rows with three masks each are some 0.5 MB

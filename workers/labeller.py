@@ -18,17 +18,17 @@ from pixellm.errors import ImageError
 from pixellm.images import PreparedImage, prepare_image
 from workers.batcher import Reply, Unanswered
 from workers.bench import Bench
-from workers.commits import Commit
 from workers.earlier import carry_over
 from workers.errors import RecordRejected
-from workers.instructions import Instruction
-from workers.pictures import PictureFacts, decode_picture, identify_undecoded
-from workers.records import ImageRef, Record, Rejection, fetch_image, read_records
-from workers.rejections import Reason
-from workers.rows import Attempt, LabelRow, answer_rows, failed_rows, rejected_rows
-from workers.shards import Shard, ShardKind
+from workers.labels.commits import Commit
+from workers.labels.rows import Attempt, LabelRow, answer_rows, failed_rows, rejected_rows
+from workers.labels.table import PartIdentity, write_part
+from workers.records.instructions import Instruction
+from workers.records.pictures import PictureFacts, decode_picture, identify_undecoded
+from workers.records.reading import ImageRef, Record, Rejection, fetch_image, read_records
+from workers.records.rejections import Reason
+from workers.shards.plan import Shard, ShardKind
 from workers.summaries import ShardSummary
-from workers.table import PartIdentity, write_part
 
 MODEL_FAILED = "model_failed"
 """The `error_code` of rows of status `failed`."""

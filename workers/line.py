@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 from workers.anywhere import Anywhere
-from workers.commits import PARTS, Guarantee, Ledger
 from workers.earlier import EarlierIndex, index_earlier
 from workers.errors import ObjectMissing
-from workers.manifests import finish_run, stale_commits
+from workers.labels.commits import PARTS, Guarantee, Ledger
+from workers.labels.manifests import finish_run, stale_commits
+from workers.labels.table import describe_part
 from workers.model_files import ModelIdentity, identify_model
-from workers.objects import ObjectInfo, join_uri, shown, under
 from workers.progress import Progress, Say
 from workers.replica import Assignment, Begin
 from workers.settings import LabelSettings
-from workers.shards import Shard, plan_shards, write_listings_to
+from workers.shards.plan import Shard, plan_shards, write_listings_to
+from workers.storage.objects import ObjectInfo, join_uri, shown, under
 from workers.summaries import RunSummary
-from workers.table import describe_part
 
 PLANS = "_plans"  # folder of the output: lists of images that the plan refers to
 FAILED_IN_A_ROW = 20

@@ -26,11 +26,11 @@ from pixellm.engine import DecodeSettings, Engine
 from pixellm.prompts import PROMPT_VERSION
 from pixellm.weights import WeightFiles
 from workers.errors import SettingsError, StorageError
-from workers.label_schema import SCHEMA_VERSION
-from workers.objects import ObjectInfo, Store, scheme_of, shown, under
-from workers.rows import Provenance
+from workers.labels.rows import Provenance
+from workers.labels.schema import SCHEMA_VERSION
 from workers.settings import SHIPPED_MODEL, LabelSettings
-from workers.storage import open_store
+from workers.storage.objects import ObjectInfo, Store, scheme_of, shown, under
+from workers.storage.stores import open_store
 
 ANSWERS_VERSION = 1
 """Of the code between weights and labels. Raise it with a change after which the same weights give

@@ -29,7 +29,7 @@ from workers.replica import (
     shard_to_json,
 )
 from workers.settings import LabelSettings
-from workers.shards import Shard
+from workers.shards.plan import Shard
 from workers.summaries import ShardSummary
 
 OBJECT_STORE_BYTES = 256 * 2**20

@@ -35,7 +35,6 @@ from pixellm.errors import PixelLMError
 from workers.anywhere import Anywhere
 from workers.batcher import Batcher, ReplicaBroken
 from workers.bench import Bench
-from workers.commits import Guarantee, Ledger
 from workers.earlier import EarlierIndex, EarlierRows
 from workers.errors import (
     AccessDenied,
@@ -45,11 +44,12 @@ from workers.errors import (
     StorageUnavailable,
 )
 from workers.labeller import label_shard
+from workers.labels.commits import Guarantee, Ledger
+from workers.labels.table import describe_part
 from workers.model_files import ModelIdentity, load_engine
 from workers.settings import LabelSettings
-from workers.shards import Shard, ShardKind
+from workers.shards.plan import Shard, ShardKind
 from workers.summaries import ShardSummary
-from workers.table import describe_part
 
 WAITS = (5.0, 30.0)
 """Seconds before the second and the third attempt at a shard. The store's own door has tried for

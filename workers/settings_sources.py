@@ -24,8 +24,8 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as SourceError
 
 from workers.errors import LineError, SettingsError
-from workers.objects import normalise_uri, shown
-from workers.storage import open_store
+from workers.storage.objects import normalise_uri, shown
+from workers.storage.stores import open_store
 
 PREFIX = "PIXELLM_"
 _NESTED = "__"
@@ -35,21 +35,63 @@ SettingPath = tuple[str, ...]
 _file_values: ContextVar[Mapping[str, Any] | None] = ContextVar("_file_values", default=None)
 
 
-class SettingsTree(BaseSettings):
-    """The base of a command's settings; fill it with `from_everywhere`."""
+class FlagSettings(BaseSettings):
+    """The base of a command's settings that only flags can give; fill it with `from_flags`."""
 
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix=PREFIX,
-        env_nested_delimiter=_NESTED,
-        nested_model_default_partial_update=True,
         use_attribute_docstrings=True,
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_implicit_flags=True,
         cli_exit_on_error=False,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing but the flags."""
+        return (init_settings,)
+
+    @classmethod
+    def from_flags(cls, arguments: Sequence[str], program: str) -> Self:
+        """Fills the settings; `--help` prints and exits.
+
+        Args:
+            arguments: of the command line.
+            program: what to type, for `--help`.
+
+        Raises:
+            SettingsError: with a line for each problem.
+        """
+        return cls._filled({"_cli_parse_args": list(arguments), "_cli_prog_name": program})
+
+    @classmethod
+    def _filled(cls, values: Mapping[str, Any]) -> Self:
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problems = (_describe(problem, cls) for problem in error.errors(include_url=False))
+            raise SettingsError("\n".join(problems)) from None
+        except SourceError as error:
+            raise SettingsError(_describe_flag(f"{error}", cls)) from None
+
+
+class SettingsTree(FlagSettings):
+    """The base of a command's settings; fill it with `from_everywhere`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=_NESTED,
+        nested_model_default_partial_update=True,
     )
 
     @classmethod
@@ -81,12 +123,7 @@ class SettingsTree(BaseSettings):
         config = texts.get("config") or os.environ.get(f"{PREFIX}CONFIG")
         token = _file_values.set(_read_file(config) if config else None)
         try:
-            return cls(**{"_cli_parse_args": rest, "_cli_prog_name": program, **texts})
-        except ValidationError as error:
-            problems = (_describe(problem, cls) for problem in error.errors(include_url=False))
-            raise SettingsError("\n".join(problems)) from None
-        except SourceError as error:
-            raise SettingsError(_describe_flag(f"{error}", cls)) from None
+            return cls._filled({"_cli_parse_args": rest, "_cli_prog_name": program, **texts})
         finally:
             _file_values.reset(token)
 

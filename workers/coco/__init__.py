@@ -1,0 +1,1 @@
+"""COCO: written from the label table, and checked."""

@@ -1,0 +1,1 @@
+"""Labels: rows, the Parquet table, and the commits that make its parts count."""

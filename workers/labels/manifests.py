@@ -1,0 +1,233 @@
+"""Finished runs, and what readers of an output read.
+
+    OUTPUT/_runs/<run>.<digest>.jsonl.gz     1 all markers of the plan, in one object
+    OUTPUT/_runs/<run>.json                  2 the manifest: the run is finished, and 1 is its table
+
+Killed before 2, the next start finds nothing left to label and writes both. What is read:
+
+    a run has a manifest   the shards in it and no others: what an older plan committed and the
+                           newest plan no longer has is history, not data
+    a run has none         all its markers
+    no run is named        the run whose manifest is newest; where nothing is finished, the only
+                           run that has markers
+
+A run that is labelled again because its input changed keeps its old manifest, and readers the old
+table, until the new plan is committed whole and the manifest is replaced.
+"""
+
+import gzip
+import io
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+
+from workers.errors import CommitError, ObjectMissing
+from workers.labels.commits import MARKERS, Commit, JsonFile, Ledger, marker_uri, now, part_name
+from workers.storage.objects import Store, join_uri, shown, under
+
+RUNS = "_runs"  # folder of the output
+READERS = 16  # requests under way at once: at 30 ms each, some 500 markers a second
+AT_ONCE = 1_000  # markers asked for before the first of them is used; some 2 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest(JsonFile):
+    """A run that is finished: every shard of its plan is committed."""
+
+    run_id: str
+    input: str
+    settings_digest: str
+    fingerprint: str
+    finished_at: str
+    """UTC, ISO 8601."""
+    plan_sha256: str
+    """Of the sorted shard ids, one a line."""
+    commits: str
+    """Path below the output of the object with all markers."""
+    shards: int
+    rows: int
+    targets: int
+    counts: Mapping[str, int]
+    """Rows by status."""
+
+
+def finish_run(
+    ledger: Ledger, plan: Iterable[str], *, source: str, settings_digest: str, fingerprint: str
+) -> Manifest:
+    """Write the manifest of a run whose shards are all committed; nothing when it says so already.
+
+    Args:
+        ledger: of the run.
+        plan: the ids of all shards of the plan.
+        source: the input prefix.
+        settings_digest: of the settings, for whoever asks how this table was made.
+        fingerprint: label fingerprint of the run.
+
+    Raises:
+        CommitError: a shard of the plan is not committed.
+    """
+    ids = sorted(plan)
+    plan_digest = sha256("\n".join(ids).encode()).hexdigest()
+    before = read_manifest(ledger.store, ledger.output, ledger.run_id)
+    if before and before.plan_sha256 == plan_digest and before.settings_digest == settings_digest:
+        return before
+    _check_whole(ledger, ids)
+    markers = _read_markers(ledger.store, ledger.output, ledger.run_id, ids)
+    packed, counts, targets = _pack(markers)
+    name = f"{RUNS}/{ledger.run_id}.{sha256(packed).hexdigest()[:16]}.jsonl.gz"
+    ledger.store.put(join_uri(ledger.output, name), packed)
+    manifest = Manifest(
+        run_id=ledger.run_id,
+        input=source,
+        settings_digest=settings_digest,
+        fingerprint=fingerprint,
+        finished_at=now(),
+        plan_sha256=plan_digest,
+        commits=name,
+        shards=len(ids),
+        rows=counts.total(),
+        targets=targets,
+        counts=dict(counts),
+    )
+    ledger.store.put(_manifest_uri(ledger.output, ledger.run_id), manifest.to_json())
+    return manifest
+
+
+def read_manifest(store: Store, output: str, run_id: str) -> Manifest | None:
+    """The manifest of a run; None when the run is not finished."""
+    uri = _manifest_uri(output, run_id)
+    try:
+        return Manifest.from_json(store.get(uri), uri)
+    except ObjectMissing:
+        return None
+
+
+def manifests(store: Store, output: str) -> list[Manifest]:
+    """Of all finished runs, the newest first."""
+    infos = store.list(join_uri(output, RUNS))
+    uris = [info.uri for info in infos if info.uri.endswith(".json")]
+    found = [Manifest.from_json(store.get(uri), uri) for uri in uris]
+    return sorted(found, key=lambda manifest: manifest.finished_at, reverse=True)
+
+
+def current_commits(store: Store, output: str, run_id: str | None = None) -> Iterator[Commit]:
+    """The commits that make up the label table now, sorted by shard id; see the module's top.
+
+    Raises:
+        CommitError: nothing has been committed, or several runs and none of them finished.
+    """
+    finished = [read_manifest(store, output, run_id)] if run_id else manifests(store, output)[:1]
+    if finished and (manifest := finished[0]):
+        yield from _unpack(store, output, manifest)
+        return
+    names = _marker_names(store, output, run_id)
+    if not names:
+        of_run = f" by the run {run_id!r}" if run_id else ""
+        raise CommitError(f"nothing has been committed{of_run} under {shown(output)}")
+    if len(names) > 1:
+        raise CommitError(
+            f"several runs are under way and none is finished under {shown(output)}: "
+            f"{', '.join(sorted(names))}. Name the one to read."
+        )
+    ((run, ids),) = names.items()
+    yield from _read_markers(store, output, run, ids)
+
+
+def stale_commits(
+    store: Store,
+    output: str,
+    *,
+    fingerprint: str,
+    sources: Collection[str],
+    run_id: str,
+    plan: Collection[str],
+) -> Iterator[Commit]:
+    """Earlier work on the same input, whose unchanged rows need not be computed again.
+
+    Costs two requests a finished run, one for each marker that is in no manifest, and a single
+    one for the markers of a run with another fingerprint.
+
+    Args:
+        store: where the output lies.
+        output: prefix of the output.
+        fingerprint: rows of another label fingerprint are no substitute for new ones.
+        sources: the `Shard.source` of the shards that are to be labelled.
+        run_id: the run that is about to label them.
+        plan: ids of its shards; what it has committed of these is current, not stale.
+
+    Yields:
+        Commits in a stable order, the newest manifest first; each part is given once.
+    """
+    planned = {part_name(run_id, shard_id) for shard_id in plan}
+    given: set[str] = set()
+    for commit in _of_fingerprint(store, output, fingerprint, given):
+        given.add(commit.part)
+        if commit.source in sources and commit.part not in planned:
+            yield commit
+
+
+def _of_fingerprint(
+    store: Store, output: str, fingerprint: str, given: Set[str]
+) -> Iterator[Commit]:
+    """First from the manifests, then the markers that were not `given` so far."""
+    for manifest in manifests(store, output):
+        if manifest.fingerprint == fingerprint:
+            yield from _unpack(store, output, manifest)
+    for run, ids in _marker_names(store, output).items():
+        left = [shard_id for shard_id in ids if part_name(run, shard_id) not in given]
+        sample = next(_read_markers(store, output, run, left[:1]), None)
+        if sample and sample.fingerprint == fingerprint:
+            yield from _read_markers(store, output, run, left)
+
+
+def _check_whole(ledger: Ledger, ids: Sequence[str]) -> None:
+    if missing := sorted(set(ids) - ledger.committed_ids()):
+        raise CommitError(
+            f"{len(missing)} of {len(ids)} shards of the run {ledger.run_id!r} are not committed, "
+            f"{missing[0]!r} for one. Start the same command again: it does what is left."
+        )
+
+
+def _manifest_uri(output: str, run_id: str) -> str:
+    return join_uri(output, RUNS, f"{run_id}.json")
+
+
+def _pack(commits: Iterable[Commit]) -> tuple[bytes, Counter[str], int]:
+    """Markers as gzipped JSON lines, with the sums of rows by status and of targets."""
+    counts, targets, packed = Counter[str](), 0, io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:  # no clock in the bytes
+        for commit in commits:
+            file.write(commit.to_json())
+            counts.update(commit.counts)
+            targets += commit.targets
+    return packed.getvalue(), counts, targets
+
+
+def _unpack(store: Store, output: str, manifest: Manifest) -> Iterator[Commit]:
+    uri = join_uri(output, manifest.commits)
+    with gzip.GzipFile(fileobj=io.BytesIO(store.get(uri))) as file:
+        for line in file:
+            yield Commit.from_json(line, uri)
+
+
+def _marker_names(store: Store, output: str, run_id: str | None = None) -> dict[str, list[str]]:
+    """Shard ids by run, both sorted, from the names alone; of all runs, or of one."""
+    root = join_uri(output, MARKERS)
+    names: dict[str, list[str]] = defaultdict(list)
+    for info in store.list(join_uri(root, run_id) if run_id else root):
+        run, _, name = (under(info.uri, root) or "").partition("/")
+        if name.endswith(".json"):
+            names[run].append(name.removesuffix(".json"))
+    return dict(names)
+
+
+def _read_markers(store: Store, output: str, run: str, ids: Sequence[str]) -> Iterator[Commit]:
+    def read(shard_id: str) -> Commit:
+        uri = marker_uri(output, run, shard_id)
+        return Commit.from_json(store.get(uri), uri)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(ids), AT_ONCE):
+            yield from pool.map(read, ids[start : start + AT_ONCE])

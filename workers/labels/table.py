@@ -1,0 +1,204 @@
+"""The label table: rows <-> Parquet. One part for each shard, sorted by `item_id`.
+
+The footer of a part says how to read it (version of the schema, form of the masks and the frame
+they lie in) and what it holds, so that a part can be described from its bytes alone.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workers.errors import CommitError
+from workers.labels.commits import Commit, PartFacts
+from workers.labels.rows import LabelRow, blank_row
+from workers.labels.schema import (
+    LABEL_SCHEMA,
+    MASK_FRAME,
+    REPEATED_COLUMNS,
+    RLE_FORM,
+    SCHEMA_VERSION,
+    TARGET_TYPE,
+)
+from workers.labels.targets import TargetRow, blank_target
+from workers.storage.objects import Store, join_uri, shown
+
+ROW_GROUP_ROWS = 2_000
+"""About 10 MB with three masks a row; a reader holds one group."""
+READ_ROWS = 500
+"""Turned into Python objects at once."""
+
+_BLANK_ROW = {field.name: getattr(blank_row(), field.name) for field in fields(LabelRow)}
+_BLANK_TARGET = {field.name: getattr(blank_target(), field.name) for field in fields(TargetRow)}
+
+
+@dataclass(frozen=True, slots=True)
+class PartIdentity:
+    """What a part is; stands in its footer also where it has no rows."""
+
+    run_id: str
+    shard_id: str
+    label_fingerprint: str
+
+
+def write_part(rows: Iterable[LabelRow], identity: PartIdentity) -> bytes:
+    """Writes one part: the rows of a shard, sorted by `item_id`."""
+    ordered = sorted(rows, key=lambda row: (row.item_id, row.row_index))
+    counts = Counter(row.status for row in ordered)
+    footer = {
+        "pixellm.schema_version": SCHEMA_VERSION,
+        "pixellm.rle": RLE_FORM,
+        "pixellm.mask_frame": MASK_FRAME,
+        "pixellm.run_id": identity.run_id,
+        "pixellm.shard_id": identity.shard_id,
+        "pixellm.label_fingerprint": identity.label_fingerprint,
+        "pixellm.counts": json.dumps(counts, sort_keys=True),
+        "pixellm.targets": str(sum(row.n_targets for row in ordered)),
+    }
+    columns = [_column(ordered, field) for field in LABEL_SCHEMA]
+    table = pa.Table.from_arrays(columns, schema=LABEL_SCHEMA.with_metadata(footer))
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        row_group_size=ROW_GROUP_ROWS,
+        use_dictionary=REPEATED_COLUMNS,
+        sorting_columns=[pq.SortingColumn(0)],
+    )
+    return sink.getvalue()
+
+
+def describe_part(data: bytes) -> PartFacts:
+    """What the bytes of a part say about themselves: what a commit marker repeats.
+
+    Raises:
+        CommitError: they are no part of a label table, or of another version.
+    """
+    table = _open_part(io.BytesIO(data), "the part")
+    footer = _footer(table)
+    keys = table.read(columns=["item_id"]).column(0)
+    return PartFacts(
+        rows=table.metadata.num_rows,
+        counts=json.loads(footer["pixellm.counts"]),
+        targets=int(footer["pixellm.targets"]),
+        first_key=keys[0].as_py() if len(keys) else "",
+        last_key=keys[-1].as_py() if len(keys) else "",
+    )
+
+
+def identify_part(data: bytes) -> PartIdentity:
+    """Which shard and run the bytes of a part belong to.
+
+    Raises:
+        CommitError: they are no part of a label table, or of another version.
+    """
+    footer = _footer(_open_part(io.BytesIO(data), "the part"))
+    return PartIdentity(
+        footer["pixellm.run_id"], footer["pixellm.shard_id"], footer["pixellm.label_fingerprint"]
+    )
+
+
+def read_part(data: bytes) -> list[LabelRow]:
+    """The rows of one part.
+
+    Raises:
+        CommitError: they are no part of a label table, or of another version.
+    """
+    return list(_read_batches(io.BytesIO(data), "the part", None))
+
+
+def read_rows(
+    store: Store, output: str, commits: Iterable[Commit], columns: Sequence[str] | None = None
+) -> Iterator[LabelRow]:
+    """Streams the rows of committed parts, in the order of the commits.
+
+    Args:
+        store: where the output lies.
+        output: its prefix.
+        commits: from `workers.labels.manifests.current_commits`.
+        columns: read only these, which can be a hundredth of the bytes; `targets.phrase` and the
+            like name fields of the targets. The others are blank in the rows: "", 0, None, ().
+
+    Raises:
+        CommitError: a part is not what its marker says.
+        StorageError: the store failed.
+    """
+    for commit in commits:
+        uri = join_uri(output, commit.part)
+        with store.open(uri) as file:
+            yield from _read_batches(file, shown(uri), columns)
+
+
+def _column(rows: Sequence[LabelRow], field: pa.Field) -> pa.Array:
+    if field.name != "targets":
+        return _array([getattr(row, field.name) for row in rows], field.type)
+    # column by column: ten times faster than a list of dictionaries a row
+    targets = [target for row in rows for target in row.targets]
+    parts = [_array([getattr(each, f.name) for each in targets], f.type) for f in TARGET_TYPE]
+    offsets = [0]
+    for row in rows:
+        offsets.append(offsets[-1] + len(row.targets))
+    structs = pa.StructArray.from_arrays(parts, fields=list(TARGET_TYPE))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs, type=field.type)
+
+
+def _array(values: list[object], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError:
+        # half of a surrogate pair: file names that are not UTF-8, and "\ud800" in JSON, bring them
+        return pa.array([_without_surrogates(value) for value in values], kind)
+
+
+def _without_surrogates(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return [_without_surrogates(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _open_part(file: BinaryIO, name: str) -> pq.ParquetFile:
+    try:
+        table = pq.ParquetFile(file)
+    except pa.ArrowException as error:
+        raise CommitError(f"{name} is no Parquet file: {error}") from error
+    version = _footer(table).get("pixellm.schema_version")
+    if version != SCHEMA_VERSION:
+        raise CommitError(
+            f"{name} is a label table of version {version!r}, and this program reads"
+            f" {SCHEMA_VERSION!r}; read it with the version that wrote it"
+        )
+    return table
+
+
+def _footer(table: pq.ParquetFile) -> Mapping[str, str]:
+    metadata = table.schema_arrow.metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+def _read_batches(file: BinaryIO, name: str, columns: Sequence[str] | None) -> Iterator[LabelRow]:
+    table = _open_part(file, name)
+    chosen = columns and [each.replace("targets.", "targets.list.element.") for each in columns]
+    try:
+        for batch in table.iter_batches(READ_ROWS, columns=chosen):
+            yield from map(_to_row, batch.to_pylist())
+    except pa.ArrowException as error:
+        raise CommitError(f"{name} is damaged: {error}") from error
+
+
+def _to_row(values: dict[str, Any]) -> LabelRow:
+    targets = tuple(
+        TargetRow(**{**_BLANK_TARGET, **_with_tuples(each)}) for each in values.get("targets") or ()
+    )
+    return LabelRow(**{**_BLANK_ROW, **_with_tuples(values), "targets": targets})
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }

@@ -1,0 +1,122 @@
+"""The masks of an answer -> what a row holds of them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+import numpy as np
+
+from pixellm.answers import Target
+from workers.labels.rle import EncodedMask, encode_masks
+
+DUPLICATE_IOU = 0.9
+"""Two masks of one answer that overlap more are flagged: most often one thing named twice."""
+
+_ARTICLE = re.compile(r"^(?:the|an?|this|that|these|those)\s+")
+_ID_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One mask of an answer. Field by field as in the table."""
+
+    target_index: int
+    target_id: str
+    phrase: str | None
+    span_start: int | None
+    """where the phrase stands in `answer_text`, in code points"""
+    span_end: int | None
+    phrase_source: str
+    category: str | None
+    category_id: int | None
+    bbox: tuple[float, float, float, float]
+    """x, y, width, height in pixels"""
+    area: int
+    rle_size: tuple[int, int]
+    """height, width"""
+    rle_counts: str
+    score: float
+    """0 to 1; today the same as `score_mask`"""
+    score_mask: float
+    score_iou: float | None
+    score_token: float | None
+    n_components: int
+    touches_border: bool
+    max_iou_other: float
+    flags: tuple[str, ...]
+
+
+def target_rows(
+    targets: Sequence[Target], classes: Sequence[str], result_id: str
+) -> tuple[TargetRow, ...]:
+    """Encodes and measures the targets of one answer.
+
+    Args:
+        targets: with masks of one size, (h, w) bool.
+        classes: the names that the instruction asked to sort them into.
+        result_id: of the row.
+    """
+    if not targets:
+        return ()
+    codes = encode_masks(np.stack([target.mask for target in targets]))
+    return tuple(
+        _make_target(target, code, classes, result_id)
+        for target, code in zip(targets, codes, strict=True)
+    )
+
+
+def blank_target() -> TargetRow:
+    """A target that says nothing; what a reader gets for fields that were not asked for."""
+    nowhere = (0.0, 0.0, 0.0, 0.0)
+    code = EncodedMask((0, 0), "", 0, nowhere, 0, touches_border=False, max_iou_other=0.0)
+    target = Target(0, None, None, "none", np.zeros((0, 0), bool), 0.0, None, None)
+    return replace(_make_target(target, code, (), ""), target_id="", flags=())
+
+
+def normalise_phrase(phrase: str) -> str:
+    """One spelling for what is surely the same name: `The red  Mug.` -> `red mug`."""
+    words = " ".join(phrase.casefold().split()).strip(" .,;:!?\"'()[]")
+    return _ARTICLE.sub("", words)
+
+
+def _make_target(
+    target: Target, code: EncodedMask, classes: Sequence[str], result_id: str
+) -> TargetRow:
+    span_start, span_end = target.span or (None, None)
+    identity = f"{result_id}\n{target.index}".encode()
+    return TargetRow(
+        target_index=target.index,
+        target_id=sha256(identity).hexdigest()[:_ID_DIGITS],
+        phrase=target.phrase,
+        span_start=span_start,
+        span_end=span_end,
+        phrase_source=target.phrase_source,
+        category=_find_category(target.phrase, classes),
+        category_id=None,
+        bbox=code.bbox,
+        area=code.area,
+        rle_size=code.size,
+        rle_counts=code.counts,
+        score=target.score_mask,
+        score_mask=target.score_mask,
+        score_iou=target.score_iou,
+        score_token=target.score_token,
+        n_components=code.n_components,
+        touches_border=code.touches_border,
+        max_iou_other=code.max_iou_other,
+        flags=_flag_target(code),
+    )
+
+
+def _find_category(phrase: str | None, classes: Sequence[str]) -> str | None:
+    """The requested class that the phrase names; the only one, if one class was asked for."""
+    if len(classes) == 1:
+        return classes[0]
+    named = normalise_phrase(phrase or "")
+    return next((name for name in classes if normalise_phrase(name) == named), None)
+
+
+def _flag_target(code: EncodedMask) -> tuple[str, ...]:
+    found = {"duplicate_mask": code.max_iou_other > DUPLICATE_IOU, "empty_mask": code.area == 0}
+    return tuple(name for name, is_so in found.items() if is_so)

@@ -1,0 +1,1 @@
+"""Records: images with their instructions, read from every form of input."""

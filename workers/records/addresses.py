@@ -1,0 +1,67 @@
+"""The address of an image as somebody wrote it -> a URI that may be read.
+
+Whoever writes the input must not make a worker read what only the worker may read: an address has
+to lie under one of the roots (the input itself, unless the settings name more), and addresses of
+the web are never fetched.
+"""
+
+import posixpath
+from collections.abc import Iterable
+
+from workers.errors import RecordRejected, SettingsError
+from workers.records.rejections import Reason
+from workers.storage.objects import join_uri, normalise_uri, scheme_of, shown, under
+
+MAX_ADDRESS_CHARS = 4096
+"""The longest path of Linux; a key of S3 has 1024 bytes at most."""
+
+
+def resolve_image(path: object, folder: str, roots: Iterable[str]) -> str:
+    """The URI of an image that an entry names.
+
+    Args:
+        path: as it is written: a URI, an absolute path, or a path relative to `folder`.
+        folder: where the file lies that names it.
+        roots: folders and buckets that images may lie in.
+
+    Raises:
+        RecordRejected: it is no text, or lies outside the roots.
+    """
+    if not isinstance(path, str) or len(path) > MAX_ADDRESS_CHARS or not _is_clean(path):
+        raise RecordRejected(Reason.IMAGE_REFUSED, f"an image's address can't be {_quote(path)}")
+    scheme = scheme_of(path)
+    if scheme in ("http", "https"):
+        raise RecordRejected(
+            Reason.IMAGE_REFUSED,
+            f"{shown(path)} is on the web; copy the image into the bucket and name it there",
+        )
+    try:
+        uri = normalise_uri(path if scheme or path.startswith("/") else _join(folder, path))
+    except SettingsError as error:
+        raise RecordRejected(Reason.IMAGE_REFUSED, f"{error}") from error
+    allowed = tuple(roots)
+    if ".." in uri.split("/") or all(under(uri, root) is None for root in allowed):
+        raise RecordRejected(
+            Reason.IMAGE_REFUSED,
+            f"{shown(uri)} does not lie under {' or '.join(map(shown, allowed)) or 'any root'}",
+        )
+    return uri
+
+
+def _is_clean(path: str) -> bool:
+    """Whether a store can be asked for it: no NUL, no half of a surrogate pair."""
+    return "\0" not in path and path == path.encode("utf-8", "replace").decode()
+
+
+def _join(folder: str, path: str) -> str:
+    """Joins and takes out `.` and `..`, but never climbs over the bucket's name."""
+    scheme, mark, place = folder.rpartition("://")
+    if not mark:
+        return posixpath.normpath(posixpath.join(folder, path))
+    bucket, _, key = place.partition("/")
+    return join_uri(f"{scheme}://{bucket}", posixpath.normpath(posixpath.join(key, path)))
+
+
+def _quote(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,146 @@
+"""WebDataset archives -> records: members that share a key are one record.
+
+The key is the name up to the first dot of its last part; the rest says what the member is: one of
+IMAGE_ENDINGS, `json` (the record's other keys) or `txt` (an instruction a line). Nothing is ever
+extracted to a disk, and only regular files are read.
+"""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from workers.errors import RecordRejected
+from workers.records.fields import ImageRef, Record, RecordMaker
+from workers.records.rejections import Reason, Rejection
+from workers.records.sidecars import MAX_SIDECAR_BYTES, SIDECAR_ENDINGS, Sidecar, read_sidecar
+from workers.shards.plan import Shard
+from workers.storage.objects import Store, shown
+
+IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp"})
+MAX_MEMBERS = 1_000_000
+"""Of one archive. WebDataset's own shards have about 10,000; a million headers are 512 MB."""
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Of an image in the archive; a cap for memory only, `PictureLimits` is the one for labelling."""
+MAX_PADDING_BYTES = 2**20
+"""Looked at behind the end of an archive; tar pads to 10 KiB unless it is told otherwise."""
+_NAME = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<ending>[^/]*)")
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Members of one key, as far as they have come by."""
+
+    key: str
+    endings: set[str] = field(default_factory=set)
+    image: ImageRef | None = None
+    values: dict[str, object] = field(default_factory=dict)
+    texts: list[object] = field(default_factory=list)
+    rejection: Rejection | None = None
+
+
+def read_tar(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Record]:
+    """Reads a whole archive as a stream.
+
+    Raises:
+        RecordRejected: it is cut off or damaged, or has too many members.
+    """
+    with store.open(shard.uri) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r|") as archive:
+                for row_index, sample in enumerate(_samples(archive, shard.uri)):
+                    yield from _make_records(sample, row_index, maker)
+        except (tarfile.TarError, EOFError, OverflowError) as error:
+            raise RecordRejected(
+                Reason.SHARD_TRUNCATED, f"{shown(shard.uri)} is no whole tar archive: {error}"
+            ) from error
+    _check_end(store, shard, archive.offset)
+
+
+def _check_end(store: Store, shard: Shard, end: int) -> None:
+    """Looks at where `tarfile` stopped: at a damaged header it stops as if all were well.
+
+    So it does at the end of a file that was cut off between members, or where archives were
+    joined with `cat`. Behind a true end there are only zeros, a block of them or more.
+    """
+    rest = store.get(shard.uri, end, MAX_PADDING_BYTES)
+    if len(rest) < tarfile.BLOCKSIZE or any(rest):
+        raise RecordRejected(
+            Reason.SHARD_TRUNCATED,
+            f"{shown(shard.uri)} can't be read on from byte {end:,}: no end of the archive, and no"
+            " header of a member",
+        )
+
+
+def _make_records(sample: _Sample, row_index: int, maker: RecordMaker) -> Iterator[Record]:
+    if sample.image is None and sample.rejection is None:
+        message = f"{sample.key!r} has no member that ends in {', '.join(sorted(IMAGE_ENDINGS))}"
+        sample.rejection = Rejection(Reason.IMAGE_NOT_NAMED, message)
+    yield from maker.make(
+        row_index,
+        sample.values,
+        image=sample.image,
+        texts=sample.texts,
+        source_id=sample.key,
+        rejection=sample.rejection,
+    )
+
+
+def _samples(archive: tarfile.TarFile, uri: str) -> Iterator[_Sample]:
+    """Groups neighbouring members by key; a sample is given out before the next one is read."""
+    sample: _Sample | None = None
+    for number, member in enumerate(archive):
+        # tarfile remembers every header, 1 KB a member, for a seek that a stream can't do
+        archive.members.clear()  # type: ignore[attr-defined]
+        if number >= MAX_MEMBERS:
+            raise RecordRejected(
+                Reason.SHARD_TOO_LONG, f"{shown(uri)} has more than {MAX_MEMBERS:,} members"
+            )
+        found = _NAME.fullmatch(member.name)
+        if member.isdir() or not found:
+            continue
+        key, ending = found["key"].removeprefix("./"), found["ending"].lower()
+        if sample and (key != sample.key or ending in sample.endings):
+            yield sample
+            sample = None
+        sample = sample or _Sample(key)
+        sample.endings.add(ending)
+        _add_member(sample, archive, member, ending, uri)
+    if sample:
+        yield sample
+
+
+def _add_member(
+    sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str, uri: str
+) -> None:
+    try:
+        if ending in IMAGE_ENDINGS and sample.image is None:
+            sample.image = ImageRef(uri, member.name, None, None)
+            data = _read_member(archive, member, MAX_IMAGE_BYTES, Reason.IMAGE_TOO_LARGE)
+            sample.image = ImageRef(uri, member.name, None, data)
+        elif ending in SIDECAR_ENDINGS:
+            data = _read_member(archive, member, MAX_SIDECAR_BYTES, Reason.RECORD_BROKEN)
+            _add_sidecar(sample, read_sidecar(data, member.name))
+    except RecordRejected as error:
+        sample.rejection = sample.rejection or Rejection.of(error)
+
+
+def _add_sidecar(sample: _Sample, sidecar: Sidecar) -> None:
+    sample.values.update(sidecar.values)
+    sample.texts.extend(sidecar.texts)
+
+
+def _read_member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int, too_large: Reason
+) -> bytes:
+    if not member.isreg() or member.issparse():
+        raise RecordRejected(
+            Reason.MEMBER_NOT_A_FILE, f"member {member.name!r} is a link, a device or sparse"
+        )
+    if member.size > limit:
+        raise RecordRejected(too_large, f"member {member.name!r} has {member.size:,} bytes")
+    file = archive.extractfile(member)
+    data = file.read() if file else b""
+    if len(data) < member.size:
+        raise tarfile.ReadError(f"member {member.name!r} is cut off")
+    return data

@@ -1,0 +1,1 @@
+"""Shards: what lies under an input, cut into units of work."""

@@ -1,0 +1,1 @@
+"""Picture sheets: masks over photos, for people."""

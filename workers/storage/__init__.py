@@ -1,0 +1,1 @@
+"""Objects in folders and buckets, behind one small interface."""

@@ -1,0 +1,138 @@
+"""Files of this machine, or of a disk that several machines mount, as a `Store`."""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from workers.errors import (
+    AccessDenied,
+    ConditionUnsupported,
+    ObjectMissing,
+    StorageError,
+    StorageUnavailable,
+)
+from workers.storage.objects import ObjectInfo
+
+TEMP_PREFIX = ".tmp-"  # a write that is under way, or whose process was killed
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY})
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+class LocalStore:
+    """Files of this machine or of a mounted disk. A URI is an absolute path."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All files under a folder, links followed; see `Store.list`."""
+        yield from self._walk(Path(prefix), ())
+
+    def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[ObjectInfo]:
+        """Depth first. A folder sorts as its name and "/": that is the order of whole paths."""
+        with _told(folder):
+            try:
+                real = folder.resolve()
+                entries = [(e.name + "/" * e.is_dir(), e.is_file()) for e in os.scandir(folder)]
+            except (FileNotFoundError, NotADirectoryError):
+                return
+        if real in above:  # a link to a folder above would be walked for ever
+            return
+        for name, is_file in sorted(entries, key=lambda entry: os.fsencode(entry[0])):
+            path = folder / name
+            if name.endswith("/"):
+                yield from self._walk(path, (*above, real))
+            elif is_file and not name.startswith(TEMP_PREFIX):
+                with suppress(ObjectMissing):  # deleted since the folder was read
+                    yield self.stat(str(path))
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Look at one file; the etag is its size and mtime, since hashing it would read it."""
+        path = Path(uri)
+        with _told(path):
+            found = path.stat()
+            if not path.is_file():
+                raise ObjectMissing(f"{uri!r} is not a file")
+        return ObjectInfo(uri, found.st_size, f"{found.st_size:x}-{found.st_mtime_ns:x}")
+
+    def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
+        """Read bytes from `start`; fewer than `length` when the file ends before."""
+        with _told(Path(uri)), Path(uri).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+    def open(self, uri: str) -> BinaryIO:
+        """Open a file for reading."""
+        with _told(Path(uri)):
+            return Path(uri).open("rb")
+
+    def put(self, uri: str, data: bytes) -> ObjectInfo:
+        """Write a file; a crash at any moment leaves the old one or the new one."""
+        path = Path(uri)
+        with _told(path), _written_aside(path, data) as temporary:
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        return self.stat(uri)
+
+    def put_if_absent(self, uri: str, data: bytes) -> bool:
+        """Write a file unless there is one: a hard link is refused when the name is taken."""
+        path = Path(uri)
+        with _told(path), _written_aside(path, data) as temporary:
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                # NFS repeats a request whose answer got lost and then finds its own link.
+                return temporary.stat().st_nlink == 2
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise ConditionUnsupported(f"no hard links in {str(path.parent)!r}") from error
+                raise
+            _sync_folder(path.parent)
+        return True
+
+    def delete(self, uri: str) -> None:
+        """Remove a file; nothing happens when there is none."""
+        with _told(Path(uri)):
+            Path(uri).unlink(missing_ok=True)
+
+
+@contextmanager
+def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
+    """The data, safe on the disk, in a hidden file of the same folder that goes away afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a power cut, where the file system can promise that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Put what the operating system says into the tree of `workers.errors`."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ObjectMissing(f"there is no file {str(path)!r}") from error
+    except PermissionError as error:
+        raise AccessDenied(
+            f"{str(path)!r} may not be used by this user. Change its owner or its mode."
+        ) from error
+    except OSError as error:
+        kind = StorageUnavailable if error.errno in _PASSING else StorageError
+        raise kind(f"{str(path)!r}: {error.strerror or error}") from error

@@ -1,0 +1,249 @@
+"""S3, and whatever speaks its language, as a `Store`. The one door to boto3.
+
+Where: `AWS_ENDPOINT_URL` (or `endpoint_url` of the AWS profile) names another server than Amazon's.
+Who: credentials come from the usual AWS chain (variables, profile, role), never from our settings.
+Retries: botocore repeats a request (503, throttling, time-out, broken connection) up to `ATTEMPTS`
+times; what it does not repeat, an answer that breaks off in its body, is asked for again here.
+"""
+
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
+from typing import Any, BinaryIO, cast
+
+import boto3
+from botocore import exceptions as aws
+from botocore.config import Config
+
+from workers.errors import (
+    AccessDenied,
+    ConditionUnsupported,
+    ObjectMissing,
+    StorageError,
+    StorageUnavailable,
+)
+from workers.storage.objects import (
+    ObjectInfo,
+    RangedReader,
+    buffered,
+    in_key_order,
+    redact,
+    shown,
+    split_bucket,
+)
+
+ATTEMPTS = 6  # with botocore's waits (doubling, at most 20 s each) half a minute of trouble passes
+CONNECT_SECONDS = 10
+READ_SECONDS = 60  # between two bytes of an answer, not for all of it
+CONFLICT_SECONDS = 0.1  # first wait after a 409; doubled each time, so six tries take 6 s
+CONNECTIONS = 32  # kept open; beyond this urllib3 opens one a request
+BODY_ATTEMPTS = 3  # each of them up to `ATTEMPTS` requests
+AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
+
+_BROKEN_BODY = (aws.IncompleteReadError, aws.ReadTimeoutError, aws.ResponseStreamingError)
+_UNKNOWN_CALLER = (
+    aws.CredentialRetrievalError,
+    aws.NoCredentialsError,
+    aws.PartialCredentialsError,
+    aws.ProfileNotFound,
+    aws.SSOError,
+    aws.TokenRetrievalError,
+)
+_SLOW_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"})
+_REFUSED_CODES = frozenset({"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "AccessDenied"})
+_WAY_IN = (
+    "Check who you are (`aws sts get-caller-identity`, AWS_PROFILE, AWS_ACCESS_KEY_ID) and that "
+    "you may list, read and write there; who may not list sees a missing object like this too."
+)
+
+
+class S3Store:
+    """Objects in S3 buckets. Holds nothing itself (one client a process), so it can be pickled."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects under a folder; see `Store.list`.
+
+        Amazon lists by bytes of the key; others list by folders, or twice where a page ends, so
+        the order is made here (`in_key_order`), and the first object comes after the last page.
+        """
+        yield from in_key_order(self._pages(prefix))
+
+    def _pages(self, prefix: str) -> Iterator[ObjectInfo]:
+        bucket, key = split_bucket(prefix)
+        folder = key.rstrip("/") + "/" if key else ""
+        with _told(prefix):
+            lister = _client().get_paginator("list_objects_v2")
+            for page in lister.paginate(Bucket=bucket, Prefix=folder):
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):
+                        uri = f"s3://{bucket}/{item['Key']}"
+                        yield ObjectInfo(uri, item["Size"], item["ETag"].strip('"'))
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Look at one object; `ObjectMissing` when there is none."""
+        with _told(uri):
+            found = _client().head_object(**_place(uri))
+        return ObjectInfo(uri, found["ContentLength"], found["ETag"].strip('"'))
+
+    def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
+        """Read bytes from `start`; fewer than `length` when the object ends before."""
+        return self._get(uri, start, length, {})
+
+    def _get(self, uri: str, start: int, length: int | None, only: dict[str, str]) -> bytes:
+        if length == 0:
+            return b""
+        if start or length is not None:
+            end = "" if length is None else start + length - 1
+            only = {**only, "Range": f"bytes={start}-{end}"}
+        with _told(uri):
+            try:
+                return _read_whole(partial(_client().get_object, **_place(uri), **only))
+            except aws.ClientError as error:
+                if _code(error) == "InvalidRange":  # it ends before `start`
+                    return b""
+                raise
+
+    def open(self, uri: str) -> BinaryIO:
+        """Open for reading; a change of the object under the reader is an error, not a mixture."""
+        info = self.stat(uri)
+        same = {"IfMatch": f'"{info.etag}"'}
+        return buffered(RangedReader(info, lambda at, length: self._get(uri, at, length, same)))
+
+    def put(self, uri: str, data: bytes) -> ObjectInfo:
+        """Write an object, over an older one if there is one."""
+        with _told(uri):
+            answer = _client().put_object(**_place(uri), **_body(data))
+        return ObjectInfo(uri, len(data), answer["ETag"].strip('"'))
+
+    def put_if_absent(self, uri: str, data: bytes) -> bool:
+        """Write an object unless there is one; True when this call created it.
+
+        When the request was repeated, a refusal may be the answer to our own success whose
+        first answer got lost; so the stored bytes are compared with ours.
+        """
+        repeated = False
+        for attempt in range(ATTEMPTS):
+            with _told(uri):
+                try:
+                    _client().put_object(**_place(uri), **_body(data), IfNoneMatch="*")
+                except aws.ClientError as error:
+                    repeated = repeated or _was_repeated(error)
+                    if _status(error) == 412:
+                        return repeated and self._holds(uri, data)
+                    if _status(error) == 501:
+                        raise ConditionUnsupported(f"none at {_where()}") from error
+                    if _status(error) != 409:
+                        raise
+                else:
+                    return True
+            time.sleep(CONFLICT_SECONDS * 2**attempt)  # 409: others write the same key just now
+        raise StorageUnavailable(f"{shown(uri)} is being written by others all the time")
+
+    def _holds(self, uri: str, data: bytes) -> bool:
+        return self.stat(uri).size == len(data) and self.get(uri) == data
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; nothing happens when there is none."""
+        with _told(uri):
+            _client().delete_object(**_place(uri))
+
+
+def _place(uri: str) -> dict[str, str]:
+    bucket, key = split_bucket(uri)
+    if not key:
+        raise ObjectMissing(f"{shown(uri)} is a bucket, not an object")
+    return {"Bucket": bucket, "Key": key}
+
+
+def _body(data: bytes) -> dict[str, Any]:
+    """The content and its MD5: the one checksum that every S3 server verifies."""
+    digest = hashlib.md5(data, usedforsecurity=False).digest()
+    return {"Body": data, "ContentMD5": base64.b64encode(digest).decode()}
+
+
+def _read_whole(request: Callable[[], Any]) -> bytes:
+    """Ask and read the body to its end; once more when it breaks off on the way."""
+    for _ in range(BODY_ATTEMPTS - 1):
+        body = request()["Body"]
+        with suppress(*_BROKEN_BODY):
+            return cast(bytes, body.read())
+    return cast(bytes, request()["Body"].read())
+
+
+def _client() -> Any:  # noqa: ANN401 - boto3 makes its classes at run time; they have no types
+    """The client of this process, thread-safe; a new one after a fork or a change of AWS_*."""
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    return _client_for(os.getpid(), settings)
+
+
+@lru_cache(maxsize=1)
+def _client_for(process: int, settings: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN401
+    session = boto3.Session()
+    options: dict[str, Any] = {
+        "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+        "max_pool_connections": CONNECTIONS,
+        "tcp_keepalive": True,
+        # botocore's newer trailing checksums are refused by many other servers; see `_body`.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    if not session.client("s3", config=Config(**options)).meta.endpoint_url.endswith(AMAZON):
+        # Only Amazon has a host name for each bucket; elsewhere the bucket stands in the path.
+        options["s3"] = {"addressing_style": "path"}
+    return session.client("s3", config=Config(**options))
+
+
+def _where() -> str:
+    return shown(str(_client().meta.endpoint_url))
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """Put what botocore says into the tree of `workers.errors`."""
+    try:
+        yield
+    except aws.ClientError as error:
+        raise _from_answer(uri, error) from error
+    except _UNKNOWN_CALLER as error:
+        raise AccessDenied(f"{shown(uri)}: {redact(str(error))}. {_WAY_IN}") from error
+    except (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError) as error:
+        raise StorageUnavailable(
+            f"{shown(uri)}: no whole answer from {_where()} after {ATTEMPTS} tries "
+            f"({type(error).__name__}). Is AWS_ENDPOINT_URL right, and is the server up?"
+        ) from error
+    except aws.BotoCoreError as error:
+        raise StorageError(f"{shown(uri)}: {redact(str(error))}") from error
+
+
+def _from_answer(uri: str, error: aws.ClientError) -> StorageError:
+    code, status = _code(error), _status(error)
+    said = f"{code} {redact(error.response['Error'].get('Message', ''))}".strip()
+    if code == "NoSuchBucket":
+        return ObjectMissing(f"there is no bucket {split_bucket(uri)[0]!r} at {_where()}")
+    if status == 404:
+        return ObjectMissing(f"there is no object {shown(uri)}")
+    if status in (401, 403) or code in _REFUSED_CODES:
+        return AccessDenied(f"{shown(uri)} was refused by {_where()} ({said}). {_WAY_IN}")
+    if status == 412:
+        return StorageError(f"{shown(uri)} changed while it was read. Start the run again.")
+    if status >= 500 or status == 429 or code in _SLOW_CODES:
+        return StorageUnavailable(f"{shown(uri)}: {_where()} can't just now ({said})")
+    return StorageError(f"{shown(uri)}: {_where()} refused the request ({said})")
+
+
+def _code(error: aws.ClientError) -> str:
+    return str(error.response["Error"].get("Code", ""))
+
+
+def _status(error: aws.ClientError) -> int:
+    return int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
+
+
+def _was_repeated(error: aws.ClientError) -> bool:
+    return int(error.response["ResponseMetadata"].get("RetryAttempts", 0)) > 0
