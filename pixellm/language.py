@@ -80,6 +80,20 @@ class LanguageModel(nn.Module):
         )
         return out.last_hidden_state
 
+    def depths(self, embeds: Tensor, keys: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """What goes into the first layer, and what comes out of each; the last is normalised.
+
+        Arguments as in `forward`; each is (R, Q, H).
+        """
+        out = self.model(
+            inputs_embeds=embeds,
+            attention_mask=causal_bias(keys, embeds.shape[1], embeds.dtype),
+            position_ids=positions,
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        return out.hidden_states
+
 
 def causal_bias(keys: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
     """(R, K) valid keys, or (R, Q, K) -> (R, 1, Q, K): 0 where a slot may look, else the least."""

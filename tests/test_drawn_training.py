@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from pixellm.drawn.bank import NOTHING, Bank, describe, find_cells, masks_of, pa
 from pixellm.drawn.conversations import IGNORED, Conversations
 from pixellm.drawn.language_stage import LanguageStage, read_packed
 from pixellm.drawn.loop import Loop, Schedule, rate_at
+from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import GROUP, ask
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
-from pixellm.drawn.start import small_config, start_model
+from pixellm.drawn.start import deepen, small_config, start_model
 from pixellm.drawn.train import drawn_tokenizer, main
 from pixellm.images import prepare_image
 
@@ -89,10 +91,10 @@ def test_packed_conversations_read_the_same_as_each_alone(model, tokenizer):
     shown = torch.rand(1, 64, generator=torch.Generator().manual_seed(1)) < 0.5
     together = conversations.pack([questions], [0])
     with torch.no_grad():
-        packed = read_packed(model.language, head, tokens, together, shown)[0]
+        packed = read_packed(model.language, head, tokens, together, shown).last[0]
         for number, question in enumerate(questions):
             single = conversations.pack([[question]], [0])
-            alone = read_packed(model.language, head, tokens, single, shown)[0]
+            alone = read_packed(model.language, head, tokens, single, shown).last[0]
             same = packed[together.row[0] == number]
             assert torch.allclose(same, alone, atol=1e-5)
 
@@ -104,17 +106,69 @@ def test_a_packed_row_marks_the_words_and_groups_that_the_losses_look_at(tokeniz
     )
     packed = Conversations(tokenizer).pack([[question]], [0])
     ids, predicts = packed.ids[0].tolist(), packed.predicts[0].tolist()
-    the = tokenizer.encode("the", bos=False)[0]
-    for (_, phrase), (_, group) in zip(
-        packed.phrase_at.tolist(), packed.group_at.tolist(), strict=True
+    ends = {tokenizer.encode(mark, bos=False)[0] for mark in (",", ".")}
+    for (_, group), (_, after) in zip(
+        packed.group_at.tolist(), packed.after_at.tolist(), strict=True
     ):
-        assert ids[phrase + 1] == predicts[phrase] == the
         assert ids[group + 1 : group + 7] == list(tokenizer.seg_ids)
+        assert after == group + 6
+        assert ids[after + 1] == predicts[after]
+        assert predicts[after] in ends
     asked = int(packed.asked_at[0, 1])
     assert tokenizer.decode(ids[: asked + 1]).endswith("ASSISTANT:")
     assert predicts[:asked] == [IGNORED] * asked
     wanted = tokenizer.encode(question.answer.replace(GROUP, tokenizer.seg_text), bos=False)
     assert predicts[asked:-1] == [*wanted, tokenizer.eos_id]
+
+
+def test_a_packed_row_knows_what_its_relation_refers_to(tokenizer):
+    scene, rng = draw_scene(12), np.random.default_rng(0)
+    questions = [ask(scene, rng, kind) for kind in ("attribute", "relation", "all", "relation")]
+    packed = Conversations(tokenizer).pack([[], questions], [0, 7])
+    assert packed.anchored.tolist() == [1, 3]
+    anchors = [questions[i].query.anchor for i in (1, 3)]
+    for look, index in zip(anchors, packed.anchor.tolist(), strict=True):
+        assert [i for i, thing in enumerate(scene.things) if look.fits(thing)] == [index - 7]
+
+
+def test_a_language_model_that_was_made_deeper_computes_the_same_and_can_learn_more(tokenizer):
+    sizes = {"vocabulary": tokenizer.vocab_size, "hidden": 64}
+    shallow = start_model(small_config(**sizes, layers=3), seed=1).language
+    deep = start_model(small_config(**sizes, layers=5), seed=2).language
+    embeds = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(0))
+    deepen(shallow, deep)
+    states = deep(embeds, torch.ones(2, 9))
+    assert torch.allclose(states, shallow(embeds, torch.ones(2, 9)), atol=1e-5)
+    states.square().sum().backward()
+    added = [deep.model.layers[index].self_attn.o_proj.weight for index in (1, 3)]
+    assert all(not weight.any() and weight.grad.abs().max() > 0 for weight in added)
+
+
+def test_a_language_model_can_not_be_made_shallower(tokenizer):
+    small, large = (
+        start_model(small_config(tokenizer.vocab_size, hidden=64, layers=n), seed=1).language
+        for n in (1, 2)
+    )
+    with pytest.raises(ValueError, match="2 layers can't grow to 1"):
+        deepen(large, small)
+
+
+def test_the_losses_say_which_cells_are_meant(model, tokenizer):
+    stage = LanguageStage(model, tokenizer, scenes=1000, held_out=2)
+    losses = stage.losses(np.random.default_rng(0), 0.0)
+    assert losses.keys() == {"ce", "group", "anchor", "early_set", "set", "rest"}
+    sum(losses.values()).backward()
+    heads = stage.parts.pointers.named_parameters()
+    assert all(weight.grad.abs().max() > 0 for name, weight in heads if name.endswith("weight"))
+
+
+def test_practice_asks_the_hard_kinds_more_often_and_names_targets_in_any_order():
+    rng = np.random.default_rng(0)
+    asked = [q for seed in range(150) for q in practise(draw_scene(seed), rng, 8)]
+    kinds = Counter(question.kind for question in asked)
+    assert kinds["relation"] > 2 * kinds["attribute"]
+    vain = [q for q in asked if q.kind == "nothing"]
+    assert sum(q.query.kind == "relation" for q in vain) > 0.35 * len(vain)
 
 
 def test_the_rate_rises_and_then_falls_to_a_fiftieth():
@@ -153,12 +207,12 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tokenizer, tmp
 
 @pytest.mark.slow
 def test_the_training_command_ends_in_a_folder_that_loads(tmp_path):
-    steps = {"vision": 2, "language": 2, "align": 2, "joint": 2}
+    steps = {"vision": 2, "words": 2, "language": 2, "align": 2, "joint": 2}
     sizes = {"output": tmp_path, "scenes": 16, "held-out": 8, "threads": 1}
     flags = sizes | {f"{stage}-steps": count for stage, count in steps.items()}
     main([word for name, value in flags.items() for word in (f"--{name}", str(value))])
     checkpoint = load_checkpoint(tmp_path / "model")
     assert checkpoint.model.config.group_size == 6
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    assert {line["stage"] for line in curve} == {"vision", "language", "align", "joint"}
+    assert {line["stage"] for line in curve} == steps.keys()
     assert all(np.isfinite(v) for line in curve for k, v in line.items() if k != "stage")

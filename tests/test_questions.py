@@ -7,8 +7,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pixellm.drawn.meaning import Look, Query, is_clear, select
-from pixellm.drawn.questions import GROUP, KINDS, MAX_TARGETS, MIX, NOTHING, ask, corpus
+from pixellm.drawn.meaning import PLACE_MARGIN, Look, Query, is_clear, select
+from pixellm.drawn.questions import (
+    GROUP,
+    KINDS,
+    MAX_TARGETS,
+    MIX,
+    NOTHING,
+    ask,
+    corpus,
+    in_any_order,
+    names_same,
+)
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene
 
 SCENES = [draw_scene(seed) for seed in TEST_SEEDS[:500]]
@@ -181,6 +191,26 @@ def test_targets_are_listed_from_left_to_right_with_their_full_names():
             assert part.removesuffix(".").split() == words
 
 
+def test_a_shuffled_question_asks_the_same_and_names_the_same_targets():
+    rng, turned = np.random.default_rng(0), 0
+    for scene, question in ASKED:
+        shuffled = in_any_order(question, scene, rng)
+        assert (shuffled.text, shuffled.kind) == (question.text, question.kind)
+        assert sorted(shuffled.targets) == sorted(question.targets)
+        assert names_same(shuffled.answer, question.answer, GROUP)
+        turned += shuffled.answer != question.answer
+    assert turned > len(ASKED) / 10
+
+
+def test_answers_that_name_other_targets_are_not_the_same():
+    both = "the small red star {seg}, the large blue fish {seg}."
+    assert names_same("the large blue fish {seg}, the small red star {seg}.", both, GROUP)
+    assert not names_same("the large blue fish {seg}.", both, GROUP)
+    assert not names_same("the large red star {seg}, the small blue fish {seg}.", both, GROUP)
+    assert not names_same("the large blue fish, the small red star {seg}.", both, GROUP)
+    assert not names_same(NOTHING, both, GROUP)
+
+
 def test_names_in_an_answer_mean_one_thing_each():
     for _, question in ASKED:
         parts = question.answer.removesuffix(".").split(", ")
@@ -232,7 +262,9 @@ def test_a_superlative_without_a_clear_winner_becomes_another_question():
 def test_something_just_beside_the_anchor_is_not_asked_about():
     for scene in SCENES:
         for thing in scene.things:
-            close = [t for t in scene.things if t is not thing and abs(t.x - thing.x) < 6 / 128]
+            close = [
+                t for t in scene.things if t is not thing and abs(t.x - thing.x) < PLACE_MARGIN
+            ]
             anchor = Look(thing.shape, thing.colour, thing.size, thing.texture)
             query = Query("relation", Look(), side="left", anchor=anchor)
             assert is_clear(query, scene) == (not close)

@@ -37,10 +37,14 @@ class Packed:
     """(N,) long: the question of each target, as an index into `asked_at`."""
     thing: Tensor
     """(N,) long: flattened index of the target among the batch's things."""
-    phrase_at: Tensor
-    """(N, 2) long: image and slot that predicts the first word of the target's phrase."""
     group_at: Tensor
     """(N, 2) long: image and slot that predicts the target's first codebook token."""
+    after_at: Tensor
+    """(N, 2) long: image and slot that predicts what follows the target's last codebook token."""
+    anchored: Tensor
+    """(A,) long: the questions that refer to a thing, as indices into `asked_at`."""
+    anchor: Tensor
+    """(A,) long: flattened index of that thing."""
 
     def visible(self, shown: Tensor) -> Tensor:
         """(B, P) bool of the prefix -> (B, P + L, P + L) bool.
@@ -66,8 +70,6 @@ class Row:
     ids: list[int]
     asked_at: int
     """Index of the question's last id."""
-    phrases: list[int]
-    """Index that predicts the first word of each phrase."""
     groups: list[int]
     """Index that predicts the first codebook token of each group."""
 
@@ -96,17 +98,15 @@ class Conversations:
         prompt = self._prompt(question.text)
         ids = list(prompt[prompt.index(IMAGE_TOKEN_INDEX) + 1 :])
         asked_at = len(ids) - 1
-        phrases, groups = [], []
+        groups = []
         pieces = question.answer.split(GROUP)
         for piece in pieces[:-1]:
-            # ", the ...": the comma ends the group before it, the phrase begins behind it
-            phrases.append(len(ids) - 1 + len(self._text(",")) * piece.startswith(","))
             ids += self._text(piece.strip())
             groups.append(len(ids) - 1)
             ids += self.tokenizer.seg_ids
         ids += self._text(pieces[-1].strip())
         ids.append(self.tokenizer.eos_id)
-        return Row(ids, asked_at, phrases, groups)
+        return Row(ids, asked_at, groups)
 
     def pack(self, questions: Sequence[Sequence[Question]], first: Sequence[int]) -> Packed:
         """Encodes the questions of each image.
@@ -117,7 +117,7 @@ class Conversations:
         """
         ids, row_of, place, predicts = [], [], [], []
         asked: list[tuple[int, int]] = []
-        target_of, thing, phrase_at, group_at = [], [], [], []
+        target_of, thing, group_at, anchored, anchor = [], [], [], [], []
         for image, asks in enumerate(questions):
             line: list[int] = []
             rows: list[int] = []
@@ -126,9 +126,11 @@ class Conversations:
             for number, question in enumerate(asks):
                 row, start = self.row(question), len(line)
                 target_of += [len(asked)] * len(row.groups)
+                if question.anchor is not None:
+                    anchored.append(len(asked))
+                    anchor.append(first[image] + question.anchor)
                 asked.append((image, start + row.asked_at))
                 thing += [first[image] + index for index in question.targets]
-                phrase_at += [(image, start + at) for at in row.phrases]
                 group_at += [(image, start + at) for at in row.groups]
                 line += row.ids
                 rows += [number] * len(row.ids)
@@ -146,8 +148,10 @@ class Conversations:
             asked_at=_pairs(asked),
             target_of=torch.tensor(target_of, dtype=torch.long),
             thing=torch.tensor(thing, dtype=torch.long),
-            phrase_at=_pairs(phrase_at),
             group_at=_pairs(group_at),
+            after_at=_pairs([(image, at + len(self.tokenizer.seg_ids)) for image, at in group_at]),
+            anchored=torch.tensor(anchored, dtype=torch.long),
+            anchor=torch.tensor(anchor, dtype=torch.long),
         )
 
 

@@ -137,10 +137,12 @@ class Pointer(nn.Module):
 
 
 class Pointers(nn.Module):
-    """The places of an answer that point at cells."""
+    """The places of a conversation that point at cells, and how deep in the language model."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.phrase = Pointer(hidden)  # before the first word of a target's phrase
-        self.group = Pointer(hidden)  # before its first codebook token
-        self.set = Pointer(hidden)  # behind the question: all targets at once
+        self.anchor = Pointer(hidden)  # behind the question, half-way: what a relation refers to
+        self.early_set = Pointer(hidden)  # behind the question, three quarters deep: all targets
+        self.set = Pointer(hidden)  # the same at the end
+        self.group = Pointer(hidden)  # before a target's first codebook token: the target
+        self.rest = Pointer(hidden)  # behind its tokens: what is still to be named

@@ -16,6 +16,7 @@ from pixellm.drawn.language_stage import (
     read_packed,
     text_losses,
 )
+from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import ask
 from pixellm.drawn.vision_stage import SeeingParts
 from pixellm.losses import LossWeights, MaskLosses, mask_losses
@@ -29,16 +30,6 @@ IMAGES, QUESTIONS = 8, 8
 MASK_IMAGES, MASKS = 3, 16
 """Scenes, and targets in them, whose masks are decoded in a step. All others learn from the
 oracle's query alone, which costs a hundredth."""
-PRACTICE = {
-    "attribute": 0.06,
-    "all": 0.18,
-    "superlative": 0.06,
-    "relation": 0.20,
-    "negation": 0.17,
-    "reasoning": 0.12,
-    "nothing": 0.21,
-}
-"""How often each kind is asked here: stage 2 leaves the kinds with several targets behind."""
 ALIGN_WEIGHT, ORACLE_WEIGHT = 0.2, 1.0
 """Weights of the training-only losses: seen tokens like written ones, queries like the oracle's."""
 
@@ -100,18 +91,14 @@ class JointStage:
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch of scenes and questions."""
         seen = self._look(self.parts, self.bank, self.bank.sample(rng, IMAGES))
-        kinds = rng.choice(list(PRACTICE), p=list(PRACTICE.values()), size=(IMAGES, QUESTIONS))
-        questions = [
-            [ask(scene, rng, str(kind)) for kind in row]
-            for scene, row in zip(seen.batch.scenes, kinds, strict=True)
-        ]
+        questions = [practise(scene, rng, QUESTIONS) for scene in seen.batch.scenes]
         packed = self.conversations.pack(questions, seen.batch.things.first)
         language, pointers = self.parts.language, self.parts.pointers
         shown = torch.ones(seen.tokens.shape[:2], dtype=torch.bool)
-        hidden = read_packed(language, self.head, seen.tokens, packed, shown)
-        losses = text_losses(language, pointers, hidden, seen.tokens, packed, seen.cells)
+        read = read_packed(language, self.head, seen.tokens, packed, shown)
+        losses = text_losses(language, pointers, read, seen.tokens, packed, seen.cells)
         losses["align"] = ALIGN_WEIGHT * self._align(seen)
-        return losses | self._mask_losses(seen, packed, hidden, rng)
+        return losses | self._mask_losses(seen, packed, read.last, rng)
 
     def _look(self, parts: JointParts, bank: Bank, batch: DrawnBatch) -> Seen:
         pixels = bank.pixels(batch)
@@ -165,7 +152,7 @@ class JointStage:
 
     @torch.no_grad()
     def evaluate(self, parts: JointParts) -> Mapping[str, float]:
-        """Share of answers that are right word for word, by kind, generated freely."""
+        """Share of answers that name the right targets, by kind, generated freely."""
         rng = np.random.default_rng(1)
         count = self.held_out.count
         seen = self._look(

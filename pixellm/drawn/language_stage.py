@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from pixellm.checkpoints import Checkpoint
 from pixellm.drawn.bank import ATTRIBUTES, Cells, Described, describe, find_cells
 from pixellm.drawn.conversations import IGNORED, Conversations, Packed
-from pixellm.drawn.heads import Pointers, SymbolicImage
-from pixellm.drawn.questions import GROUP, Question, ask
+from pixellm.drawn.heads import Pointer, Pointers, SymbolicImage
+from pixellm.drawn.practice import practise
+from pixellm.drawn.questions import GROUP, Question, ask, names_same
 from pixellm.drawn.scenes import Scene, draw_scene
 from pixellm.engine import DecodeSettings, Engine
 from pixellm.language import LanguageModel
@@ -21,10 +23,8 @@ from pixellm.tokenizer import Tokenizer
 
 IMAGES, QUESTIONS = 8, 8
 """Scenes of a step, and questions about each."""
-CLEAR_SHARE = 0.5
-"""Share of the steps in which background cells come into view."""
-POINTER_WEIGHT, SET_WEIGHT = 0.3, 1.0
-"""Weights of the training-only losses that say which cells a text position means."""
+ONE_WEIGHT, SET_WEIGHT = 0.3, 1.0
+"""Weights of the training-only losses: a text position means one cell, or a set of cells."""
 
 
 def word_table(tokenizer: Tokenizer) -> Tensor:
@@ -39,10 +39,20 @@ def word_table(tokenizer: Tokenizer) -> Tensor:
     return table
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Hidden states of all conversations at three depths of the language model, (B, L, H) each."""
+
+    half: Tensor
+    late: Tensor
+    """Behind three quarters of the layers."""
+    last: Tensor
+
+
 def read_packed(
     language: LanguageModel, head: Tensor, tokens: Tensor, packed: Packed, shown: Tensor
-) -> Tensor:
-    """Hidden states of all conversations, each image's prefix read once: (B, L, H).
+) -> Reading:
+    """Reads all conversations, and each image's prefix once.
 
     Args:
         language: the language model.
@@ -55,43 +65,92 @@ def read_packed(
     embeds = torch.cat([words, tokens, language.embed(packed.ids)], dim=1)
     prefix = len(head) + tokens.shape[1]
     visible = packed.visible(F.pad(shown, (len(head), 0), value=True))
-    hidden = language(embeds, visible, positions=packed.positions(prefix))
-    return hidden[:, prefix:]
+    depths = language.depths(embeds, visible, packed.positions(prefix))
+    layers = len(depths) - 1
+    half, late, last = (depths[d][:, prefix:] for d in (layers // 2, layers * 3 // 4, layers))
+    return Reading(half, late, last)
 
 
 def text_losses(
     language: LanguageModel,
     pointers: Pointers,
-    hidden: Tensor,
+    read: Reading,
     tokens: Tensor,
     packed: Packed,
     cells: Cells,
 ) -> dict[str, Tensor]:
     """Cross-entropy of the answers, and where the text points.
 
+    The words alone teach little: which cells an answer is about is said at each place where the
+    model must have found out, the earlier the better.
+
     Args:
         language: for its output layer.
         pointers: the training-only heads.
-        hidden: (B, L, H).
+        read: the conversations, read.
         tokens: (B, I, H) image tokens.
         packed: the conversations.
         cells: where the things lie.
     """
     known = packed.predicts != IGNORED
-    losses = {"ce": F.cross_entropy(language.lm_head(hidden[known]), packed.predicts[known])}
-    target = cells.of_thing[packed.thing]
-    for name, pointer, at in (
-        ("phrase", pointers.phrase, packed.phrase_at),
-        ("group", pointers.group, packed.group_at),
-    ):
-        logits = pointer(hidden[at[:, 0], at[:, 1]], tokens[at[:, 0]])
-        losses[name] = POINTER_WEIGHT * F.cross_entropy(logits, target)
-    at = packed.asked_at
-    said = pointers.set(hidden[at[:, 0], at[:, 1]], tokens[at[:, 0]])
-    wanted = torch.zeros_like(said).index_put((packed.target_of, target), torch.ones(()))
-    there = cells.thing[at[:, 0]] >= 0
-    losses["set"] = SET_WEIGHT * F.binary_cross_entropy_with_logits(said[there], wanted[there])
-    return losses
+    words = F.cross_entropy(language.lm_head(read.last[known]), packed.predicts[known])
+    target, asked = cells.of_thing[packed.thing], packed.asked_at
+    points = Pointing(tokens, cells)
+    every = (packed.target_of, target)
+    later = packed.target_of[:, None] == packed.target_of  # (N, N): targets of the same question
+    left, named = later.triu(1).nonzero().T
+    return {
+        "ce": words,
+        "group": ONE_WEIGHT * points.one(pointers.group, read.last, packed.group_at, target),
+        "anchor": ONE_WEIGHT
+        * points.one(
+            pointers.anchor, read.half, asked[packed.anchored], cells.of_thing[packed.anchor]
+        ),
+        "early_set": SET_WEIGHT * points.several(pointers.early_set, read.late, asked, every),
+        "set": SET_WEIGHT * points.several(pointers.set, read.last, asked, every),
+        "rest": SET_WEIGHT
+        * points.several(pointers.rest, read.last, packed.after_at, (left, target[named])),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Pointing:
+    """Losses of pointing at the cells of a batch's images."""
+
+    tokens: Tensor
+    cells: Cells
+
+    def one(self, pointer: Pointer, states: Tensor, at: Tensor, cell: Tensor) -> Tensor:
+        """Cross-entropy of one cell for each of some places.
+
+        Args:
+            pointer: the head.
+            states: (B, L, H).
+            at: (N, 2) image and slot.
+            cell: (N,) the cell that each means.
+        """
+        if not len(at):
+            return states.new_zeros(())
+        logits = pointer(states[at[:, 0], at[:, 1]], self.tokens[at[:, 0]])
+        return F.cross_entropy(logits, cell)
+
+    def several(
+        self, pointer: Pointer, states: Tensor, at: Tensor, marked: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Binary cross-entropy over the cells that hold things; arguments as in `one`.
+
+        Args:
+            pointer: the head.
+            states: (B, L, H).
+            at: (N, 2) image and slot.
+            marked: place (an index into `at`) and cell of all that is meant.
+        """
+        if not len(at):
+            return states.new_zeros(())
+        logits = pointer(states[at[:, 0], at[:, 1]], self.tokens[at[:, 0]])
+        wanted = torch.zeros_like(logits).index_put(marked, torch.ones(()))
+        there = self.cells.thing[at[:, 0]] >= 0
+        return F.binary_cross_entropy_with_logits(logits[there], wanted[there])
 
 
 class SpeakingParts(nn.Module):
@@ -106,29 +165,44 @@ class SpeakingParts(nn.Module):
 
 
 class LanguageStage:
-    """Losses and scores of stage 2."""
+    """Losses and scores of stage 2.
 
-    def __init__(self, model: PixelLM, tokenizer: Tokenizer, scenes: int, held_out: int) -> None:
+    Args:
+        model: its language model learns.
+        tokenizer: of the language model.
+        scenes: whose seeds are below this are trained on.
+        held_out: scenes behind them that draw the curve.
+        clear_share: share of the steps in which background cells come into view bit by bit: 60
+            tokens that never matter would drown the five that do before attention knows what to
+            look for. 0 shows all at once.
+    """
+
+    def __init__(
+        self,
+        model: PixelLM,
+        tokenizer: Tokenizer,
+        scenes: int,
+        held_out: int,
+        clear_share: float = 0.0,
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.conversations = Conversations(tokenizer, model.config.system_text or "")
         self.head = torch.tensor(self.conversations.head())
-        self.scenes, self.held_out = scenes, held_out
+        self.scenes, self.held_out, self.clear_share = scenes, held_out, clear_share
         self.parts = SpeakingParts(model, tokenizer)
 
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch of scenes and questions."""
         scenes = [draw_scene(int(seed)) for seed in rng.integers(self.scenes, size=IMAGES)]
-        questions = [[ask(scene, rng) for _ in range(QUESTIONS)] for scene in scenes]
+        questions = [practise(scene, rng, QUESTIONS) for scene in scenes]
         things = describe(scenes)
         packed = self.conversations.pack(questions, things.first)
         tokens, cells = self._tokens(self.parts, scenes, things)
         language, pointers = self.parts.language, self.parts.pointers
-        # Background cells come into view bit by bit: 60 tokens that never matter would drown the
-        # five that do before attention knows what to look for.
-        chance = min(1.0, max(0.0, progress / CLEAR_SHARE))
+        chance = min(1.0, progress / self.clear_share) if self.clear_share else 1.0
         shown = (cells.thing >= 0) | torch.from_numpy(rng.random(cells.thing.shape) < chance)
-        hidden = read_packed(language, self.head, tokens, packed, shown)
-        return text_losses(language, pointers, hidden, tokens, packed, cells)
+        read = read_packed(language, self.head, tokens, packed, shown)
+        return text_losses(language, pointers, read, tokens, packed, cells)
 
     def _tokens(
         self, parts: SpeakingParts, scenes: list[Scene], things: Described
@@ -156,7 +230,7 @@ def answer_scores(
     images: EncodedImages,
     asked: list[list[Question]],
 ) -> Mapping[str, float]:
-    """Generates answers from ready image tokens and compares the texts."""
+    """Generates answers from ready image tokens: the share that names the right targets."""
     own, model.language = model.language, language
     try:
         engine = Engine(Checkpoint(model, tokenizer, ""), DecodeSettings(max_new_tokens=80))
@@ -168,8 +242,9 @@ def answer_scores(
         model.language = own
     right: dict[str, list[float]] = defaultdict(list)
     for question, generation in zip(questions, made, strict=True):
-        wanted = tokenizer.encode(question.answer.replace(GROUP, tokenizer.seg_text), bos=False)
-        hit = float(list(generation.ids[:-1]) == wanted)
+        said = tokenizer.decode(generation.ids[:-1])
+        wanted = question.answer.replace(GROUP, tokenizer.seg_text)
+        hit = float(names_same(said, wanted, tokenizer.seg_text))
         right[question.kind].append(hit)
         right["exact"].append(hit)
     return {kind: float(np.mean(hits)) for kind, hits in sorted(right.items())}

@@ -8,8 +8,9 @@ from pixellm.drawn.scenes import Scene, Thing
 SIDES: Final = ("left", "right", "above", "below")
 EXTREMES: Final = ("largest", "smallest", "leftmost", "rightmost", "topmost", "lowest")
 
-PLACE_MARGIN: Final = 6 / 128
-"""Parts of the side by which "left of" or "leftmost" must hold, else nobody could be sure of it."""
+PLACE_MARGIN: Final = 8 / 128
+"""Parts of the side by which "left of" or "leftmost" must hold, else nobody could be sure of it:
+half a cell of the language model's view."""
 SIZE_MARGIN: Final = 1.2
 """How many times larger the largest must be than the next: small and large differ by 1.4."""
 
@@ -61,13 +62,21 @@ def select(query: Query, scene: Scene) -> tuple[int, ...]:
     if query.unlike is not None:
         found = [i for i in found if not query.unlike.fits(things[i])]
     if query.anchor is not None:
-        anchors = [i for i, thing in enumerate(things) if query.anchor.fits(thing)]
-        if len(anchors) != 1:
+        anchor = find_anchor(query, scene)
+        if anchor is None:
             return ()
-        found = [i for i in found if i != anchors[0] and _lies(things, i, anchors[0], query) > 0]
+        found = [i for i in found if i != anchor and _lies(things, i, anchor, query) > 0]
     if query.extreme is not None and found:
         found = [max(found, key=lambda i: _degree(things[i], query))]
     return tuple(sorted(found, key=lambda i: things[i].x))
+
+
+def find_anchor(query: Query, scene: Scene) -> int | None:
+    """The index of the one thing that a relation refers to, if there is one."""
+    if query.anchor is None:
+        return None
+    found = [i for i, thing in enumerate(scene.things) if query.anchor.fits(thing)]
+    return found[0] if len(found) == 1 else None
 
 
 def is_clear(query: Query, scene: Scene) -> bool:

@@ -8,13 +8,15 @@ two things that could be "the red mug") are thrown away. All loops are bounded.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from random import Random
 from typing import Final
 
+import numpy as np
+
 from pixellm.drawn.chance import Dice, pick, pick_weighted
-from pixellm.drawn.meaning import Look, Query, is_clear, select
+from pixellm.drawn.meaning import Look, Query, find_anchor, is_clear, select
 from pixellm.drawn.phrasing import full_name, word
 from pixellm.drawn.queries import make_query
 from pixellm.drawn.scenes import TRAIN_SEEDS, Scene, draw_scene
@@ -50,7 +52,7 @@ SINGULAR: Final = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about a scene, and its answer.
+    """A question about a scene, and one right answer; its targets may be named in any order.
 
     Attributes:
         text: the words.
@@ -58,6 +60,7 @@ class Question:
         targets: indices in `Scene.things`, from left to right.
         answer: a phrase and `GROUP` for every target in this order, or `NOTHING`.
         query: the meaning; its `kind` tells how it is asked even when nothing matches.
+        anchor: index of the thing that a relation refers to, if it is there.
     """
 
     text: str
@@ -65,10 +68,17 @@ class Question:
     targets: tuple[int, ...]
     answer: str
     query: Query
+    anchor: int | None
 
 
-def ask(scene: Scene, rng: Dice, kind: str | None = None) -> Question:
+def ask(scene: Scene, rng: Dice, kind: str | None = None, way: str | None = None) -> Question:
     """Ask about a scene: the given kind, or one drawn from `MIX`.
+
+    Args:
+        scene: what is asked about.
+        rng: what decides.
+        kind: one of `KINDS`.
+        way: the kind that a question which nothing matches looks like.
 
     Not every scene can be asked every kind (a superlative needs two things that clearly differ);
     then one thing is asked for by its attributes, which always works. `Question.kind` says what it
@@ -76,14 +86,19 @@ def ask(scene: Scene, rng: Dice, kind: str | None = None) -> Question:
     """
     kind = kind or pick_weighted(rng, MIX)
     if kind == "nothing":
-        query = _search(scene, rng, pick_weighted(rng, _ASKED), hit=False)
+        query = _search(scene, rng, way or pick_weighted(rng, _ASKED), hit=False)
         query = query or _search(scene, rng, "attribute", hit=False) or _absent(scene, rng)
     else:
         query = _search(scene, rng, kind, hit=True) or _sure(scene, rng)
     targets = select(query, scene)
     text = word(query, _asks_for_many(query, len(targets), rng), rng)
     return Question(
-        text, query.kind if targets else "nothing", targets, answer(scene, targets), query
+        text,
+        query.kind if targets else "nothing",
+        targets,
+        answer(scene, targets),
+        query,
+        find_anchor(query, scene),
     )
 
 
@@ -92,6 +107,25 @@ def answer(scene: Scene, targets: tuple[int, ...]) -> str:
     if not targets:
         return NOTHING
     return ", ".join(f"{full_name(scene.things[i])} {GROUP}" for i in targets) + "."
+
+
+def in_any_order(question: Question, scene: Scene, rng: np.random.Generator) -> Question:
+    """The same question with its targets named in a random order.
+
+    What is to be learnt is the set. An order would have to be learnt besides: a small language
+    model that knew every target left out one in five when it had to name them left to right.
+    """
+    targets = tuple(question.targets[i] for i in rng.permutation(len(question.targets)))
+    return replace(question, targets=targets, answer=answer(scene, targets))
+
+
+def names_same(said: str, wanted: str, mark: str) -> bool:
+    """Whether an answer names the targets of another one, in any order; `mark` ends each name."""
+    return _names(said, mark) == _names(wanted, mark)
+
+
+def _names(text: str, mark: str) -> list[str]:
+    return sorted(name.strip(" ,.") for name in text.split(mark))
 
 
 def corpus(count: int, seed: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 
 from pixellm.answers import Answer
 from pixellm.checkpoints import load_checkpoint
-from pixellm.drawn.questions import KINDS, Question, ask
+from pixellm.drawn.questions import GROUP, KINDS, Question, ask, names_same
 from pixellm.drawn.scenes import TEST_SEEDS, Drawing, draw_scene, render, require_seeds
 from pixellm.engine import DecodeSettings, Engine, Sample
 from pixellm.images import prepare_image
@@ -41,7 +41,7 @@ class Verdict:
     """One per mask, matched or not; empty when nothing was asked for and nothing was said."""
     exact: bool
     words: bool
-    """Whether the text is right to the letter."""
+    """Whether the text names every target by its full name, and nothing else."""
 
 
 def judge(question: Question, answer: Answer, drawing: Drawing) -> Verdict:
@@ -51,7 +51,10 @@ def judge(question: Question, answer: Answer, drawing: Drawing) -> Verdict:
     ious = match(said.reshape(-1, *truth.shape[1:]), truth)
     exact = len(said) == len(truth) and all(iou > HIT for iou in ious)
     return Verdict(
-        question.kind, ious, exact, answer.text == question.answer.replace("{seg}", "[SEG]")
+        question.kind,
+        ious,
+        exact,
+        names_same(answer.text, question.answer.replace(GROUP, "[SEG]"), "[SEG]"),
     )
 
 

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from pixellm.config import DecoderSizes, PixelLMConfig
+from pixellm.language import LanguageModel
 from pixellm.model import PixelLM
 
 SIDE, PATCH, LLM_GRID = 128, 8, 8
+LAYERS, SHALLOW_LAYERS = 8, 5
+"""Of the language model, and of the one that it grows from."""
 ALIKE_GAIN = 1.2
 """Scale of queries and keys: a token's likeness to itself starts at about 3 before the softmax."""
 NEAR_GAIN = 1.0
@@ -28,7 +31,7 @@ COPY_GAIN = 0.4
 """How much of what attention reads is added to the state."""
 
 
-def small_config(vocabulary: int, *, hidden: int = 128, layers: int = 5) -> PixelLMConfig:
+def small_config(vocabulary: int, *, hidden: int = 128, layers: int = LAYERS) -> PixelLMConfig:
     """The sizes of the shipped model."""
     return PixelLMConfig(
         llama={
@@ -164,3 +167,28 @@ def _near_head(shared: Tensor, head: int, pairs: range) -> Tensor:
     for pair in pairs:
         rows[pair] = NEAR_GAIN * shared / len(pairs) ** 0.5
     return rows
+
+
+def deepen(shallow: LanguageModel, deep: LanguageModel) -> None:
+    """Copies a trained language model into a deeper one that computes the same.
+
+    Layers in the middle are doubled; what a copy adds starts at zero (block expansion, LLaMA Pro,
+    arXiv 2401.02415, section 3.2).
+    """
+    layers = list(shallow.model.layers)
+    extra = len(deep.model.layers) - len(layers)
+    first = (len(layers) - extra) // 2
+    if first < 0 or extra < 0:
+        raise ValueError(f"{len(layers)} layers can't grow to {len(deep.model.layers)}")
+    deep.lm_head.load_state_dict(shallow.lm_head.state_dict())
+    deep.model.embed_tokens.load_state_dict(shallow.model.embed_tokens.state_dict())
+    deep.model.norm.load_state_dict(shallow.model.norm.state_dict())
+    grown = iter(deep.model.layers)
+    for index, layer in enumerate(layers):
+        next(grown).load_state_dict(layer.state_dict())
+        if first <= index < first + extra:
+            copy = next(grown)
+            assert isinstance(copy, LlamaDecoderLayer)
+            copy.load_state_dict(layer.state_dict())
+            nn.init.zeros_(copy.self_attn.o_proj.weight)
+            nn.init.zeros_(copy.mlp.down_proj.weight)

@@ -6,7 +6,8 @@ Stages, in this order; each stands in a file of the output folder and goes on wh
 the same command is given again:
 
     vision    the vision tower learns to describe patches, the decoder to cut out what is described
-    language  the language model learns to answer about image tokens that are written, not seen
+    words     a shallow language model learns to answer about tokens that are written, not seen
+    language  it is made deeper, and goes on learning to
     align     the projector learns to write such tokens from what the vision tower sees
     joint     everything but the vision tower learns together, masks included
 
@@ -26,14 +27,18 @@ from pixellm.drawn.joint_stage import JointParts, JointStage
 from pixellm.drawn.language_stage import LanguageStage
 from pixellm.drawn.loop import Loop, Schedule
 from pixellm.drawn.questions import corpus
-from pixellm.drawn.start import small_config, start_model
+from pixellm.drawn.start import LAYERS, SHALLOW_LAYERS, deepen, small_config, start_model
 from pixellm.drawn.vision_stage import VisionStage
 from pixellm.model import PixelLM
 from pixellm.tokenizer import Tokenizer, train_tokenizer
 
 VOCABULARY = 600
 """Sentencepiece pieces: the drawn world's words whole, and bytes for everybody else's."""
-STAGES = ("vision", "language", "align", "joint")
+STAGES = ("vision", "words", "language", "align", "joint")
+CLEAR_SHARE = 0.5
+"""Share of the words stage in which background cells come into view."""
+LANGUAGE_SCENES = 50_000_000
+"""Scenes that the language stages draw from; their curve's lie behind these."""
 ALIGN_RATE = 2e-3
 
 
@@ -59,8 +64,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=2, help="CPU threads")
     add("--vision-steps", type=int, default=2_900)
     add("--vision-rate", type=float, default=2e-3)
-    add("--language-steps", type=int, default=3_700)
-    add("--language-rate", type=float, default=1.5e-3)
+    add("--words-steps", type=int, default=3_700)
+    add("--words-rate", type=float, default=1.5e-3)
+    add("--language-steps", type=int, default=5_000)
+    add("--language-rate", type=float, default=1.2e-3)
     add("--align-steps", type=int, default=400)
     add("--joint-steps", type=int, default=3_050)
     add("--joint-rate", type=float, default=8e-4)
@@ -96,21 +103,38 @@ class Training:
         schedule = Schedule(self.options.vision_steps, self.options.vision_rate)
         Loop("vision", stage.parts, schedule, self.folder).run(stage.losses, stage.evaluate)
 
+    def words(self) -> None:
+        """Stage 2. It sees no picture, so it needs no bank."""
+        stage = self._speaking_stage(SHALLOW_LAYERS, CLEAR_SHARE)
+        schedule = Schedule(self.options.words_steps, self.options.words_rate)
+        Loop("words", stage.parts, schedule, self.folder).run(stage.losses, stage.evaluate)
+
     def language(self) -> None:
-        """Stage 2. It sees no picture, so it needs no bank; its scenes lie behind the bank's."""
-        stage = LanguageStage(self.model, self.tokenizer, 50_000_000, self.options.held_out)
+        """Stage 3."""
+        stage, shallow = self._speaking_stage(LAYERS), self._speaking_stage(SHALLOW_LAYERS).parts
+        load_average(self.folder / "words.pt", shallow)
+        deepen(shallow.language, stage.parts.language)
+        stage.parts.symbols.load_state_dict(shallow.symbols.state_dict())
+        stage.parts.pointers.load_state_dict(shallow.pointers.state_dict())
         schedule = Schedule(self.options.language_steps, self.options.language_rate)
         Loop("language", stage.parts, schedule, self.folder).run(stage.losses, stage.evaluate)
 
+    def _speaking_stage(self, layers: int, clear_share: float = 0.0) -> LanguageStage:
+        config = small_config(self.tokenizer.vocab_size, layers=layers)
+        model = self.model if layers == LAYERS else start_model(config, self.options.seed)
+        return LanguageStage(
+            model, self.tokenizer, LANGUAGE_SCENES, self.options.held_out, clear_share
+        )
+
     def align(self) -> None:
-        """Stage 3."""
+        """Stage 4."""
         stage = self._joint_stage()
         learning = nn.ModuleDict({"image_projector": stage.parts.image_projector})
         schedule = Schedule(self.options.align_steps, ALIGN_RATE)
         Loop("align", learning, schedule, self.folder).run(stage.alignment, lambda _: {})
 
     def joint(self) -> None:
-        """Stage 4, and the model folder."""
+        """Stage 5, and the model folder."""
         stage = self._joint_stage()
         aligned = nn.ModuleDict({"image_projector": stage.parts.image_projector})
         load_average(self.folder / "align.pt", aligned)
@@ -121,11 +145,11 @@ class Training:
         save_checkpoint(self.model, self.tokenizer, self.folder / "model")
 
     def _joint_stage(self) -> JointStage:
-        """The parts of both first stages, as they left them."""
+        """The parts of the vision and language stages, as they left them."""
         banks = self.banks()
         seeing = VisionStage(self.model, *banks).parts
         load_average(self.folder / "vision.pt", seeing)
-        speaking = LanguageStage(self.model, self.tokenizer, 1, 1).parts
+        speaking = self._speaking_stage(LAYERS).parts
         load_average(self.folder / "language.pt", speaking)
         parts = JointParts(self.model, seeing, speaking)
         return JointStage(self.model, self.tokenizer, parts, banks)
