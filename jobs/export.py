@@ -13,7 +13,8 @@ from workers.coco.categories import read_categories
 from workers.coco.export import ExportOptions, ExportSummary, export_run
 from workers.coco.settings import ExportSettings
 from workers.errors import SettingsError
-from workers.storage.stores import normalise_uri, open_store, shown
+from workers.storage.stores import open_store
+from workers.storage.uris import normalise_uri, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

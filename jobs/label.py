@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from pixellm.errors import PixelLMError
 from workers.coco.export import export_run
+from workers.driver import Run, describe_plan, label_run, plan_run
 from workers.errors import StorageUnavailable
-from workers.line import Run, describe_plan, label_run, plan_run
-from workers.model_files import settle_hardware
+from workers.hardware import settle_hardware
 from workers.progress import Progress, describe_run
 from workers.settings import LabelSettings
-from workers.storage.objects import shown
+from workers.storage.uris import shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from tests.photos import Photo, load_photos
 from workers.labels.rows import Attempt, LabelRow, Provenance, answer_rows
 from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureLimits, decode_picture
-from workers.records.reading import ImageRef, Record
+from workers.records.record import ImageRef, Record
 
 MADE_BY = Provenance(
     run_id="run-1",

@@ -17,15 +17,18 @@ from jobs.export import main
 from tests.labels import ATTEMPT, label_photo, label_photos, make_answer, make_record
 from tests.photos import load_photos
 from workers.coco.categories import read_category_map
-from workers.coco.export import ExportOptions, export_coco, validate_coco
+from workers.coco.check import validate_coco
+from workers.coco.export import ExportOptions, export_coco
 from workers.errors import ExportError
 from workers.labels.commits import Ledger
 from workers.labels.rle import decode_mask, fill_polygons
 from workers.labels.rows import answer_rows, rejected_rows
 from workers.labels.table import PartIdentity, describe_part, read_rows, write_part
 from workers.records.pictures import PictureFacts
-from workers.records.reading import Rejection
-from workers.storage.stores import LocalStore, MemoryStore, S3Store
+from workers.records.rejections import Rejection
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.storage.s3 import S3Store
 
 OUTPUT = "mem://bucket/out"
 FILE = "mem://bucket/coco.json"

@@ -12,7 +12,10 @@ from tests.conftest import S3Server, free_ports, is_ready, make_server, program,
 from tests.trouble import Trouble
 from workers.errors import CommitError, ConditionUnsupported, StorageUnavailable
 from workers.labels.commits import Commit, Guarantee, Ledger, PartFacts, marker_uri, part_name
-from workers.storage.stores import LocalStore, MemoryStore, S3Store, join_uri
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.storage.s3 import S3Store
+from workers.storage.uris import join_uri
 
 SHARD = "0123456789abcdef0123"
 ABOUT = {"fingerprint": "f1", "source": "s3://in/photos", "source_etag": "e1"}

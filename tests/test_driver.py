@@ -10,18 +10,19 @@ import pytest
 from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
-from workers import line
+from workers import driver
+from workers.driver import describe_plan, label_run, plan_run
 from workers.errors import PlanError, SettingsError
+from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.rows import LabelRow
 from workers.labels.table import read_rows
-from workers.line import describe_plan, label_run, plan_run
-from workers.model_files import settle_hardware
 from workers.progress import Progress, describe_run
 from workers.replica import Assignment, lay_out_bench
 from workers.settings import LabelSettings
+from workers.storage.stores import Anywhere
 from workers.summaries import RunSummary, ShardSummary
 
 
@@ -73,7 +74,7 @@ def label_here(settings: LabelSettings) -> None:
     async def begin(_: str) -> int:
         return 1
 
-    exactly, earlier = Guarantee.EXACTLY_ONCE, line._index_earlier(run)
+    exactly, earlier = Guarantee.EXACTLY_ONCE, driver._index_earlier(run)
     run_id = run.ledger.run_id
     assignment = Assignment(settings, run.identity, run_id, exactly, earlier, 1, begin)
     bench = lay_out_bench(assignment)
@@ -86,7 +87,7 @@ def label_here(settings: LabelSettings) -> None:
 
 
 def table(output: Path) -> list[LabelRow]:
-    store = line.Anywhere()
+    store = Anywhere()
     return list(read_rows(store, str(output), current_commits(store, str(output))))
 
 
@@ -151,7 +152,7 @@ def test_when_all_is_committed_the_run_is_finished_without_ray_and_then_left_alo
     summary = label_run(plan_run(settings, silent), Progress(io.StringIO()))
     assert summary.exit_code == 0
     assert sum(summary.counts.values()) == 4
-    (manifest,) = manifests(line.Anywhere(), str(output))
+    (manifest,) = manifests(Anywhere(), str(output))
     assert (manifest.rows, manifest.run_id) == (4, summary.run_id)
     before = files(output)
     told = io.StringIO()
@@ -181,14 +182,12 @@ def test_a_list_may_name_images_anywhere_in_the_input(read, photos, output, tmp_
     settings = read(photos, output)
     label_here(settings)
     label_run(plan_run(settings, silent), Progress(io.StringIO()))
-    rows = list(
-        read_rows(line.Anywhere(), str(output), current_commits(line.Anywhere(), str(output)))
-    )
+    rows = list(read_rows(Anywhere(), str(output), current_commits(Anywhere(), str(output))))
     assert Counter(row.error_code for row in rows) == {None: 3, "image_refused": 1}
 
 
 def test_an_input_in_one_store_and_an_output_in_another_are_one_run(read, photos, output, bucket):
-    store = line.Anywhere()
+    store = Anywhere()
     for path in photos.iterdir():
         store.put(f"s3://{bucket}/in/{path.name}", path.read_bytes())
         store.put(f"s3://{bucket}/in/{path.stem}.txt", b"the red, round thing")

@@ -31,7 +31,8 @@ from tests.photos import load_photos
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.rows import LabelRow
 from workers.labels.table import read_rows
-from workers.storage.stores import join_uri, open_store
+from workers.storage.stores import open_store
+from workers.storage.uris import join_uri
 
 pytestmark = pytest.mark.slow
 

@@ -16,22 +16,24 @@ from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
 from workers import replica
 from workers.batcher import Batcher, ReplicaBroken
-from workers.bench import Bench
 from workers.earlier import EarlierRows, index_earlier
 from workers.errors import AccessDenied, ObjectMissing, StorageUnavailable
+from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
 from workers.labels.manifests import current_commits, stale_commits
 from workers.labels.rows import LabelRow
 from workers.labels.table import describe_part, read_rows
-from workers.model_files import ModelIdentity, settle_hardware
+from workers.model_files import ModelIdentity
 from workers.records.instructions import make_instruction
 from workers.records.pictures import PictureLimits
-from workers.records.reading import FieldMap
+from workers.records.record import FieldMap
 from workers.settings import LabelSettings
-from workers.shards.plan import plan_shards, write_listings_to
-from workers.storage.stores import MemoryStore
+from workers.shards.listing import write_listings_to
+from workers.shards.plan import plan_shards
+from workers.storage.memory import MemoryStore
 from workers.summaries import ShardSummary
+from workers.workbench import Workbench
 
 INPUT, OUTPUT = "mem://b/in", "mem://b/out"
 TOKENS = 20
@@ -86,7 +88,7 @@ def bench_for(store, model, run_id="run-1", batch=1, pictures=8, **more):
     """One question a batch makes numbers independent of who shares a batch."""
     earlier = index_earlier(store, OUTPUT, more.pop("stale", []))
     with ThreadPoolExecutor(4) as threads:
-        yield Bench(
+        yield Workbench(
             batcher=Batcher(model.answer, batch),
             image_side=56,
             ledger=Ledger(store, OUTPUT, run_id, describe_part),

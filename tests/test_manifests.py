@@ -11,7 +11,8 @@ from workers.labels.manifests import (
     read_manifest,
     stale_commits,
 )
-from workers.storage.stores import MemoryStore, S3Store
+from workers.storage.memory import MemoryStore
+from workers.storage.s3 import S3Store
 
 OUTPUT = "mem://bucket/out"
 PLAN = ["a" * 20, "b" * 20, "c" * 20]

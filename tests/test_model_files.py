@@ -14,12 +14,12 @@ from pixellm.images import prepare_image
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
 from workers.errors import SettingsError
+from workers.hardware import settle_hardware
 from workers.model_files import (
     code_version,
     fetch_model,
     identify_model,
     load_engine,
-    settle_hardware,
 )
 from workers.settings import LabelSettings
 from workers.storage.stores import open_store

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pixellm.codebook import Codebook
+from pixellm.masks import postprocess_masks
 from pixellm.prompts import render_prompt
-from pixellm.training import postprocess_masks
 from pixellm.vision import VisionTower
 from tests.parity import main
 from tests.parity_make import make_fixture

@@ -1,7 +1,7 @@
 import pytest
 
 from workers.errors import SettingsError
-from workers.model_files import settle_hardware
+from workers.hardware import settle_hardware
 from workers.pool import Machine, PoolSize, _check_room, size_pool
 from workers.settings import LabelSettings
 

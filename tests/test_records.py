@@ -12,11 +12,16 @@ from workers.errors import AccessDenied, RecordRejected, StorageError, StorageUn
 from workers.records import jsonl
 from workers.records import tar as tar_reader
 from workers.records.instructions import make_instruction
-from workers.records.reading import FieldMap, ImageRef, fetch_image, read_records
+from workers.records.reading import fetch_image, read_records
+from workers.records.record import FieldMap, ImageRef
 from workers.records.rejections import Reason
-from workers.shards.plan import ShardKind, plan_shards, write_listings_to
-from workers.storage.objects import ObjectInfo, under
-from workers.storage.stores import LocalStore, MemoryStore, S3Store, join_uri
+from workers.shards.listing import ShardKind, write_listings_to
+from workers.shards.plan import plan_shards
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.storage.objects import ObjectInfo
+from workers.storage.s3 import S3Store
+from workers.storage.uris import join_uri, under
 
 ROOT = "mem://bucket/in"
 DEFAULTS = (make_instruction("everything"),)

@@ -11,7 +11,8 @@ from workers.labels.rows import answer_rows, failed_rows, rejected_rows
 from workers.labels.targets import normalise_phrase
 from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureFacts
-from workers.records.reading import Record, Rejection
+from workers.records.record import Record
+from workers.records.rejections import Rejection
 
 FACTS = PictureFacts("ab" * 32, 8, 6, 1)
 WHY = Rejection("image_broken", "cut off")

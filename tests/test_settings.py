@@ -5,7 +5,7 @@ import pytest
 from pixellm.engine import DecodeSettings
 from workers.errors import SettingsError
 from workers.records.pictures import PictureLimits
-from workers.records.reading import FieldMap
+from workers.records.record import FieldMap
 from workers.settings import SHIPPED_MODEL, LabelSettings
 from workers.settings_sources import flag_of, leaves, variable_of
 

@@ -13,8 +13,12 @@ import pytest
 from workers.errors import PlanError
 from workers.shards import listing
 from workers.shards import plan as planning
-from workers.shards.plan import Shard, ShardKind, plan_shards, write_listings_to
-from workers.storage.stores import LocalStore, MemoryStore, S3Store, join_uri
+from workers.shards.listing import ShardKind, write_listings_to
+from workers.shards.plan import Shard, plan_shards
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.storage.s3 import S3Store
+from workers.storage.uris import join_uri
 
 ROOT = "mem://bucket/in"
 

@@ -17,18 +17,12 @@ from workers.errors import (
     StorageUnavailable,
 )
 from workers.storage import objects
-from workers.storage.stores import (
-    LocalStore,
-    MemoryStore,
-    S3Store,
-    Store,
-    join_uri,
-    normalise_uri,
-    open_store,
-    redact,
-    shown,
-    under,
-)
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.storage.objects import Store
+from workers.storage.s3 import S3Store
+from workers.storage.stores import open_store
+from workers.storage.uris import join_uri, normalise_uri, redact, shown, under
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

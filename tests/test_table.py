@@ -23,8 +23,8 @@ from workers.labels.table import (
 )
 from workers.labels.targets import TargetRow
 from workers.records.pictures import PictureFacts
-from workers.records.reading import Rejection
-from workers.storage.stores import MemoryStore
+from workers.records.rejections import Rejection
+from workers.storage.memory import MemoryStore
 
 OUTPUT = "mem://bucket/out"
 IDENTITY = PartIdentity("run-1", "5" * 20, "f" * 16)

@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
-from workers.anywhere import Anywhere
 from workers.earlier import EarlierIndex, index_earlier
 from workers.errors import ObjectMissing
 from workers.labels.commits import PARTS, Guarantee, Ledger
@@ -22,8 +21,11 @@ from workers.model_files import ModelIdentity, identify_model
 from workers.progress import Progress, Say
 from workers.replica import Assignment, Begin
 from workers.settings import LabelSettings
-from workers.shards.plan import Shard, plan_shards, write_listings_to
-from workers.storage.objects import ObjectInfo, join_uri, shown, under
+from workers.shards.listing import write_listings_to
+from workers.shards.plan import Shard, plan_shards
+from workers.storage.objects import ObjectInfo
+from workers.storage.stores import Anywhere
+from workers.storage.uris import join_uri, shown, under
 from workers.summaries import RunSummary
 
 PLANS = "_plans"  # folder of the output: lists of images that the plan refers to

@@ -22,8 +22,9 @@ from workers.labels.commits import Commit
 from workers.labels.rows import LABELLED, Attempt, LabelRow
 from workers.labels.table import read_part, read_rows
 from workers.records.instructions import Instruction
-from workers.records.reading import Record
-from workers.storage.objects import Store, join_uri
+from workers.records.record import Record
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri
 
 READERS = 16  # parts read at once by the driver
 PARTS_AT_HAND = 16  # of a worker; 64 rows with three masks each are some 0.5 MB

@@ -17,7 +17,6 @@ from pixellm.engine import Sample
 from pixellm.errors import ImageError
 from pixellm.images import PreparedImage, prepare_image
 from workers.batcher import Reply, Unanswered
-from workers.bench import Bench
 from workers.earlier import carry_over
 from workers.errors import RecordRejected
 from workers.labels.commits import Commit
@@ -25,16 +24,19 @@ from workers.labels.rows import Attempt, LabelRow, answer_rows, failed_rows, rej
 from workers.labels.table import PartIdentity, write_part
 from workers.records.instructions import Instruction
 from workers.records.pictures import PictureFacts, decode_picture, identify_undecoded
-from workers.records.reading import ImageRef, Record, Rejection, fetch_image, read_records
-from workers.records.rejections import Reason
-from workers.shards.plan import Shard, ShardKind
+from workers.records.reading import fetch_image, read_records
+from workers.records.record import ImageRef, Record
+from workers.records.rejections import Reason, Rejection
+from workers.shards.listing import ShardKind
+from workers.shards.plan import Shard
 from workers.summaries import ShardSummary
+from workers.workbench import Workbench
 
 MODEL_FAILED = "model_failed"
 """The `error_code` of rows of status `failed`."""
 
 
-async def label_shard(shard: Shard, bench: Bench, number: int = 1) -> ShardSummary:
+async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardSummary:
     """Labels one shard and commits it; others may be labelling the same shard meanwhile.
 
     Args:
@@ -72,7 +74,7 @@ class _Labelled:
     reused: int = 0
 
 
-async def _label_records(shard: Shard, bench: Bench, attempt: Attempt) -> list[_Labelled]:
+async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> list[_Labelled]:
     """All records of a shard, as many at once as pictures may be alive."""
     tasks: list[asyncio.Task[_Labelled]] = []
     try:
@@ -87,7 +89,7 @@ async def _label_records(shard: Shard, bench: Bench, attempt: Attempt) -> list[_
     return [task.result() for task in tasks]
 
 
-async def _read(shard: Shard, bench: Bench) -> AsyncIterator[Record]:
+async def _read(shard: Shard, bench: Workbench) -> AsyncIterator[Record]:
     here = () if shard.kind is ShardKind.IMAGES else (shard.uri.rpartition("/")[0],)
     records = read_records(
         shard,
@@ -100,7 +102,7 @@ async def _read(shard: Shard, bench: Bench) -> AsyncIterator[Record]:
         yield record
 
 
-async def _label_record(record: Record, bench: Bench, attempt: Attempt) -> _Labelled:
+async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _Labelled:
     if record.rejection is not None or record.image is None:
         assert record.rejection is not None, "a record without an image has a rejection"
         return _Labelled(rejected_rows(record, record.rejection, attempt))
@@ -135,7 +137,7 @@ class _Refused:
     facts: PictureFacts | None
 
 
-def _open_image(image: ImageRef, bench: Bench) -> _Opened | _Refused:
+def _open_image(image: ImageRef, bench: Workbench) -> _Opened | _Refused:
     """Fetches, decodes and resizes; the full picture lives no longer than this call."""
     data = None
     try:
@@ -150,7 +152,7 @@ def _open_image(image: ImageRef, bench: Bench) -> _Opened | _Refused:
 
 
 def _find_earlier(
-    record: Record, facts: PictureFacts, bench: Bench, attempt: Attempt
+    record: Record, facts: PictureFacts, bench: Workbench, attempt: Attempt
 ) -> tuple[list[LabelRow], tuple[Instruction, ...]]:
     """The rows that an earlier run has made, and what is left to ask."""
     found = [(each, bench.earlier.find(facts.sha256, each)) for each in record.instructions]
@@ -178,7 +180,7 @@ def _make_rows(
     return rows
 
 
-def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Bench) -> Commit:
+def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Workbench) -> Commit:
     """Writes the part and makes it count; if another attempt was first, that one's counts."""
     run = bench.provenance
     part = write_part(rows, PartIdentity(run.run_id, shard.shard_id, run.label_fingerprint))

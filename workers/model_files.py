@@ -29,8 +29,9 @@ from workers.errors import SettingsError, StorageError
 from workers.labels.rows import Provenance
 from workers.labels.schema import SCHEMA_VERSION
 from workers.settings import SHIPPED_MODEL, LabelSettings
-from workers.storage.objects import ObjectInfo, Store, scheme_of, shown, under
+from workers.storage.objects import ObjectInfo, Store
 from workers.storage.stores import open_store
+from workers.storage.uris import scheme_of, shown, under
 
 ANSWERS_VERSION = 1
 """Of the code between weights and labels. Raise it with a change after which the same weights give
@@ -87,21 +88,6 @@ class ModelIdentity:
             precision=self.precision,
             decode_json=self.decode_json,
         )
-
-
-def settle_hardware(settings: LabelSettings) -> LabelSettings:
-    """Decides what the settings leave open about GPUs and precision, for all machines of the run.
-
-    The precision is part of the fingerprint, so it must not depend on where a worker happens to be.
-    """
-    gpus = settings.num_gpus_per_replica
-    if gpus is None:
-        gpus = 1.0 if torch.cuda.is_available() else 0.0
-    precision = settings.replica.precision
-    if precision == "auto":
-        precision = "bf16" if gpus else "fp32"
-    replica = settings.replica.model_copy(update={"precision": precision})
-    return settings.model_copy(update={"num_gpus_per_replica": gpus, "replica": replica})
 
 
 def identify_model(settings: LabelSettings) -> ModelIdentity:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from workers.storage.objects import shown
+from workers.storage.uris import shown
 from workers.summaries import RunSummary, ShardSummary, Tally
 
 Say = Callable[[str], None]

@@ -32,9 +32,7 @@ import torch
 
 from pixellm.engine import Engine
 from pixellm.errors import PixelLMError
-from workers.anywhere import Anywhere
 from workers.batcher import Batcher, ReplicaBroken
-from workers.bench import Bench
 from workers.earlier import EarlierIndex, EarlierRows
 from workers.errors import (
     AccessDenied,
@@ -48,8 +46,11 @@ from workers.labels.commits import Guarantee, Ledger
 from workers.labels.table import describe_part
 from workers.model_files import ModelIdentity, load_engine
 from workers.settings import LabelSettings
-from workers.shards.plan import Shard, ShardKind
+from workers.shards.listing import ShardKind
+from workers.shards.plan import Shard
+from workers.storage.stores import Anywhere
 from workers.summaries import ShardSummary
+from workers.workbench import Workbench
 
 WAITS = (5.0, 30.0)
 """Seconds before the second and the third attempt at a shard. The store's own door has tried for
@@ -90,7 +91,7 @@ class ShardLabeller:
 
     def __init__(self, assignment: Assignment) -> None:
         self._begin = assignment.begin
-        self._bench: Bench | None = None
+        self._bench: Workbench | None = None
         self._why_not = ""
         try:
             self.setup(assignment)
@@ -136,13 +137,13 @@ class ShardLabeller:
         self.destroy()
 
 
-def lay_out_bench(assignment: Assignment) -> Bench:
+def lay_out_bench(assignment: Assignment) -> Workbench:
     """Loads the model and puts everything else within reach."""
     settings, identity = assignment.settings, assignment.identity
     engine = _load_patiently(settings, identity)
     store, output = Anywhere(), settings.output
     ledger = Ledger(store, output, assignment.run_id, describe_part, assignment.guarantee)
-    return Bench(
+    return Workbench(
         batcher=Batcher(engine.answer, settings.replica.batch_questions),
         image_side=engine.model.config.image_side,
         ledger=ledger,
@@ -167,7 +168,7 @@ def _load_patiently(settings: LabelSettings, identity: ModelIdentity) -> Engine:
     return load_engine(settings, identity)
 
 
-async def _try_label(shard: Shard, bench: Bench) -> ShardSummary:
+async def _try_label(shard: Shard, bench: Workbench) -> ShardSummary:
     for number, wait in enumerate(WAITS, start=1):
         try:
             return await label_shard(shard, bench, number)

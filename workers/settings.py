@@ -21,9 +21,9 @@ from pixellm.engine import DecodeSettings
 from workers.errors import RecordRejected, SettingsError
 from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureLimits
-from workers.records.reading import FieldMap
+from workers.records.record import FieldMap
 from workers.settings_sources import SettingsTree
-from workers.storage.objects import normalise_uri
+from workers.storage.uris import normalise_uri
 
 SHIPPED_MODEL = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
 MIB = 2**20

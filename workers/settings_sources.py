@@ -24,8 +24,8 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as SourceError
 
 from workers.errors import LineError, SettingsError
-from workers.storage.objects import normalise_uri, shown
 from workers.storage.stores import open_store
+from workers.storage.uris import normalise_uri, shown
 
 PREFIX = "PIXELLM_"
 _NESTED = "__"

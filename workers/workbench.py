@@ -12,14 +12,14 @@ from workers.labels.commits import Ledger
 from workers.labels.rows import Provenance
 from workers.records.instructions import Instruction
 from workers.records.pictures import PictureLimits
-from workers.records.reading import FieldMap
+from workers.records.record import FieldMap
 from workers.storage.objects import Store
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Workbench:
     """The model, the stores, the threads and the rules; the same for all shards of a replica."""
 
     batcher: Batcher

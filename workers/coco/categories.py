@@ -17,7 +17,8 @@ import yaml
 
 from workers.errors import LineError, SettingsError
 from workers.labels.targets import TargetRow, normalise_phrase
-from workers.storage.stores import normalise_uri, open_store
+from workers.storage.stores import open_store
+from workers.storage.uris import normalise_uri
 
 EVERYTHING_ELSE = "*"
 OBJECT = "object"

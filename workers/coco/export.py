@@ -27,15 +27,6 @@ from workers.labels.targets import TargetRow
 from workers.storage.objects import Store
 from workers.storage.stores import open_store
 
-__all__ = [
-    "ExportOptions",
-    "ExportSummary",
-    "RowSource",
-    "export_coco",
-    "export_run",
-    "validate_coco",
-]
-
 RowSource = Callable[[Sequence[str]], Iterator[LabelRow]]
 """Reads the table from its start, in an order that never changes, with the columns named."""
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from workers.labels.rows import LabelRow
-from workers.storage.objects import redact
+from workers.storage.uris import redact
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from hashlib import sha256
 from typing import Any, Self, get_origin
 
 from workers.errors import AccessDenied, CommitError, ConditionUnsupported, ObjectMissing
-from workers.storage.objects import Store, join_uri, shown, under
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri, shown, under
 
 PARTS, MARKERS = "labels", "_commits"  # folders of the output
 SCHEMA = 1  # of markers and manifests; a reader refuses what it does not know

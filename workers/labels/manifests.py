@@ -25,7 +25,8 @@ from hashlib import sha256
 
 from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import MARKERS, Commit, JsonFile, Ledger, marker_uri, now, part_name
-from workers.storage.objects import Store, join_uri, shown, under
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri, shown, under
 
 RUNS = "_runs"  # folder of the output
 READERS = 16  # requests under way at once: at 30 ms each, some 500 markers a second

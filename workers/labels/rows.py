@@ -23,7 +23,7 @@ from pixellm.answers import Answer
 from workers.labels.targets import TargetRow, target_rows
 from workers.records.instructions import Instruction, derive_instruction_id
 from workers.records.pictures import PictureFacts
-from workers.records.reading import ImageRef, Record
+from workers.records.record import ImageRef, Record
 from workers.records.rejections import Rejection
 
 LABELLED = ("ok", "empty", "partial")

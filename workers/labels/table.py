@@ -26,7 +26,8 @@ from workers.labels.schema import (
     TARGET_TYPE,
 )
 from workers.labels.targets import TargetRow, blank_target
-from workers.storage.objects import Store, join_uri, shown
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri, shown
 
 ROW_GROUP_ROWS = 2_000
 """About 10 MB with three masks a row; a reader holds one group."""

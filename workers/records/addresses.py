@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from workers.errors import RecordRejected, SettingsError
 from workers.records.rejections import Reason
-from workers.storage.objects import join_uri, normalise_uri, scheme_of, shown, under
+from workers.storage.uris import join_uri, normalise_uri, scheme_of, shown, under
 
 MAX_ADDRESS_CHARS = 4096
 """The longest path of Linux; a key of S3 has 1024 bytes at most."""

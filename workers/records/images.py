@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from workers.errors import ObjectMissing, RecordRejected
-from workers.records.fields import ImageRef, Record, RecordMaker
 from workers.records.instructions import MAX_FILE_BYTES, Instruction, parse_instruction_file
+from workers.records.record import ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason, Rejection
 from workers.records.sidecars import Sidecar, read_sidecar
 from workers.shards.plan import Shard

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO, cast
 
 from workers.errors import RecordRejected
-from workers.records.fields import Record, RecordMaker
+from workers.records.record import Record, RecordMaker
 from workers.records.rejections import Reason
 from workers.shards.plan import Shard
-from workers.storage.objects import Store, shown
+from workers.storage.objects import Store
+from workers.storage.uris import shown
 
 MAX_LINE_BYTES = 4 * 2**20
 """Of one record: 1000 instructions of 1000 characters fit. It also bounds what a gzip file that

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.errors import RecordRejected
-from workers.records.fields import Record, RecordMaker
+from workers.records.record import Record, RecordMaker
 from workers.records.rejections import Reason
 from workers.shards.plan import Shard
-from workers.storage.objects import Store, shown
+from workers.storage.objects import Store
+from workers.storage.uris import shown
 
 BATCH_ROWS = 16
 """Rows in memory at once; with images of 2 MiB in them, 32 MiB."""

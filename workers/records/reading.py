@@ -14,17 +14,17 @@ from workers.errors import (
     StorageError,
     StorageUnavailable,
 )
-from workers.records.fields import FieldMap, ImageRef, Record, RecordMaker
 from workers.records.images import read_images
 from workers.records.instructions import Instruction
 from workers.records.jsonl import read_jsonl
 from workers.records.parquet import read_parquet
-from workers.records.rejections import Reason, Rejection
+from workers.records.record import FieldMap, ImageRef, Record, RecordMaker
+from workers.records.rejections import Reason
 from workers.records.tar import read_tar
-from workers.shards.plan import Shard, ShardKind
-from workers.storage.objects import Store, scheme_of, shown
-
-__all__ = ["FieldMap", "ImageRef", "Record", "Rejection", "fetch_image", "read_records"]
+from workers.shards.listing import ShardKind
+from workers.shards.plan import Shard
+from workers.storage.objects import Store
+from workers.storage.uris import scheme_of, shown
 
 _READERS: dict[ShardKind, Callable[[Shard, Store, RecordMaker], Iterator[Record]]] = {
     ShardKind.JSONL: read_jsonl,

@@ -19,7 +19,7 @@ from workers.records.instructions import (
     read_instruction,
 )
 from workers.records.rejections import Reason, Rejection
-from workers.storage.objects import redact, shown
+from workers.storage.uris import redact, shown
 
 MAX_META_BYTES = 64 * 2**10
 """Of the unknown keys of one record, as JSON: they are repeated in each of its rows."""

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from workers.errors import RecordRejected
-from workers.records.fields import ImageRef, Record, RecordMaker
+from workers.records.record import ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason, Rejection
 from workers.records.sidecars import MAX_SIDECAR_BYTES, SIDECAR_ENDINGS, Sidecar, read_sidecar
 from workers.shards.plan import Shard
-from workers.storage.objects import Store, shown
+from workers.storage.objects import Store
+from workers.storage.uris import shown
 
 IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp"})
 MAX_MEMBERS = 1_000_000

@@ -18,7 +18,8 @@ from hashlib import sha256
 from tempfile import SpooledTemporaryFile
 
 from workers.errors import ObjectMissing
-from workers.storage.objects import ObjectInfo, Store, join_uri, under
+from workers.storage.objects import ObjectInfo, Store
+from workers.storage.uris import join_uri, under
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
 SIDECAR_SUFFIXES = ("json", "txt")  # the first that is there counts

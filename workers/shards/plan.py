@@ -29,14 +29,12 @@ from workers.shards.listing import (
     ShardKind,
     find_inputs,
     kind_of,
-    write_listings_to,
 )
-from workers.storage.objects import ObjectInfo, Store, shown
+from workers.storage.objects import ObjectInfo, Store
+from workers.storage.uris import shown
 
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-__all__ = ["ListingWriter", "Shard", "ShardKind", "plan_shards", "write_listings_to"]
 
 LISTING_BYTES = 4 * 2**20  # of one listing object: some 15,000 images, one request to read
 PIECE_BYTES = 2**20  # a line longer than this is read in pieces, whatever its length

@@ -12,9 +12,11 @@ from workers.labels.manifests import current_commits
 from workers.labels.rows import LabelRow
 from workers.labels.table import read_rows
 from workers.records.pictures import PictureLimits, decode_picture
-from workers.records.reading import ImageRef, fetch_image
+from workers.records.reading import fetch_image
+from workers.records.record import ImageRef
 from workers.sheets.sheet import Card, draw_sheet, make_card
-from workers.storage.stores import join_uri, open_store
+from workers.storage.stores import open_store
+from workers.storage.uris import join_uri
 
 SHEET_NAME = "sheet.png"
 SHEET_CARDS = 12

@@ -26,15 +26,8 @@ from workers.errors import (
     StorageError,
     StorageUnavailable,
 )
-from workers.storage.objects import (
-    ObjectInfo,
-    RangedReader,
-    buffered,
-    in_key_order,
-    redact,
-    shown,
-    split_bucket,
-)
+from workers.storage.objects import ObjectInfo, RangedReader, buffered, in_key_order
+from workers.storage.uris import redact, shown, split_bucket
 
 ATTEMPTS = 6  # with botocore's waits (doubling, at most 20 s each) half a minute of trouble passes
 CONNECT_SECONDS = 10

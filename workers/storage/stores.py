@@ -7,43 +7,23 @@
 Everything else takes a `Store` and URIs, and does not know which store it is.
 """
 
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from functools import cache, partial
-from hashlib import sha256
+from functools import cache
 from typing import BinaryIO
 
-from workers.errors import ObjectMissing, SettingsError
+from workers.errors import SettingsError
 from workers.storage.local import LocalStore
-from workers.storage.objects import (
-    KNOWN_PLACES,
-    ObjectInfo,
-    RangedReader,
-    Store,
-    buffered,
-    join_uri,
-    normalise_uri,
-    redact,
-    scheme_of,
-    shown,
-    under,
-)
+from workers.storage.memory import MemoryStore
+from workers.storage.objects import ObjectInfo, Store
 from workers.storage.s3 import S3Store
+from workers.storage.uris import KNOWN_PLACES, scheme_of, shown
 
-__all__ = [
-    "LocalStore",
-    "MemoryStore",
-    "ObjectInfo",
-    "S3Store",
-    "Store",
-    "join_uri",
-    "normalise_uri",
-    "open_store",
-    "redact",
-    "shown",
-    "under",
-]
+_KINDS: dict[str, type[LocalStore | S3Store | MemoryStore]] = {
+    "": LocalStore,
+    "s3": S3Store,
+    "mem": MemoryStore,
+}
+"""By scheme; a path has none."""
 
 
 def open_store(uri: str) -> Store:
@@ -53,76 +33,47 @@ def open_store(uri: str) -> Store:
         SettingsError: no store is for that scheme.
     """
     scheme = scheme_of(uri)
-    if scheme not in ("", "s3", "mem"):
+    if scheme not in _KINDS:
         raise SettingsError(f"{shown(uri)} is no place for files. {KNOWN_PLACES}")
     return _store_of(scheme)
 
 
 @cache
 def _store_of(scheme: str) -> Store:
-    stores: dict[str, type[LocalStore | S3Store | MemoryStore]] = {
-        "": LocalStore,
-        "s3": S3Store,
-        "mem": MemoryStore,
-    }
-    return stores[scheme]()
+    return _KINDS[scheme]()
 
 
-class MemoryStore:
-    """Objects in a dictionary, for tests and for trying things out. Lives as long as the process.
+class Anywhere:
+    """All stores as one: each URI goes to the store it names. Can be pickled.
 
-    Args:
-        honours_conditions: False makes a store that overwrites where it should refuse, as some
-            S3 servers do.
+    An input in a bucket, a list of images that points to another bucket, and an output on the disk
+    can then be one run.
     """
-
-    def __init__(self, *, honours_conditions: bool = True) -> None:
-        self._objects: dict[str, bytes] = {}
-        self._lock = threading.Lock()
-        self._honours_conditions = honours_conditions
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a folder; see `Store.list`."""
-        with self._lock:
-            uris = [uri for uri in self._objects if under(uri, prefix) and not uri.endswith("/")]
-        for uri in sorted(uris, key=str.encode):
-            with suppress(ObjectMissing):
-                yield self.stat(uri)
+        return open_store(prefix).list(prefix)
 
     def stat(self, uri: str) -> ObjectInfo:
         """Look at one object."""
-        data = self._read(uri)
-        return ObjectInfo(uri, len(data), sha256(data).hexdigest()[:32])
+        return open_store(uri).stat(uri)
 
     def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
         """Read bytes from `start`."""
-        return self._read(uri)[start : None if length is None else start + length]
-
-    def _read(self, uri: str) -> bytes:
-        with self._lock:
-            if uri not in self._objects:
-                raise ObjectMissing(f"there is no object {shown(uri)}")
-            return self._objects[uri]
+        return open_store(uri).get(uri, start, length)
 
     def open(self, uri: str) -> BinaryIO:
         """Open an object for reading."""
-        return buffered(RangedReader(self.stat(uri), partial(self.get, uri)))
+        return open_store(uri).open(uri)
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
         """Write an object, over an older one if there is one."""
-        with self._lock:
-            self._objects[uri] = bytes(data)
-        return self.stat(uri)
+        return open_store(uri).put(uri, data)
 
     def put_if_absent(self, uri: str, data: bytes) -> bool:
         """Write an object unless there is one."""
-        with self._lock:
-            if self._honours_conditions and uri in self._objects:
-                return False
-            self._objects[uri] = bytes(data)
-        return True
+        return open_store(uri).put_if_absent(uri, data)
 
     def delete(self, uri: str) -> None:
-        """Remove an object; nothing happens when there is none."""
-        with self._lock:
-            self._objects.pop(uri, None)
+        """Remove an object."""
+        open_store(uri).delete(uri)
