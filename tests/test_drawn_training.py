@@ -10,7 +10,7 @@ import torch
 
 from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.bank import NOTHING, Bank, describe, find_cells, masks_of, patch_owners
-from pixellm.drawn.conversations import IGNORED, Conversations
+from pixellm.drawn.conversations import Conversations
 from pixellm.drawn.language_stage import LanguageStage, read_packed
 from pixellm.drawn.loop import Loop, Schedule, rate_at
 from pixellm.drawn.practice import practise
@@ -19,6 +19,7 @@ from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from pixellm.drawn.start import deepen, small_config, start_model
 from pixellm.drawn.train import drawn_tokenizer, main
 from pixellm.images import prepare_image
+from pixellm.prompts import IGNORE_INDEX
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_packed_row_marks_the_words_and_groups_that_the_losses_look_at(tokeniz
         assert predicts[after] in ends
     asked = int(packed.asked_at[0, 1])
     assert tokenizer.decode(ids[: asked + 1]).endswith("ASSISTANT:")
-    assert predicts[:asked] == [IGNORED] * asked
+    assert predicts[:asked] == [IGNORE_INDEX] * asked
     wanted = tokenizer.encode(question.answer.replace(GROUP, tokenizer.seg_text), bos=False)
     assert predicts[asked:-1] == [*wanted, tokenizer.eos_id]
 

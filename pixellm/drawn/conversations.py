@@ -12,11 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixellm.drawn.questions import GROUP, Question
-from pixellm.prompts import render_prompt
+from pixellm.prompts import IGNORE_INDEX, render_prompt
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
-
-IGNORED = -100
-"""Label of a position that isn't supervised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,7 @@ class Packed:
     place: Tensor
     """(B, L) long: place in its conversation, from 0 behind the image."""
     predicts: Tensor
-    """(B, L) long: the answer's id that each slot predicts, or IGNORED."""
+    """(B, L) long: the answer's id that each slot predicts, or IGNORE_INDEX."""
     asked_at: Tensor
     """(Q, 2) long: image and slot of the last id of each question."""
     target_of: Tensor
@@ -135,7 +132,9 @@ class Conversations:
                 line += row.ids
                 rows += [number] * len(row.ids)
                 places += range(len(row.ids))
-                labels += [IGNORED] * row.asked_at + row.ids[row.asked_at + 1 :] + [IGNORED]
+                labels += (
+                    [IGNORE_INDEX] * row.asked_at + row.ids[row.asked_at + 1 :] + [IGNORE_INDEX]
+                )
             ids.append(line)
             row_of.append(rows)
             place.append(places)
@@ -144,7 +143,7 @@ class Conversations:
             ids=_pad(ids, 0),
             row=_pad(row_of, -1),
             place=_pad(place, 0),
-            predicts=_pad(predicts, IGNORED),
+            predicts=_pad(predicts, IGNORE_INDEX),
             asked_at=_pairs(asked),
             target_of=torch.tensor(target_of, dtype=torch.long),
             thing=torch.tensor(thing, dtype=torch.long),

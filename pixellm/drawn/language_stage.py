@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pixellm.checkpoints import Checkpoint
 from pixellm.drawn.bank import ATTRIBUTES, Cells, Described, describe, find_cells
-from pixellm.drawn.conversations import IGNORED, Conversations, Packed
+from pixellm.drawn.conversations import Conversations, Packed
 from pixellm.drawn.heads import Pointer, Pointers, SymbolicImage
 from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import GROUP, Question, ask, names_same
@@ -19,6 +19,7 @@ from pixellm.drawn.scenes import Scene, draw_scene
 from pixellm.engine import DecodeSettings, Engine
 from pixellm.language import LanguageModel
 from pixellm.model import EncodedImages, PixelLM
+from pixellm.prompts import IGNORE_INDEX
 from pixellm.tokenizer import Tokenizer
 
 IMAGES, QUESTIONS = 8, 8
@@ -92,7 +93,7 @@ def text_losses(
         packed: the conversations.
         cells: where the things lie.
     """
-    known = packed.predicts != IGNORED
+    known = packed.predicts != IGNORE_INDEX
     words = F.cross_entropy(language.lm_head(read.last[known]), packed.predicts[known])
     target, asked = cells.of_thing[packed.thing], packed.asked_at
     points = Pointing(tokens, cells)
