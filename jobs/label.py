@@ -10,15 +10,16 @@ wrong, and nothing was begun. 130: stopped by Ctrl-C; what was committed is kept
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pixellm.errors import PixelLMError
-from workers.coco.export import export_run
-from workers.driver import Run, describe_plan, label_run, plan_run
 from workers.errors import StorageUnavailable
-from workers.hardware import settle_hardware
 from workers.progress import Progress, describe_run
 from workers.settings import LabelSettings
 from workers.storage.uris import shown
+
+if TYPE_CHECKING:
+    from workers.driver import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,31 +28,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         settings = LabelSettings.from_everywhere(given, "python jobs/label.py")
-        run = plan_run(settle_hardware(settings), progress.say)
+        return _work(settings, progress)
     except PixelLMError as error:
         return _complain(progress, error, 1 if isinstance(error, StorageUnavailable) else 2)
     except KeyboardInterrupt:
         return 130
+
+
+def _work(settings: LabelSettings, progress: Progress) -> int:
+    # Only once the flags are known to be right: torch takes seconds to import.
+    from workers.driver import describe_plan, label_run, plan_run
+    from workers.hardware import settle_hardware
+
+    run = plan_run(settle_hardware(settings), progress.say)
     if settings.dry_run:
         print(describe_plan(run))
         return 0
-    return _label(run, progress)
-
-
-def _label(run: Run, progress: Progress) -> int:
     try:
         summary = label_run(run, progress)
         print(describe_run(summary))
-        if run.settings.export_coco and summary.exit_code == 0:
-            print(f"coco       {_export(run, run.settings.export_coco)}")
+        if settings.export_coco and summary.exit_code == 0:
+            print(f"coco       {_export(run, settings.export_coco)}")
     except PixelLMError as error:
         return _complain(progress, error, 1)
-    except KeyboardInterrupt:
-        return 130
     return summary.exit_code
 
 
-def _export(run: Run, uri: str) -> str:
+def _export(run: "Run", uri: str) -> str:
+    from workers.coco.export import export_run
+
     written = export_run(run.ledger.store, run.ledger.output, run.ledger.run_id, uri)
     return f"{shown(uri)} ({written.images:,} images, {written.annotations:,} masks)"
 

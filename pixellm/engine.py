@@ -17,12 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from pixellm.answers import Answer, Target, TokenGroup, find_groups, find_phrases, render_answer
+from pixellm.answers import (
+    Answer,
+    DecodeSettings,
+    Target,
+    TokenGroup,
+    find_groups,
+    render_answer,
+)
 from pixellm.checkpoints import Checkpoint
 from pixellm.errors import InstructionError
 from pixellm.images import PreparedImage
-from pixellm.masks import combine_scales, mask_scores, postprocess_masks
+from pixellm.masks import mask_scores, postprocess_masks
 from pixellm.model import EncodedImages
+from pixellm.phrases import find_phrases
 from pixellm.prompts import SYSTEM_TEXT, render_prompt
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
@@ -40,17 +48,6 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeSettings:
-    """What decides an answer besides weights and question; part of a label's fingerprint."""
-
-    max_new_tokens: int = 512
-    """Longest answer, in tokens; the official limit."""
-    official_groups: bool = False
-    """Drop all masks of an answer with an incomplete token group, as the official code does (Q20).
-    Off: whole groups are kept and the answer is reported as malformed."""
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """The answer to one question before its masks are made."""
 
@@ -60,6 +57,18 @@ class Generation:
     """(G, H): the state that predicted each id."""
     logprobs: Tensor
     """(G,): log-probability of each id."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TargetMask:
+    """The mask of one target, in the frame of its image."""
+
+    pixels: np.ndarray
+    """(h0, w0) bool."""
+    score: float
+    """Mean probability of its pixels."""
+    iou: float
+    """The decoder's own guess of its IoU."""
 
 
 class Engine:
@@ -233,31 +242,30 @@ class Engine:
         images: EncodedImages,
         states: Sequence[Tensor],
         owners: Sequence[int],
-    ) -> list[tuple[np.ndarray, float, float]]:
-        """Per target: bool mask (h0, w0) of its image, mask score and predicted IoU."""
-        results = []
+    ) -> list[TargetMask]:
+        """The mask of every target, from its (S * K, H) states and the index of its image."""
+        masks, side = list[TargetMask](), self.model.config.image_side
         for start in range(0, len(states), DECODE_TARGETS):
             chunk = slice(start, start + DECODE_TARGETS)
             queries = self.model.codebook(torch.cat(list(states[chunk])))
             image_of = torch.tensor(owners[chunk], device=self.model.device)
-            scales = self.model.decode(images, queries, image_of)
-            low = combine_scales([scale.logits for scale in scales], self.model.config.mask_side)
-            iou = scales[-1].iou[:, 0].float().tolist()
+            low = self.model.decode(images, queries, image_of)
+            guesses = low.iou.float().tolist()
             for row, owner in enumerate(owners[chunk]):
                 image = samples[owner].image
                 logits = postprocess_masks(
-                    low[row : row + 1], image.resized, image.original, self.model.config.image_side
+                    low.logits[row : row + 1], image.resized, image.original, side
                 )
                 score = float(mask_scores(logits)[0])
-                results.append(((logits[0] > 0).cpu().numpy(), score, iou[row]))
-        return results
+                masks.append(TargetMask((logits[0] > 0).cpu().numpy(), score, guesses[row]))
+        return masks
 
     def _answer(
         self,
         generation: Generation,
         groups: Sequence[TokenGroup],
         malformed: bool,
-        masks: Sequence[tuple[np.ndarray, float, float]],
+        masks: Sequence[TargetMask],
     ) -> Answer:
         text, marks = render_answer(generation.ids, groups, self.tokenizer)
         found = zip(groups, find_phrases(text, marks), masks, strict=True)
@@ -267,12 +275,12 @@ class Engine:
                 phrase=None if span is None else text[slice(*span)],
                 span=span,
                 phrase_source="none" if span is None else "answer",
-                mask=mask,
-                score_mask=score,
-                score_iou=iou,
+                mask=mask.pixels,
+                score_mask=mask.score,
+                score_iou=mask.iou,
                 score_token=float(generation.logprobs[list(group.positions)].sum().exp()),
             )
-            for index, (group, span, (mask, score, iou)) in enumerate(found)
+            for index, (group, span, mask) in enumerate(found)
         )
         ended = bool(generation.ids) and generation.ids[-1] == self.tokenizer.eos_id
         return Answer(text, generation.ids, targets, malformed=malformed, truncated=not ended)

@@ -15,7 +15,7 @@ class PixelLMError(Exception):
 
     Example:
         try:
-            model = load_model("weights/")
+            checkpoint = load_checkpoint("weights/")
         except PixelLMError as error:
             print(error)  # names the thing, quotes the value, says the way out
     """

@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOW_SIDE = 128
-"""Pixels. Scales are added at this size whatever the image side: weights were trained so."""
 
-
-def combine_scales(scales: Sequence[Tensor], low_side: int = LOW_SIDE) -> Tensor:
+def combine_scales(scales: Sequence[Tensor], low_side: int) -> Tensor:
     """Add the masks of all scales with equal weights 1/S.
 
     Args:
         scales: S tensors (N, 1, ?, ?) of mask logits, coarse to fine.
-        low_side: Pixels.
+        low_side: Pixels; `PixelLMConfig.mask_side`, the size that the weights were trained with.
 
     Returns:
         (N, low_side, low_side) logits, in the dtype of the scales.

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pixellm.codebook import Codebook
 from pixellm.config import PixelLMConfig
-from pixellm.decoder import PixelDecoder, ScaleMasks
+from pixellm.decoder import PixelDecoder
 from pixellm.language import LanguageModel
+from pixellm.masks import combine_scales
 from pixellm.vision import (
     VisionTower,
     nearest_resize,
@@ -36,6 +37,16 @@ class EncodedImages:
     """(B, I): 0 on tokens that lie in the padding. They keep their positions (Q21)."""
     maps: tuple[Tensor, ...]
     """Per scale (B, D, h, w): the decoder's image maps."""
+
+
+@dataclass(frozen=True, slots=True)
+class LowMasks:
+    """The masks of N targets before they come into the frames of their images."""
+
+    logits: Tensor
+    """(N, mask_side, mask_side): all scales together, over the model's padded square."""
+    iou: Tensor
+    """(N,): the finest mask's own guess of its IoU. The released model doesn't train it."""
 
 
 class PixelLM(nn.Module):
@@ -103,9 +114,11 @@ class PixelLM(nn.Module):
         """(R, T) keys that may be attended to: words of the text, image tokens off the padding."""
         return spread(text_valid, ids, self.config.image_tokens, token_valid)
 
-    def decode(self, images: EncodedImages, queries: Tensor, image_of: Tensor) -> list[ScaleMasks]:
-        """(N, S, D) queries and the image of each -> masks of every scale."""
-        return self.decoder(images.maps, queries, image_of)
+    def decode(self, images: EncodedImages, queries: Tensor, image_of: Tensor) -> LowMasks:
+        """(N, S, D) queries and the image of each (N,) -> a mask of each, all scales together."""
+        scales = self.decoder(images.maps, queries, image_of)
+        logits = combine_scales([scale.logits for scale in scales], self.config.mask_side)
+        return LowMasks(logits, scales[-1].iou[:, 0])
 
 
 def spread(values: Tensor, ids: Tensor, image_tokens: int, image_values: Tensor | int) -> Tensor:

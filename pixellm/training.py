@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pixellm.codebook import predicting_positions
 from pixellm.losses import Losses, LossWeights, mask_losses, next_token_loss, sum_losses
-from pixellm.masks import combine_scales, postprocess_masks
+from pixellm.masks import postprocess_masks
 from pixellm.model import EncodedImages, PixelLM, spread
 from pixellm.prompts import IGNORE_INDEX, LabelledIds
 
@@ -107,8 +107,7 @@ def decode_masks(
     model: PixelLM, images: EncodedImages, queries: Tensor, owners: Tensor, batch: TrainingBatch
 ) -> tuple[Tensor, ...]:
     """(N, S, D) queries and the image of each (N,) -> for each image (n_i, h0, w0) logits."""
-    scales = model.decode(images, queries, owners)
-    low = combine_scales([scale.logits for scale in scales], model.config.mask_side)
+    low = model.decode(images, queries, owners).logits
     return tuple(
         postprocess_masks(
             low[owners == image],

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from pixellm.answers import Answer
+from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import Checkpoint
-from pixellm.engine import DecodeSettings, Engine, Sample
+from pixellm.engine import Engine, Sample
 from pixellm.images import PreparedImage
 from pixellm.masks import combine_scales, mask_scores, postprocess_masks
 from pixellm.tiny import ScriptedHead

@@ -10,9 +10,9 @@ import torch
 
 from pixellm.answers import Answer
 from pixellm.engine import Sample
-from pixellm.errors import InstructionError
 from pixellm.images import PreparedImage
-from workers.batcher import FAILURES_IN_A_ROW, WAITING_BATCHES, Batcher, ReplicaBroken, Unanswered
+from workers.batcher import FAILURES_IN_A_ROW, WAITING_BATCHES, Batcher, Unanswered
+from workers.errors import LineError, ReplicaBroken
 
 IMAGE = PreparedImage(torch.zeros(3, 1, 1), (1, 1), (1, 1))
 
@@ -110,17 +110,57 @@ def test_random_poison_never_costs_another_question():
 
 
 def test_why_a_question_failed_is_told():
-    async def ask(model: EchoModel) -> Unanswered:
-        batcher = Batcher(model, 2)
+    async def ask() -> Unanswered:
+        batcher = Batcher(EchoModel(poison=["bad"]), 2)
         (reply,) = await batcher.ask(sample("bad"))
         await batcher.close()
-        assert isinstance(reply, Unanswered)
         return reply
 
+    assert asyncio.run(ask()) == Unanswered("RuntimeError: poisoned")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError("Unable to allocate 9 GiB"),
+        ValueError("no such size"),
+        LineError("on purpose"),
+    ],
+)
+def test_what_a_bad_sample_raises_costs_its_own_row_only(error):
     model = EchoModel(poison=["bad"])
-    assert asyncio.run(ask(model)) == Unanswered("RuntimeError: poisoned", asker_s_fault=False)
-    model.error = InstructionError("too long for the model")
-    assert asyncio.run(ask(model)) == Unanswered("too long for the model", asker_s_fault=True)
+    model.error = error
+    assert run(model, 8, sample("a"), sample("bad", "c")) == [["a"], ["!", "c"]]
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), KeyError("a bug"), AssertionError("a bug")])
+def test_a_bug_goes_as_it_is_to_those_who_asked_and_nobody_else(error):
+    model = EchoModel(seconds=0.02, poison=["bad"])
+    model.error = error
+
+    async def ask_all() -> list[object]:
+        batcher = Batcher(model, 2)
+        asked = [batcher.ask(sample(name)) for name in ("a", "bad", "c", "d")]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        later = await batcher.ask(sample("later"))
+        await batcher.close()
+        return [*replies, later]
+
+    first, second, *others = asyncio.run(asyncio.wait_for(ask_all(), 20))
+    assert first is second is error
+    assert [each[0].text for each in others] == ["c", "d", "later"]
+    assert model.batches == [["a", "bad"], ["c", "d"], ["later"]]  # nothing was tried alone
+
+
+def test_a_bug_that_shows_only_when_a_sample_is_tried_alone_is_one_too():
+    class Crashing(EchoModel):
+        def __call__(self, samples: Sequence[Sample]) -> list[tuple[Answer, ...]]:
+            self.error = TypeError("a bug") if len(samples) == 1 else RuntimeError("poisoned")
+            return super().__call__(samples)
+
+    with pytest.raises(TypeError, match="a bug"):
+        run(Crashing(poison=["bad"]), 8, sample("bad"), sample("good"))
 
 
 def test_a_model_that_answers_nothing_breaks_the_replica_for_all_askers():
@@ -141,13 +181,6 @@ def test_a_model_that_answers_nothing_breaks_the_replica_for_all_askers():
     assert len(model.batches) < 3 * FAILURES_IN_A_ROW
 
 
-def test_bad_instructions_in_a_row_do_not_break_the_replica():
-    names = [f"{n}" for n in range(5 * FAILURES_IN_A_ROW)]
-    model = EchoModel(poison=names)
-    model.error = InstructionError("too long")
-    assert run(model, 4, *map(sample, names), sample("good"))[-1] == ["good"]
-
-
 def test_a_failing_device_breaks_the_replica_at_once():
     model = EchoModel(poison=["bad"])
     model.error = torch.AcceleratorError("illegal memory access")
@@ -156,12 +189,13 @@ def test_a_failing_device_breaks_the_replica_at_once():
     assert len(model.batches) == 1
 
 
-def test_an_answer_that_misses_a_sample_is_a_broken_model_and_nobody_hangs():
+@pytest.mark.parametrize("answers", [[], [()]])
+def test_answers_that_miss_a_sample_or_a_question_are_a_bug_and_nobody_hangs(answers):
     async def ask() -> None:
-        batcher = Batcher(lambda samples: [], 4)
+        batcher = Batcher(lambda samples: answers, 4)
         await batcher.ask(sample("a"))
 
-    with pytest.raises(ReplicaBroken):
+    with pytest.raises(AssertionError, match="an answer for each question"):
         asyncio.run(asyncio.wait_for(ask(), 20))
 
 
@@ -178,7 +212,7 @@ def test_askers_that_go_away_do_no_harm():
             task.cancel()
         staying = [task for task in tasks if task not in leaving]
         replies = await asyncio.gather(*staying)
-        assert batcher.state.waiting == 0
+        assert batcher.waiting == 0
         await batcher.close()
         return [reply.text for each in replies for reply in each]
 
@@ -212,7 +246,7 @@ def test_the_line_is_bounded():
         asked = [asyncio.create_task(batcher.ask(sample(f"{n}"))) for n in range(200)]
         longest = 0
         while not all(task.done() for task in asked):
-            longest = max(longest, batcher.state.waiting)
+            longest = max(longest, batcher.waiting)
             await asyncio.sleep(0.001)
         await batcher.close()
         return longest
@@ -220,12 +254,12 @@ def test_the_line_is_bounded():
     assert asyncio.run(asyncio.wait_for(flood(), 20)) == WAITING_BATCHES * 2
 
 
-def test_the_state_tells_how_full_the_batches_were():
+def test_it_tells_how_full_the_batches_were():
     async def ask() -> None:
         batcher = Batcher(EchoModel(), 4)
+        assert batcher.fill == 0
         await asyncio.gather(*(batcher.ask(sample(f"{n}")) for n in range(6)))
-        state = batcher.state
-        assert (state.batches, state.questions, state.fill) == (2, 6, 0.75)
+        assert batcher.fill == 0.75
         await batcher.close()
 
     asyncio.run(ask())

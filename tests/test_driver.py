@@ -3,6 +3,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,16 @@ from workers.driver import describe_plan, label_run, plan_run
 from workers.errors import PlanError, SettingsError
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
-from workers.labels.commits import Guarantee
+from workers.labels.commits import Guarantee, Ledger
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.rows import LabelRow
-from workers.labels.table import read_rows
+from workers.labels.table import describe_part, read_rows
 from workers.progress import Progress, describe_run
-from workers.replica import Assignment, lay_out_bench
+from workers.replica import lay_out_bench
 from workers.settings import LabelSettings
+from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
-from workers.summaries import RunSummary, ShardSummary
+from workers.summaries import RunSummary, ShardSummary, Tally
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +73,7 @@ def label_here(settings: LabelSettings) -> None:
     """What replicas do, in this process and without Ray."""
     run = plan_run(settings, silent)
 
-    async def begin(_: str) -> int:
-        return 1
-
-    exactly, earlier = Guarantee.EXACTLY_ONCE, driver._index_earlier(run)
-    run_id = run.ledger.run_id
-    assignment = Assignment(settings, run.identity, run_id, exactly, earlier, 1, begin)
-    bench = lay_out_bench(assignment)
+    bench = lay_out_bench(driver._assign(run, silent))
 
     async def label_all() -> None:
         await asyncio.gather(*(label_shard(shard, bench) for shard in run.todo))
@@ -228,6 +224,21 @@ def test_a_folder_that_was_moved_is_another_run(read, photos, output, tmp_path):
     assert len(plan_run(read(moved, output), silent).todo) > 1
 
 
+def test_a_store_without_conditional_writes_is_told_with_what_that_means(read, photos, output):
+    run = plan_run(read(photos, output), silent)
+    told: list[str] = []
+    assert driver._assign(run, told.append).guarantee is Guarantee.EXACTLY_ONCE
+    assert told == []
+    careless = MemoryStore(honours_conditions=False)
+    ledger = Ledger(careless, "mem://b/out", run.ledger.run_id, describe_part)
+    assignment = driver._assign(replace(run, ledger=ledger), told.append)
+    assert assignment.guarantee is Guarantee.AT_LEAST_ONCE
+    (text,) = told
+    assert text.startswith("'mem://b/out' has no conditional writes, so every shard is committed")
+    assert "at least once, not exactly once: no row is lost or doubled, but where two" in text
+    assert text.endswith("Do not start the same command twice at a time")
+
+
 # ---- what the user sees ----
 
 
@@ -318,3 +329,12 @@ def test_the_summary_tells_counts_and_where_the_labels_are():
     assert text.count("no room") == 5
     assert "and 2 more" in text
     assert "not done" not in describe_run(make_run())
+
+
+def test_batches_are_told_of_when_there_were_any():
+    assert "1 h 02 min\n" in describe_run(make_run(batch_fill=0.0))
+    assert "batches" not in describe_run(make_run(batch_fill=0.0))
+    tally = Tally()
+    for each in (summary(1, batch_fill=0.5), ShardSummary("a", error="no"), summary(2)):
+        tally.add(each)
+    assert tally.batch_fill == 0.5

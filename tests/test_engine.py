@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.engine import DecodeSettings, Engine, Sample
+from pixellm.answers import DecodeSettings
+from pixellm.engine import Engine, Sample
 from pixellm.errors import InstructionError
 from pixellm.images import prepare_image
 from pixellm.prompts import SYSTEM_TEXT, label_conversation

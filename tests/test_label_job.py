@@ -423,6 +423,16 @@ def test_the_process_ends_with_the_code_and_without_a_traceback(new_job, grown, 
     assert job.markers() == 0
 
 
-def test_the_driver_does_not_import_ray_before_it_needs_it():
-    code = "import sys, jobs.label; sys.exit(any(n.split('.')[0] == 'ray' for n in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+@pytest.mark.parametrize(
+    ("first", "waiting"),
+    [
+        # of a wrong flag one is told at once
+        ("jobs.label", {"torch", "transformers", "ray", "pyarrow", "pycocotools", "boto3"}),
+        # where all is committed, no cluster is needed
+        ("workers.driver", {"ray"}),
+    ],
+)
+def test_what_takes_seconds_to_import_waits_until_it_is_needed(first, waiting):
+    code = f"import sys, {first}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    assert waiting & set(told.stdout.decode().split()) == set()

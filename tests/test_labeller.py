@@ -1,6 +1,5 @@
 import asyncio
 import io
-import itertools
 import json
 import tarfile
 from collections import Counter
@@ -11,13 +10,14 @@ from dataclasses import fields, replace
 import pytest
 from PIL import Image
 
-from pixellm.engine import DecodeSettings, Engine
+from pixellm.answers import DecodeSettings
+from pixellm.engine import Engine
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
 from workers import replica
-from workers.batcher import Batcher, ReplicaBroken
+from workers.batcher import Batcher
 from workers.earlier import EarlierRows, index_earlier
-from workers.errors import AccessDenied, ObjectMissing, StorageUnavailable
+from workers.errors import AccessDenied, ObjectMissing, ReplicaBroken, StorageUnavailable
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
@@ -25,6 +25,7 @@ from workers.labels.manifests import current_commits, stale_commits
 from workers.labels.rows import LabelRow
 from workers.labels.table import describe_part, read_rows
 from workers.model_files import ModelIdentity
+from workers.pool import _Book
 from workers.records.instructions import make_instruction
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
@@ -91,6 +92,7 @@ def bench_for(store, model, run_id="run-1", batch=1, pictures=8, **more):
         yield Workbench(
             batcher=Batcher(model.answer, batch),
             image_side=56,
+            room=lambda text: model.engine.room(model.engine.prompt_ids(text)),
             ledger=Ledger(store, OUTPUT, run_id, describe_part),
             provenance=IDENTITY.provenance(run_id),
             earlier=EarlierRows(earlier, store, OUTPUT),
@@ -230,6 +232,27 @@ def test_an_instruction_that_the_model_has_no_room_for_is_rejected(store, engine
     assert statuses == {QUESTIONS[0].text: None, long.text: "instruction_invalid"}
 
 
+def test_an_instruction_without_room_costs_the_others_nothing(store, engine):
+    put_photos(store, 5)
+    long = make_instruction("q9 x7 " * 150)
+    lone, beside = CountingEngine(engine), CountingEngine(engine)
+    # one picture at a time, so that the batches don't depend on which is decoded first
+    label(store, lone, plan(store, 100), run_id="lone", batch=8, pictures=1)
+    asked = (QUESTIONS[0], long, QUESTIONS[1])
+    label(store, beside, plan(store, 100), run_id="beside", batch=8, pictures=1, questions=asked)
+    assert beside.images == lone.images == [1] * 5
+    assert long.text not in beside.asked
+    rows = table(store, "beside")
+    refused = [row for row in rows if row.instruction == long.text]
+    assert {(row.status, row.error_code) for row in refused} == {
+        ("rejected_input", "instruction_invalid")
+    }
+    assert all("leaves no room" in row.error_message and row.width for row in refused)
+    assert len(refused) == 5
+    answered = [row for row in rows if row.instruction != long.text]
+    assert lasting(answered) == lasting(table(store, "lone"))
+
+
 def test_the_rows_do_not_depend_on_order_or_on_how_shards_are_cut(store, engine):
     put_photos(store)
     put_lines(
@@ -343,7 +366,7 @@ def test_no_more_pictures_are_alive_than_allowed(store, engine):
             work = asyncio.gather(*(label_shard(shard, bench) for shard in plan(store, 4)))
             most = 0
             while not work.done():
-                most = max(most, bench.batcher.state.waiting // 2)
+                most = max(most, bench.batcher.waiting // 2)
                 await asyncio.sleep(0.001)
             return most, await work
 
@@ -355,12 +378,40 @@ def test_no_more_pictures_are_alive_than_allowed(store, engine):
 # ---- what the replica makes of failures ----
 
 
-def process(store, engine, shard, monkeypatch):
+class Starts(replica.Starts):
+    """What a run remembers of its shards, in this process."""
+
+    def __init__(self) -> None:
+        self.book = _Book()
+
+    async def begin(self, shard_id):
+        return self.book.begin(shard_id)
+
+    async def broke(self, shard_ids, why):
+        self.book.broke(shard_ids, why)
+
+
+@contextmanager
+def labeller_for(store, model, starts=None, **more):
+    """A replica without a process of its own."""
+    with bench_for(store, model, **more) as bench:
+        labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)  # loads no model
+        labeller._bench, labeller._starts, labeller._at_hand = bench, starts or Starts(), set()
+        yield labeller
+
+
+async def call(labeller, shard):
+    """What Ray Data does."""
+    replies = labeller({replica.SHARD: [replica.shard_to_json(shard)]})
+    (reply,) = [reply async for reply in replies]
+    (text,) = reply[replica.SUMMARY]
+    return ShardSummary.from_json(text)
+
+
+def process(store, engine, shard, monkeypatch, **more):
     monkeypatch.setattr(replica, "WAITS", (0.01, 0.02))
-    labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)  # without loading a model
-    with bench_for(store, engine) as bench:
-        labeller._bench = bench
-        return asyncio.run(asyncio.wait_for(labeller.process(shard), 60))
+    with labeller_for(store, engine, **more) as labeller:
+        return asyncio.run(asyncio.wait_for(call(labeller, shard), 60))
 
 
 def test_a_store_that_comes_back_costs_an_attempt_and_no_row(store, engine, monkeypatch):
@@ -402,6 +453,23 @@ def test_a_bug_ends_the_run_with_its_traceback(store, engine, monkeypatch):
     assert summary.ends_run
 
 
+def test_a_bug_in_the_model_ends_the_run_with_its_traceback_and_makes_no_rows(
+    store, engine, monkeypatch
+):
+    class CrashingEngine(CountingEngine):
+        def answer(self, samples):
+            return len(samples) + "a bug of ours"
+
+    put_photos(store, 4)
+    (shard,) = plan(store, 100)
+    summary = process(store, CrashingEngine(engine), shard, monkeypatch, batch=8)
+    assert "TypeError: unsupported operand" in summary.error
+    assert 'return len(samples) + "a bug of ours"' in summary.error
+    assert summary.error.count("TypeError") == 1  # and not once for each picture of the batch
+    assert summary.ends_run
+    assert not list(store.list(f"{OUTPUT}/labels"))
+
+
 class BrokenEngine(CountingEngine):
     """A model that answers nothing."""
 
@@ -409,43 +477,80 @@ class BrokenEngine(CountingEngine):
         raise RuntimeError("always")
 
 
-def test_a_replica_whose_model_is_broken_ends_itself(store, engine, monkeypatch, capsys):
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def mortal(monkeypatch):
     def ends(code):
-        raise SystemExit(code)
+        raise Ended(code)
 
     monkeypatch.setattr("os._exit", ends)
+
+
+def test_a_replica_whose_model_is_broken_ends_itself(store, engine, monkeypatch, capsys, mortal):
     put_photos(store, 8)
     (shard,) = plan(store, 100)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(Ended) as ended:
         process(store, BrokenEngine(engine), shard, monkeypatch)
-    assert ended.value.code == replica.BROKEN_CODE
+    assert ended.value.args == (replica.BROKEN_CODE,)
     assert "this replica is broken" in capsys.readouterr().err
 
 
-def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine, monkeypatch):
+def test_a_replica_that_nobody_hears_ends_itself_too(store, engine, monkeypatch, mortal):
+    class Deaf(Starts):
+        async def broke(self, shard_ids, why):
+            await asyncio.sleep(60)
+
+    class Gone(Starts):
+        async def broke(self, shard_ids, why):
+            raise ConnectionError("Ray is gone")
+
+    monkeypatch.setattr(replica, "LAST_WORDS_SECONDS", 0.05)
+    put_photos(store, 8)
+    (shard,) = plan(store, 100)
+    for starts in (Deaf(), Gone()):
+        with (
+            labeller_for(store, BrokenEngine(engine), starts) as labeller,
+            pytest.raises(Ended),
+        ):
+            asyncio.run(asyncio.wait_for(call(labeller, shard), 20))
+
+
+def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine):
     put_photos(store, 1)
     (shard,) = plan(store)
-    starts = itertools.count(1)
-
-    async def begin(_):
-        return next(starts)
-
-    async def call(labeller):
-        replies = labeller({replica.SHARD: [replica.shard_to_json(shard)]})
-        (reply,) = [reply async for reply in replies]
-        (text,) = reply[replica.SUMMARY]
-        return ShardSummary.from_json(text)
-
-    labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)
-    labeller._begin = begin
-    with bench_for(store, CountingEngine(engine)) as bench:
-        labeller._bench = bench
+    with labeller_for(store, CountingEngine(engine)) as labeller:
 
         async def call_often():
-            return [await call(labeller) for _ in range(2 + replica.MAX_DEATHS)]
+            return [await call(labeller, shard) for _ in range(2 + replica.MAX_DEATHS)]
 
-        errors = [summary.error for summary in asyncio.run(call_often())]
-    assert errors == [None] * (1 + replica.MAX_DEATHS) + [replica.WORKERS_DIED]
+        *begun, last = [summary.error for summary in asyncio.run(call_often())]
+    assert begun == [None] * (1 + replica.MAX_DEATHS)
+    assert last == "4 workers that had it died (out of memory?); see Ray's logs"
+
+
+def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mortal):
+    put_photos(store, 8)
+    shards, starts = plan(store, 4), Starts()
+    assert len(shards) > 1
+
+    async def call_all(labeller):
+        return await asyncio.gather(*(call(labeller, shard) for shard in shards))
+
+    for _ in range(1 + replica.MAX_DEATHS):
+        with (
+            labeller_for(store, BrokenEngine(engine), starts) as labeller,
+            pytest.raises(Ended),
+        ):
+            asyncio.run(asyncio.wait_for(call_all(labeller), 20))
+    with labeller_for(store, BrokenEngine(engine), starts) as labeller:
+        summaries = asyncio.run(asyncio.wait_for(call_all(labeller), 20))
+    said = "8 questions failed in a row, the last with RuntimeError: always"
+    assert {summary.error for summary in summaries} == {
+        f"4 workers that had it died; the last that could say why: {said}"
+    }
 
 
 def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp_path):
@@ -455,8 +560,8 @@ def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp
     settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
     nothing = index_earlier(store, OUTPUT, [])
     exactly = Guarantee.EXACTLY_ONCE
-    assignment = replica.Assignment(settings, IDENTITY, "run-1", exactly, nothing, 1, None)
-    labeller = replica.ShardLabeller(assignment)
+    assignment = replica.Assignment(settings, IDENTITY, "run-1", exactly, nothing)
+    labeller = replica.ShardLabeller(assignment, 1, Starts())
     summary = asyncio.run(labeller.process(shard))
     assert summary.ends_run
     assert "the model can't be used: --model" in summary.error

@@ -34,7 +34,7 @@ def resize(mask, size):
 def test_scales_are_averaged_at_the_finest_size(tensors):
     coarse = tensors["gen0.decoder_masks_l0"]
     fine = torch.randn(5, 1, 128, 128, generator=torch.Generator().manual_seed(0))
-    low = combine_scales([coarse, fine])
+    low = combine_scales([coarse, fine], 128)
     for n in range(5):
         wanted = 0.5 * resize(coarse[n, 0].numpy(), (128, 128)) + 0.5 * fine[n, 0].numpy()
         np.testing.assert_allclose(low[n], wanted, atol=1e-4)
@@ -42,8 +42,8 @@ def test_scales_are_averaged_at_the_finest_size(tensors):
 
 def test_scales_meet_at_the_asked_size_and_one_scale_weighs_one():
     small = torch.randn(2, 1, 16, 16)
-    assert combine_scales([small, torch.randn(2, 1, 32, 32)]).shape == (2, 128, 128)
-    assert torch.equal(combine_scales([small], low_side=16), small[:, 0])
+    assert combine_scales([small, torch.randn(2, 1, 32, 32)], 128).shape == (2, 128, 128)
+    assert torch.equal(combine_scales([small], 16), small[:, 0])
 
 
 @pytest.mark.parametrize("image", [0, 1])
@@ -63,7 +63,7 @@ def test_the_decoder_masks_of_the_fixture_lead_to_its_masks(tensors, image):
     stored = tensors[f"gen{image}.decoder_masks_l1"]
     near = [tensors[f"gen{image}.decoder_masks_l0"], stored.repeat_interleave(2, 2)]
     near[1] = near[1].repeat_interleave(2, 3)
-    ours = postprocess_masks(combine_scales(near), *SIZES[image], 448) > 0
+    ours = postprocess_masks(combine_scales(near, 128), *SIZES[image], 448) > 0
     official = tensors[f"gen{image}.pred_masks"] > 0
     assert ours.shape == official.shape
     overlap = (ours & official).sum() / (ours | official).sum()
@@ -81,7 +81,7 @@ def test_an_empty_mask_scores_zero():
 
 
 def test_no_masks_stay_no_masks():
-    low = combine_scales([torch.zeros(0, 1, 64, 64), torch.zeros(0, 1, 128, 128)])
+    low = combine_scales([torch.zeros(0, 1, 64, 64), torch.zeros(0, 1, 128, 128)], 128)
     masks = postprocess_masks(low, (336, 448), (90, 120), 448)
     assert masks.shape == (0, 90, 120)
     assert mask_scores(masks).shape == (0,)

@@ -5,10 +5,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from pixellm.engine import DecodeSettings, Engine, Sample
+from pixellm.answers import DecodeSettings
+from pixellm.engine import Engine, Sample
 from pixellm.images import prepare_image
 from pixellm.language import LORA_TARGETS
 from pixellm.losses import LossWeights
+from pixellm.masks import combine_scales
 from pixellm.model import PixelLM, spread
 from pixellm.prompts import label_conversation
 from pixellm.tiny import tiny_checkpoint
@@ -138,6 +140,20 @@ def test_values_of_ids_are_laid_out_around_the_image():
     assert spread(values, ids, 2, -1).tolist() == [[10, -1, -1, 50, 60], [10, 70, -1, -1, 80]]
     inside = torch.tensor([[1, 2], [3, 4]])
     assert spread(values, ids, 2, inside).tolist() == [[10, 1, 2, 50, 60], [10, 70, 3, 4, 80]]
+
+
+def test_decoding_joins_all_scales_and_keeps_the_guess_of_the_finest():
+    model = tiny_checkpoint(0, scales=3, tokens_per_scale=2, patch=8, llm_grid=5).model
+    config, image = model.config, picture(1, 30, 40)
+    queries, first = torch.randn(2, 3, config.decoder.width), torch.tensor([0, 0])
+    with torch.no_grad():
+        images = model.encode_images(image.pixels[None], [image.resized])
+        low = model.decode(images, queries, first)
+        scales = model.decoder(images.maps, queries, first)
+    joined = combine_scales([scale.logits for scale in scales], config.mask_side)
+    assert torch.equal(low.logits, joined)
+    assert low.logits.shape == (2, config.mask_side, config.mask_side)
+    assert torch.equal(low.iou, scales[2].iou[:, 0])
 
 
 # ---- sizes, precision, training ----

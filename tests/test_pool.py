@@ -1,8 +1,22 @@
+import socket
+import time
+
 import pytest
 
-from workers.errors import SettingsError
+from tests.conftest import free_ports
+from workers import pool
+from workers.errors import LineError, SettingsError
 from workers.hardware import settle_hardware
-from workers.pool import Machine, PoolSize, _check_room, size_pool
+from workers.pool import (
+    Machine,
+    PoolSize,
+    _Book,
+    _check_reachable,
+    _check_room,
+    _connected,
+    size_pool,
+)
+from workers.replica import Begun
 from workers.settings import LabelSettings
 
 LAPTOP = [Machine(cpus=8, gpus=0)]
@@ -50,3 +64,67 @@ def test_a_replica_that_fits_nowhere_is_refused_or_waited_for():
     assert "waiting for the cluster to grow" in told[0]
     _check_room(needs, CLUSTER, own=True, say=told.append)
     assert len(told) == 1
+
+
+def test_the_book_counts_starts_and_keeps_last_words_by_shard():
+    book = _Book()
+    assert book.begin("a") == Begun(times=1)
+    book.broke({"a", "b"}, "the device failed")
+    book.broke({"a"}, "nothing was answered")
+    assert book.begin("a") == Begun(2, "nothing was answered")
+    assert book.begin("b") == Begun(1, "the device failed")
+    assert book.begin("c") == Begun(1)
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://127.0.0.1:{}/?a=b"])
+def test_a_cluster_that_is_not_there_is_told_with_its_address(form, monkeypatch):
+    address = form.format(free_ports(1))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(pool, "REACH_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "PAUSE_SECONDS", 0.05)
+    told: list[str] = []
+    with pytest.raises(LineError) as error, _connected(told.append):
+        pass
+    assert told == [f"connecting to the Ray cluster at {address}"]
+    assert f"no Ray cluster can be reached at RAY_ADDRESS={address} (" in f"{error.value}"
+    assert "unset RAY_ADDRESS to work on this machine" in f"{error.value}"
+
+
+def test_the_longest_wait_for_a_cluster_is_below_20_seconds():
+    # a head behind a firewall: every try takes its whole time
+    assert pool.REACH_SECONDS + pool.TRY_SECONDS < 20
+
+
+def test_a_cluster_that_is_just_starting_is_waited_for(monkeypatch):
+    monkeypatch.setattr(pool, "PAUSE_SECONDS", 0.01)
+    tries = iter(["refused", "refused", ""])
+    monkeypatch.setattr(pool, "_try_to_reach", lambda host, port: next(tries))
+    _check_reachable("head:6379")
+    assert next(tries, None) is None
+
+
+def test_a_cluster_that_listens_is_reached():
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        _check_reachable(f"127.0.0.1:{port}")
+        _check_reachable(f"ray://localhost:{port}")
+    if socket.has_dualstack_ipv6():
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as head:
+            _check_reachable(f"[::1]:{head.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["auto", "local", "/tmp/ray/ray_current_cluster", "http://127.0.0.1:1", "anyscale://x:1"],
+)
+def test_addresses_of_other_forms_are_left_to_ray(address):
+    started = time.monotonic()
+    _check_reachable(address)
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", f"{'x' * 70}.example:1"])
+def test_an_address_that_can_not_be_one_is_told_too(address, monkeypatch):
+    monkeypatch.setattr(pool, "REACH_SECONDS", 0.0)
+    with pytest.raises(LineError, match="RAY_ADDRESS"):
+        _check_reachable(address)

@@ -7,11 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.labels import ATTEMPT
 from tests.photos import load_photos
 from workers.errors import AccessDenied, RecordRejected, StorageError, StorageUnavailable
+from workers.labels.rows import rejected_rows
+from workers.labels.table import PartIdentity, read_part, write_part
 from workers.records import jsonl
 from workers.records import tar as tar_reader
-from workers.records.instructions import make_instruction
+from workers.records.instructions import MAX_FILE_BYTES, make_instruction
 from workers.records.reading import fetch_image, read_records
 from workers.records.record import FieldMap, ImageRef
 from workers.records.rejections import Reason
@@ -153,6 +156,17 @@ def test_meta_that_is_no_json_or_too_long_does_no_harm():
 def test_an_address_under_a_root_is_read(path, roots, uri):
     (record,) = read_lines({"image": path}, roots=roots)
     assert (record.rejection, record.image.uri) == (None, uri)
+
+
+def test_the_folder_of_the_file_may_be_read_beside_the_roots_but_nothing_around_it():
+    beside, root, outside = read_lines(
+        {"image": "x/a.jpg"},
+        {"image": "s3://other/a.jpg"},
+        {"image": "../a.jpg"},
+        roots=("s3://other",),
+    )
+    assert (beside.image.uri, root.image.uri) == (f"{ROOT}/x/a.jpg", "s3://other/a.jpg")
+    assert codes([beside, root, outside]) == [None, None, Reason.IMAGE_REFUSED]
 
 
 @pytest.mark.parametrize(
@@ -496,6 +510,37 @@ def test_a_folder_of_this_machine_is_read_in_order(tmp_path):
     assert names == sorted(photo.name for photo in load_photos())
     data = {photo.name: photo.data for photo in load_photos()}
     assert [fetch_image(r.image, store, 2**20) for r in records] == [data[name] for name in names]
+
+
+def test_an_image_whose_name_is_no_text_becomes_a_row_that_names_it(tmp_path):
+    store = LocalStore()
+    photo = load_photos()[0].data
+    for name in ("1.jpg", "caf\udce8.jpg", "caf\udce9.jpg"):  # Latin-1: bytes e8 and e9
+        store.put(str(tmp_path / "in" / name), photo)
+    store.put(str(tmp_path / "in" / "caf\udce9.txt"), b"\xff: neither is this UTF-8")
+    writer = write_listings_to(store, str(tmp_path / "plans"))
+    (shard,) = plan_shards(store, f"{tmp_path}/in", records_per_shard=9, listing_writer=writer)
+    records = list(read_records(shard, store, defaults=DEFAULTS))
+    assert codes(records) == [None, Reason.IMAGE_REFUSED, Reason.IMAGE_REFUSED]
+    assert [under(record.image.uri, f"{tmp_path}/in") for record in records] == [
+        "1.jpg",
+        r"caf\xe8.jpg",
+        r"caf\xe9.jpg",
+    ]
+    assert "rename it" in records[2].rejection.message
+    rows = [row for each in records[1:] for row in rejected_rows(each, each.rejection, ATTEMPT)]
+    part = write_part(rows, PartIdentity("run", shard.shard_id, "fingerprint"))
+    assert {row.image_uri for row in read_part(part)} == {row.image_uri for row in rows}
+
+
+@pytest.mark.parametrize("name", ["1.txt", "1.json", "_instructions.txt"])
+def test_a_text_beside_images_is_refused_and_not_cut_when_it_is_too_long(name):
+    store = MemoryStore()
+    put(store, "1.jpg", b"image")
+    put(store, name, b'"a"' + b" " * MAX_FILE_BYTES)  # cut to the limit, it would be valid
+    (record,) = read(store)
+    assert record.rejection.code in (Reason.RECORD_BROKEN, Reason.INSTRUCTION_INVALID)
+    assert "1,048,57" in record.rejection.message
 
 
 def test_every_form_is_read_from_a_real_s3_server(bucket):

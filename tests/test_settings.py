@@ -1,13 +1,15 @@
 import pickle
+from typing import Annotated
 
 import pytest
+from pydantic import BaseModel
 
-from pixellm.engine import DecodeSettings
+from pixellm.answers import DecodeSettings
 from workers.errors import SettingsError
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
 from workers.settings import SHIPPED_MODEL, LabelSettings
-from workers.settings_sources import flag_of, leaves, variable_of
+from workers.settings_sources import SettingsTree, Verbatim, flag_of, leaves, variable_of
 
 PLACES = ("--input", "/in", "--output", "/out")
 
@@ -70,6 +72,21 @@ def test_roots_are_places_and_may_hold_commas():
     settings = read("--reading.roots", "/data/a,b", "--reading.roots", "s3://bucket/x/")
     assert settings.reading.roots == ("/data/a,b", "s3://bucket/x")
     assert settings.reading.threads == 8
+
+
+def test_what_is_marked_verbatim_is_taken_as_it_is_in_any_tree_and_nothing_else_is():
+    class Group(BaseModel):
+        kept: Annotated[tuple[str, ...], Verbatim] = ()
+        cut: tuple[str, ...] = ()
+
+    class Tree(SettingsTree):
+        instruction: tuple[str, ...] = ()
+        group: Group = Group()
+
+    given = ("--group.kept", "a,b", "--group.kept", "[c", "--group.cut", "a,b")
+    tree = Tree.from_everywhere([*given, "--instruction", "a,b"], "x")
+    assert tree.group == Group(kept=("a,b", "[c"), cut=("a", "b"))
+    assert tree.instruction == ("a", "b")
 
 
 def test_names_of_columns_are_given_with_commas():

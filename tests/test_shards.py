@@ -5,18 +5,20 @@ import os
 import tarfile
 from collections import Counter
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers.errors import PlanError
+from workers.errors import PlanError, StorageUnavailable
 from workers.shards import listing
 from workers.shards import plan as planning
-from workers.shards.listing import ShardKind, write_listings_to
+from workers.shards.listing import ImageLine, ShardKind, find_inputs, write_listings_to
 from workers.shards.plan import Shard, plan_shards
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
+from workers.storage.objects import ObjectInfo
 from workers.storage.s3 import S3Store
 from workers.storage.uris import join_uri
 
@@ -346,7 +348,60 @@ def test_planning_again_writes_the_same_listings_and_a_dry_run_gives_the_same_id
     assert [shard.shard_id for shard in plan(store)] == [shard.shard_id for shard in first]
 
 
+def test_a_listing_that_is_there_already_is_left_alone():
+    class Counting(MemoryStore):
+        puts = 0
+
+        def put(self, uri, data):
+            self.puts += 1
+            return super().put(uri, data)
+
+    store = Counting()
+    write = write_listings_to(store, "mem://bucket/plans")
+    assert write(b"a") == write(b"a") != write(b"b")
+    assert store.puts == 2
+
+
+def test_a_line_of_a_listing_is_read_back_and_its_form_never_changes():
+    image = ObjectInfo("/in/caf\udce9.jpg", 7, "e")
+    texts = ObjectInfo("/in/_instructions.txt", 3, "t")
+    line = ImageLine.of(image, None, texts)
+    assert ImageLine.from_json(line.to_json()) == line
+    # the digests of these bytes are the names of shards that are committed already
+    assert line.to_json() == (
+        b'{"image":"/in/caf\\udce9.jpg","etag":"e","size":7,"sidecar":null,"sidecar_etag":null,'
+        b'"instructions":"/in/_instructions.txt","instructions_etag":"t"}\n'
+    )
+
+
 # The input as a whole
+
+
+def test_a_listing_that_fails_leaves_no_file_open(monkeypatch):
+    spools = []
+
+    class Spool(SpooledTemporaryFile):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            spools.append(self)
+
+    class Breaking(MemoryStore):
+        def list(self, prefix):
+            yield ObjectInfo(f"{ROOT}/1.jpg", 1, "e")
+            raise StorageUnavailable("503")
+
+    monkeypatch.setattr(listing, "SpooledTemporaryFile", Spool)
+    with pytest.raises(StorageUnavailable):
+        find_inputs(Breaking(), ROOT)
+    assert [file.closed for file in spools] == [True]
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jsonl", "caf\udce9/a.parquet", "caf\udce9.tar"])
+def test_a_file_of_records_whose_name_is_no_text_is_named_before_anything_begins(tmp_path, name):
+    LocalStore().put(str(tmp_path / name), jsonl(range(3)))
+    with pytest.raises(PlanError, match=r"caf\\udce9.*rename it") as caught:
+        plan(LocalStore(), str(tmp_path))
+    assert str(caught.value).isascii()
 
 
 def test_a_single_file_is_an_input():

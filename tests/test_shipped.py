@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 import pixellm
+from pixellm.answers import DecodeSettings
 from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.scenes import TEST_SEEDS
 from pixellm.drawn.score import summary, verdicts
-from pixellm.engine import DecodeSettings, Engine
+from pixellm.engine import Engine
 
 FOLDER = Path(pixellm.__file__).parent / "shipped" / "drawn"
 MIB = 2**20

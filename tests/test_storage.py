@@ -22,7 +22,7 @@ from workers.storage.memory import MemoryStore
 from workers.storage.objects import Store
 from workers.storage.s3 import S3Store
 from workers.storage.stores import open_store
-from workers.storage.uris import join_uri, normalise_uri, redact, shown, under
+from workers.storage.uris import BUCKET_SCHEMES, join_uri, normalise_uri, redact, shown, under
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -381,6 +381,30 @@ def test_the_scheme_chooses_the_store():
     assert open_store("mem://b/x") is open_store("mem://c")
     with pytest.raises(SettingsError, match="no place for files"):
         open_store("https://b/x")
+
+
+@pytest.mark.parametrize("scheme", BUCKET_SCHEMES)
+def test_every_scheme_of_a_place_has_a_store(scheme):
+    place = f"{scheme}://bucket/x"
+    assert normalise_uri(place) == place
+    assert Store in type(open_store(place)).mro()
+
+
+def test_a_store_that_lacks_a_call_can_not_be_made():
+    class Half(Store):
+        def delete(self, uri: str) -> None:
+            pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half()
+
+
+def test_a_place_whose_name_is_no_text_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(SettingsError, match=r"caf\\udce9.*rename it"):
+        normalise_uri("photos")
 
 
 def test_a_name_below_a_folder_is_found_by_whole_names():

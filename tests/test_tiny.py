@@ -1,6 +1,7 @@
 import torch
 
-from pixellm.engine import DecodeSettings, Engine, Sample
+from pixellm.answers import DecodeSettings
+from pixellm.engine import Engine, Sample
 from pixellm.images import PreparedImage
 from pixellm.tiny import ScriptedHead, tiny_checkpoint
 

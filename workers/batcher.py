@@ -2,10 +2,11 @@
 
     ask(sample) ---> waiting line ---> batch ---> model thread ---> answers to whoever asked
 
-When a batch fails, its samples are tried alone, and then the questions of the one that fails again;
-so one poisonous image costs its own rows and nobody else's. What can't be the fault of a sample
-(a lost GPU, a model that answers nothing any more) breaks the replica: every asker, now and later,
-is told so by `ReplicaBroken`, and nobody waits for ever.
+When a batch fails as a bad sample makes it fail (`SAMPLE_ERRORS`), its samples are tried alone, and
+then the questions of the one that fails again; so one poisonous image costs its own rows and nobody
+else's. What can't be the fault of a sample (a lost GPU, a model that answers nothing any more)
+breaks the replica: every asker, now and later, is told so by `ReplicaBroken`. Anything else is a
+bug, and goes as it is to those who asked. Nobody waits for ever.
 """
 
 import asyncio
@@ -20,8 +21,8 @@ import torch
 
 from pixellm.answers import Answer
 from pixellm.engine import Sample
-from pixellm.errors import ImageError, InstructionError
-from workers.errors import LineError
+from pixellm.errors import PixelLMError
+from workers.errors import ReplicaBroken
 
 LINGER_SECONDS = 0.01
 """What a batch that isn't full waits for more; a batch takes some 100 times as long to answer."""
@@ -31,6 +32,9 @@ BATCH_SECONDS = 2 * 60 * 60
 """A batch of a 7B model on a slow CPU takes an hour; what takes longer is a hung device."""
 FAILURES_IN_A_ROW = 8
 """Questions that fail alone with none answered in between: then the model is at fault, not they."""
+SAMPLE_ERRORS = (RuntimeError, ValueError, MemoryError, PixelLMError)
+"""What the model raises over a bad sample, or for want of memory (torch's own is a RuntimeError).
+A TypeError or a KeyError is no sample's fault: as rows of status `failed` nobody would see it."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,39 +42,14 @@ AnswerFunction = Callable[[Sequence[Sample]], list[tuple[Answer, ...]]]
 """`Engine.answer`: one tuple per sample, one answer per question."""
 
 
-class ReplicaBroken(LineError):  # noqa: N818 - named like the leaves of workers.errors
-    """The model can't answer anything any more; the process must be replaced."""
-
-
 @dataclass(frozen=True, slots=True)
 class Unanswered:
     """A question that the model could not answer, also when it was asked alone."""
 
     message: str
-    asker_s_fault: bool
-    """the question or the image can't be asked at all; trying it again is of no use"""
 
 
 Reply = Answer | Unanswered
-
-
-@dataclass(frozen=True, slots=True)
-class BatcherState:
-    """How busy the model is."""
-
-    waiting: int
-    """questions in the line"""
-    batches: int
-    """so far"""
-    questions: int
-    """that were answered in them"""
-    limit: int
-    """questions that a batch can hold"""
-
-    @property
-    def fill(self) -> float:
-        """Share of the batches that was used, 0 to 1."""
-        return self.questions / (self.batches * self.limit) if self.batches else 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +91,7 @@ class Batcher:
 
         Raises:
             ReplicaBroken: no question of anybody will be answered any more.
+            Exception: a bug, as the model raised it.
         """
         requests = []
         try:
@@ -127,10 +107,14 @@ class Batcher:
         return tuple(reply for part in replies for reply in part)
 
     @property
-    def state(self) -> BatcherState:
-        """How busy the model is, now."""
-        waiting = sum(request.size for request in self._line)
-        return BatcherState(waiting, self._batches, self._answered, self._limit)
+    def waiting(self) -> int:
+        """Questions in the line."""
+        return sum(request.size for request in self._line)
+
+    @property
+    def fill(self) -> float:
+        """Share of the batches so far that was used, 0 to 1."""
+        return self._answered / (self._batches * self._limit) if self._batches else 0.0
 
     async def close(self) -> None:
         """Ends the thread; what is asked now stays without an answer."""
@@ -153,18 +137,18 @@ class Batcher:
             batch = await self._collect()
             try:
                 await self._serve(batch)
-            except Exception as error:
-                self._broken = self._broken or ReplicaBroken(f"{type(error).__name__}: {error}")
-                for request in batch:
-                    if not request.future.done():
-                        request.future.set_exception(self._broken)
+            except ReplicaBroken as error:
+                self._broken = error
+                _fail(batch, error)
+            except Exception as error:  # a bug: whoever asked raises it, and the job ends with it
+                _fail(batch, error)
 
     async def _collect(self) -> list[_Request]:
         """Takes whole requests from the line while they fit; waits a little for more."""
         while not self._line:
             self._arrived.clear()
             await self._arrived.wait()
-        if self.state.waiting < self._limit and not self._broken:
+        if self.waiting < self._limit and not self._broken:
             await asyncio.sleep(LINGER_SECONDS)
         batch: list[_Request] = []
         room = self._limit
@@ -185,7 +169,7 @@ class Batcher:
             return
         try:
             answers = await self._call([request.sample for request in batch])
-        except Exception as error:
+        except SAMPLE_ERRORS as error:
             _raise_if_broken(error)
             for request in batch:
                 if not request.future.done():
@@ -198,7 +182,7 @@ class Batcher:
         """Answers one sample; when that fails, each of its questions."""
         try:
             (answers,) = await self._call([sample])
-        except Exception as error:
+        except SAMPLE_ERRORS as error:
             _raise_if_broken(error)
             if len(sample.questions) == 1:
                 return (self._give_up(error),)
@@ -211,13 +195,11 @@ class Batcher:
 
     def _give_up(self, error: Exception) -> Unanswered:
         said = f"{type(error).__name__}: {error}"
-        if isinstance(error, ImageError | InstructionError):
-            return Unanswered(f"{error}", asker_s_fault=True)
         _log.warning("a question could not be answered", exc_info=error)
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
             raise ReplicaBroken(f"{self._failures} questions failed in a row, the last with {said}")
-        return Unanswered(said, asker_s_fault=False)
+        return Unanswered(said)
 
     async def _call(self, samples: list[Sample]) -> list[tuple[Answer, ...]]:
         loop = asyncio.get_running_loop()
@@ -226,15 +208,23 @@ class Batcher:
             answers = await asyncio.wait_for(running, BATCH_SECONDS)
         except TimeoutError:
             raise ReplicaBroken(f"a batch got no answer within {BATCH_SECONDS} seconds") from None
+        asked = [len(sample.questions) for sample in samples]
+        assert [len(each) for each in answers] == asked, "an answer for each question, in order"
         self._failures = 0
         self._batches += 1
-        self._answered += sum(len(sample.questions) for sample in samples)
+        self._answered += sum(asked)
         return answers
 
 
 def _reply(request: _Request, replies: tuple[Reply, ...]) -> None:
     if not request.future.done():
         request.future.set_result(replies)
+
+
+def _fail(batch: Sequence[_Request], error: Exception) -> None:
+    for request in batch:
+        if not request.future.done():
+            request.future.set_exception(error)
 
 
 def _raise_if_broken(error: Exception) -> None:

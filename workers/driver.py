@@ -13,17 +13,15 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 from workers.earlier import EarlierIndex, index_earlier
-from workers.errors import ObjectMissing
 from workers.labels.commits import PARTS, Guarantee, Ledger
 from workers.labels.manifests import finish_run, stale_commits
 from workers.labels.table import describe_part
 from workers.model_files import ModelIdentity, identify_model
 from workers.progress import Progress, Say
-from workers.replica import Assignment, Begin
+from workers.replica import Assignment
 from workers.settings import LabelSettings
 from workers.shards.listing import write_listings_to
 from workers.shards.plan import Shard, plan_shards
-from workers.storage.objects import ObjectInfo
 from workers.storage.stores import Anywhere
 from workers.storage.uris import join_uri, shown, under
 from workers.summaries import RunSummary
@@ -32,6 +30,12 @@ PLANS = "_plans"  # folder of the output: lists of images that the plan refers t
 FAILED_IN_A_ROW = 20
 """Shards that fail with none committed in between: the store is down, and it isn't about them."""
 NOT_REACHED = "not reached: the run ended before"
+AT_LEAST_ONCE = (
+    "has no conditional writes, so every shard is committed at least once, not exactly once: no "
+    "row is lost or doubled, but where two workers end the same shard in the same moment, its "
+    "marker may hold the sums of the one and its part the rows of the other. Do not start the same "
+    "command twice at a time"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def describe_plan(run: Run) -> str:
 
 
 def _plan(settings: LabelSettings) -> list[Shard]:
-    keep = write_listings_to(_NewOnly(), join_uri(settings.output, PLANS))
+    keep = write_listings_to(Anywhere(), join_uri(settings.output, PLANS))
     inside = under(settings.output, settings.input) is not None
     own = settings.output if inside else join_uri(settings.output, PARTS)
     return plan_shards(
@@ -119,17 +123,6 @@ def _plan(settings: LabelSettings) -> list[Shard]:
         listing_writer=_written_nowhere if settings.dry_run else keep,
         exclude=(own,),
     )
-
-
-class _NewOnly(Anywhere):
-    """Leaves objects alone that are there; for names that are digests of the content."""
-
-    def put(self, uri: str, data: bytes) -> ObjectInfo:
-        """Write an object unless there is one."""
-        try:
-            return self.stat(uri)
-        except ObjectMissing:
-            return super().put(uri, data)
 
 
 def _written_nowhere(_: bytes) -> str:
@@ -156,18 +149,8 @@ def _run_id(source: str, fingerprint: str, request: str) -> str:
 def _label_rest(run: Run, progress: Progress) -> None:
     from workers.pool import label_on_ray  # Ray takes seconds to import, and isn't always needed
 
-    guarantee = run.ledger.probe()
-    if guarantee is Guarantee.AT_LEAST_ONCE:
-        progress.say(f"{shown(run.ledger.output)} has no conditional writes: {guarantee.__doc__}")
-    earlier = _index_earlier(run)
-    todo = run.todo
-
-    def assign(threads: int, begin: Begin) -> Assignment:
-        run_id = run.ledger.run_id
-        return Assignment(run.settings, run.identity, run_id, guarantee, earlier, threads, begin)
-
-    failed_in_a_row = 0
-    summaries = label_on_ray(todo, assign, run.settings, progress.say)
+    todo, failed_in_a_row = run.todo, 0
+    summaries = label_on_ray(todo, _assign(run, progress.say), progress.say)
     with progress.running(len(todo)), closing(summaries):
         for summary in summaries:
             progress.add(summary)
@@ -175,6 +158,15 @@ def _label_rest(run: Run, progress: Progress) -> None:
             if summary.ends_run or failed_in_a_row >= FAILED_IN_A_ROW:
                 progress.say("the run ends here: the other shards would fail like this one")
                 return
+
+
+def _assign(run: Run, say: Say) -> Assignment:
+    """What replicas must know; finds out how the output writes, and what is labelled already."""
+    guarantee = run.ledger.probe()
+    if guarantee is Guarantee.AT_LEAST_ONCE:
+        say(f"{shown(run.ledger.output)} {AT_LEAST_ONCE}")
+    run_id = run.ledger.run_id
+    return Assignment(run.settings, run.identity, run_id, guarantee, _index_earlier(run))
 
 
 def _index_earlier(run: Run) -> EarlierIndex:

@@ -1,23 +1,26 @@
 """What can go wrong in the labelling line. The tree of `pixellm.errors` goes on here.
 
 PixelLMError
-└── LineError
-    ├── StorageError            a folder or a bucket did not do what was asked
-    │   ├── StorageUnavailable  RETRIED  time-out, broken connection, 5xx: may work later
-    │   ├── ObjectMissing       final    no such bucket, object or file
-    │   ├── AccessDenied        final    no credentials, or they do not reach this far
-    │   └── ConditionUnsupported  final  the store has no "write unless it is there"
-    ├── SettingsError           final    a setting is unknown or contradicts another
-    ├── PlanError               final    nothing to label under the input, or it can't be cut
-    ├── RecordRejected          final    one record can't be labelled: it becomes a row
-    ├── ReplicaBroken           RETRIED  the model can't answer any more (`workers.batcher`)
-    ├── CommitError             final    a marker or a manifest does not say what it must
-    └── ExportError             final    a table can't be written in the form asked for
+└── LineError                     ends
+    ├── StorageError              a shard   a folder or a bucket did not do what was asked
+    │   ├── StorageUnavailable    a shard   RETRIED: time-out, broken connection, 5xx
+    │   ├── ObjectMissing         a shard   no such bucket, object or file
+    │   ├── AccessDenied          the job   no credentials, or they do not reach this far
+    │   └── ConditionUnsupported  the job   the store has no "write unless it is there"
+    ├── SettingsError             the job   a setting is unknown or contradicts another
+    ├── PlanError                 the job   nothing to label under the input, or it can't be cut
+    ├── RecordRejected            a row     one record can't be labelled
+    ├── ReplicaBroken             a worker  RETRIED: the model can't answer anything any more
+    ├── CommitError               the job   a marker or a manifest does not say what it must
+    └── ExportError               the job   a table can't be written in the form asked for
 
-Who catches what: `RecordRejected` ends in a row of status `rejected_input` and the run goes on;
-`StorageUnavailable` makes the shard run again, `ReplicaBroken` does so on a new replica; the others
-end the job with their message. What is outside this tree is a bug of ours and is not caught: a
-shard that fails the same way three times must be seen, not skipped.
+What ends a row or a shard lets the run go on: a row of status `rejected_input` has its reason, and
+a failed shard is not committed, so that the next start of the same command does it. A shard whose
+worker broke is begun again on a new one. While nothing is being labelled yet, or no longer, each
+of them ends the job, with its message. `workers.replica` has the table of who catches what.
+
+What is outside this tree is a bug of ours and ends the job with its traceback. Only the call of the
+model is different, where a bad sample raises what torch makes of it: see `workers.batcher`.
 """
 
 # ruff: noqa: N818 - the leaves say what happened, as in the tree; "Error" stands on the branches.
@@ -61,7 +64,7 @@ class RecordRejected(LineError):
     """One record can't be labelled; it becomes a row of status `rejected_input`.
 
     Args:
-        code: short and stable, one of a closed list in snake_case, such as `image_truncated`;
+        code: short and stable, one of a closed list in snake_case, such as `image_broken`;
             this is what people count and filter by.
         message: one sentence for the person who looks at that row.
     """
@@ -73,6 +76,10 @@ class RecordRejected(LineError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+class ReplicaBroken(LineError):
+    """The model can't answer anything any more; the process must be replaced."""
 
 
 class CommitError(LineError):

@@ -4,7 +4,7 @@
 
 Reading, fetching, decoding, encoding and committing run in threads; the model runs in its own,
 which all shards of a replica share through the batcher. What is wrong with a record ends as rows.
-`StorageError` and `ReplicaBroken` pass through to `workers.replica`; nothing else is caught.
+Everything else passes through to `workers.replica`.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pixellm.engine import Sample
-from pixellm.errors import ImageError
+from pixellm.errors import ImageError, InstructionError
 from pixellm.images import PreparedImage, prepare_image
 from workers.batcher import Reply, Unanswered
 from workers.earlier import carry_over
@@ -27,7 +27,6 @@ from workers.records.pictures import PictureFacts, decode_picture, identify_unde
 from workers.records.reading import fetch_image, read_records
 from workers.records.record import ImageRef, Record
 from workers.records.rejections import Reason, Rejection
-from workers.shards.listing import ShardKind
 from workers.shards.plan import Shard
 from workers.summaries import ShardSummary
 from workers.workbench import Workbench
@@ -62,7 +61,7 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
         reused=sum(each.reused for each in labelled),
         seconds=time.monotonic() - started,
         attempts=number,
-        batch_fill=bench.batcher.state.fill,
+        batch_fill=bench.batcher.fill,
     )
 
 
@@ -72,11 +71,13 @@ class _Labelled:
 
     rows: Sequence[LabelRow]
     reused: int = 0
+    """of the rows, carried over from an earlier run"""
 
 
 async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> list[_Labelled]:
     """All records of a shard, as many at once as pictures may be alive."""
     tasks: list[asyncio.Task[_Labelled]] = []
+    first: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
             async for record in _read(shard, bench):
@@ -85,18 +86,15 @@ async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> li
                 task.add_done_callback(lambda _: bench.pictures.release())
                 tasks.append(task)
     except ExceptionGroup as errors:
-        raise errors.exceptions[0] from errors  # the others were on their way and are cancelled
+        first = errors.exceptions[0]  # the others were on their way and are cancelled
+    if first is not None:
+        raise first  # out here it keeps its own cause, and a traceback of one screen
     return [task.result() for task in tasks]
 
 
 async def _read(shard: Shard, bench: Workbench) -> AsyncIterator[Record]:
-    here = () if shard.kind is ShardKind.IMAGES else (shard.uri.rpartition("/")[0],)
     records = read_records(
-        shard,
-        bench.store,
-        defaults=bench.questions,
-        fields=bench.fields,
-        roots=(*bench.roots, *here),
+        shard, bench.store, defaults=bench.questions, fields=bench.fields, roots=bench.roots
     )
     while (record := await bench.in_thread(_next, records)) is not None:
         yield record
@@ -112,13 +110,13 @@ async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _
     if isinstance(opened, _Refused):
         return _Labelled(rejected_rows(record, opened.why, attempt, opened.facts))
 
-    known, asked = await bench.in_thread(_find_earlier, record, opened.facts, bench, attempt)
+    settled, asked = await bench.in_thread(_settle, record, opened.facts, bench, attempt)
     started = time.monotonic()
     replies = await bench.batcher.ask(Sample(opened.image, tuple(each.text for each in asked)))
     latency_ms = 1000 * (time.monotonic() - started)
     record = replace(record, instructions=asked)
     new = await bench.in_thread(_make_rows, record, opened.facts, replies, attempt, latency_ms)
-    return _Labelled([*known, *new], reused=len(known))
+    return replace(settled, rows=[*settled.rows, *new])
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +149,30 @@ def _open_image(image: ImageRef, bench: Workbench) -> _Opened | _Refused:
     return _Refused(why, None if data is None else identify_undecoded(data))
 
 
-def _find_earlier(
+def _settle(
     record: Record, facts: PictureFacts, bench: Workbench, attempt: Attempt
-) -> tuple[list[LabelRow], tuple[Instruction, ...]]:
-    """The rows that an earlier run has made, and what is left to ask."""
-    found = [(each, bench.earlier.find(facts.sha256, each)) for each in record.instructions]
-    known = [carry_over(row, record, each, attempt) for each, row in found if row is not None]
-    return known, tuple(each for each, row in found if row is None)
+) -> tuple[_Labelled, tuple[Instruction, ...]]:
+    """The rows that need no model, known or refused ones, and the instructions left to ask."""
+    known: list[LabelRow] = []
+    refused: list[LabelRow] = []
+    asked: list[Instruction] = []
+    for each in record.instructions:
+        if (row := bench.earlier.find(facts.sha256, each)) is not None:
+            known.append(carry_over(row, record, each, attempt))
+        elif (why := _why_no_room(each, bench)) is not None:
+            refused += rejected_rows(replace(record, instructions=(each,)), why, attempt, facts)
+        else:
+            asked.append(each)
+    return _Labelled([*known, *refused], reused=len(known)), tuple(asked)
+
+
+def _why_no_room(instruction: Instruction, bench: Workbench) -> Rejection | None:
+    """Found out here, since one question that is too long fails the whole batch it is in."""
+    try:
+        bench.room(instruction.text)
+    except InstructionError as error:
+        return Rejection(Reason.INSTRUCTION_INVALID, f"{error}")
+    return None
 
 
 def _make_rows(
@@ -170,13 +185,10 @@ def _make_rows(
     rows: list[LabelRow] = []
     for instruction, reply in zip(record.instructions, replies, strict=True):
         single = replace(record, instructions=(instruction,))
-        if not isinstance(reply, Unanswered):
-            rows += answer_rows(single, facts, [reply], attempt, latency_ms)
-        elif reply.asker_s_fault:
-            why = Rejection(Reason.INSTRUCTION_INVALID, reply.message)
-            rows += rejected_rows(single, why, attempt, facts)
-        else:
+        if isinstance(reply, Unanswered):
             rows += failed_rows(single, Rejection(MODEL_FAILED, reply.message), attempt, facts)
+        else:
+            rows += answer_rows(single, facts, [reply], attempt, latency_ms)
     return rows
 
 

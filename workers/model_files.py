@@ -21,8 +21,9 @@ from pathlib import Path
 
 import torch
 
+from pixellm.answers import DecodeSettings
 from pixellm.checkpoints import folder_sha256, load_checkpoint
-from pixellm.engine import DecodeSettings, Engine
+from pixellm.engine import Engine
 from pixellm.prompts import PROMPT_VERSION
 from pixellm.weights import WeightFiles
 from workers.errors import SettingsError, StorageError

@@ -6,8 +6,11 @@ decided by the commits in the output and not by Ray.
 
 import logging
 import os
+import re
+import socket
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -23,9 +26,10 @@ from workers.replica import (
     SHARD,
     SUMMARY,
     Assignment,
-    Begin,
+    Begun,
     ShardBatch,
     ShardLabeller,
+    Starts,
     shard_to_json,
 )
 from workers.settings import LabelSettings
@@ -36,6 +40,12 @@ OBJECT_STORE_BYTES = 256 * 2**20
 """Of a Ray of our own: it carries shard lists and summaries; images never go through it."""
 MAX_SETUP_DEATHS = 2
 """Replicas in a row that die while they load the model; a third one ends the run."""
+REACH_SECONDS = 5.0
+"""A cluster's head gets this long to be there, since it may just be starting. Ray itself would wait
+for minutes, without a word."""
+TRY_SECONDS, PAUSE_SECONDS = 3.0, 1.0
+"""Of one try to reach it, and between two."""
+_HOST_AND_PORT = re.compile(r"(?:ray://)?(\[[^\]]+\]|[^\[\]/:]+):(\d{1,5})(?:[/?].*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +67,25 @@ class PoolSize:
 
 
 def label_on_ray(
-    shards: Sequence[Shard],
-    assign: Callable[[int, Begin], Assignment],
-    settings: LabelSettings,
-    say: Say,
+    shards: Sequence[Shard], assignment: Assignment, say: Say
 ) -> Generator[ShardSummary, None, None]:
     """Labels shards and yields what became of each, in the order in which they finish.
 
     Args:
         shards: at least one.
-        assign: what a replica must know, given its threads and how to tell of a begun shard.
-        settings: with GPUs and precision settled.
+        assignment: what a replica must know.
         say: takes lines for the user.
 
     Raises:
         SettingsError: no machine can hold a replica.
-        LineError: no replica could be set up.
+        LineError: the cluster can't be reached, or no replica could be set up.
     """
     with _connected(say) as own:
         machines = _machines()
-        size = size_pool(settings, machines)
+        size = size_pool(assignment.settings, machines)
         _check_room(size, machines, own, say)
         say(f"starting {_replicas(size)}; the first one loads the model")
-        rows = _flow(shards, assign(size.cpus, _Begin()), size).iter_rows()
+        rows = _flow(shards, assignment, size).iter_rows()
         try:
             for row in rows:
                 yield ShardSummary.from_json(row[SUMMARY])
@@ -104,7 +110,7 @@ def _flow(shards: Sequence[Shard], assignment: Assignment, size: PoolSize) -> "r
     items: list[ShardBatch] = [{SHARD: shard_to_json(shard)} for shard in shards]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         ShardLabeller,
-        fn_constructor_args=(assignment,),
+        fn_constructor_args=(assignment, size.cpus, _SharedStarts()),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=size.least,
@@ -117,27 +123,35 @@ def _flow(shards: Sequence[Shard], assignment: Assignment, size: PoolSize) -> "r
     )
 
 
-class _Starts:
-    """Counts how often each shard was begun; one for all replicas, beside the driver."""
+class _Book:
+    """Remembers what `Starts` is told; a process of its own, beside the driver."""
 
     def __init__(self) -> None:
         self._counts = Counter[str]()
+        self._last_words: dict[str, str] = {}
 
-    def begin(self, shard_id: str) -> int:
+    def begin(self, shard_id: str) -> Begun:
         self._counts[shard_id] += 1
-        return self._counts[shard_id]
+        return Begun(self._counts[shard_id], self._last_words.get(shard_id))
+
+    def broke(self, shard_ids: Collection[str], why: str) -> None:
+        self._last_words.update(dict.fromkeys(shard_ids, why))
 
 
-class _Begin:
-    """Tells the counter, from wherever a replica is."""
+class _SharedStarts(Starts):
+    """The way to the book, from wherever a replica is."""
 
     def __init__(self) -> None:
-        # when its machine is lost it counts anew, and nobody fails for that
-        counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Starts)
-        self._starts: Any = counter.remote()  # Ray makes the methods at run time
+        # when its machine is lost it begins anew, and nobody fails for that
+        book = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Book)
+        self._book: Any = book.remote()  # Ray makes the methods at run time
 
-    async def __call__(self, shard_id: str) -> int:
-        return int(await self._starts.begin.remote(shard_id))
+    async def begin(self, shard_id: str) -> Begun:
+        begun: Begun = await self._book.begin.remote(shard_id)
+        return begun
+
+    async def broke(self, shard_ids: Collection[str], why: str) -> None:
+        await self._book.broke.remote(shard_ids, why)
 
 
 @contextmanager
@@ -146,10 +160,14 @@ def _connected(say: Say) -> Iterator[bool]:
 
     Yields whether it is our own.
     """
-    own = not os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS")
+    own = not address
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its future; else a warning
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if address:
+        say(f"connecting to the Ray cluster at {address}")
+        _check_reachable(address)
     try:
         if own:
             say("starting Ray on this machine (10 to 20 seconds)")
@@ -160,7 +178,6 @@ def _connected(say: Say) -> Iterator[bool]:
                 logging_level=logging.ERROR,
             )
         else:
-            say("connecting to the Ray cluster")
             ray.init(logging_level=logging.ERROR)
     except Exception as error:  # it raises whatever the layer below raised
         raise LineError(f"Ray can't be {'started' if own else 'reached'}: {error}") from error
@@ -171,6 +188,35 @@ def _connected(say: Say) -> Iterator[bool]:
         yield own
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Whether anybody listens where RAY_ADDRESS points to.
+
+    Raises:
+        LineError: nobody does. Forms without a host and a port ("auto", "local", another scheme)
+            are left to Ray, which is quick to say what is wrong with them.
+    """
+    named = _HOST_AND_PORT.fullmatch(address)
+    if named is None:
+        return
+    deadline = time.monotonic() + REACH_SECONDS
+    while why_not := _try_to_reach(named[1].strip("[]"), int(named[2])):
+        if time.monotonic() + PAUSE_SECONDS > deadline:
+            raise LineError(
+                f"no Ray cluster can be reached at RAY_ADDRESS={address} ({why_not}). Start it, "
+                "correct the address, or unset RAY_ADDRESS to work on this machine."
+            )
+        time.sleep(PAUSE_SECONDS)
+
+
+def _try_to_reach(host: str, port: int) -> str:
+    """Connects once; what was wrong, or nothing."""
+    try:
+        socket.create_connection((host, port), TRY_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:  # the latter two: no port, no name
+        return f"{error}"
+    return ""
 
 
 def _machines() -> list[Machine]:

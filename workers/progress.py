@@ -108,6 +108,7 @@ class Progress:
 def describe_run(summary: RunSummary) -> str:
     """The table at the end."""
     done = summary.shards - len(summary.failures)
+    fill = f", batches {summary.batch_fill:.0%} full" if summary.batch_fill else ""
     lines = [
         f"run        {summary.run_id}",
         f"shards     {done:,} of {summary.shards:,} committed, {summary.found_committed:,} of them"
@@ -116,7 +117,7 @@ def describe_run(summary: RunSummary) -> str:
         *(f"  {status:<15}{count:>10,}" for status, count in sorted(summary.counts.items())),
         f"masks      {summary.targets:,}",
         f"carried    {summary.reused:,} rows over from earlier runs",
-        f"time       {_duration(summary.seconds)}, batches {summary.batch_fill:.0%} full",
+        f"time       {_duration(summary.seconds)}{fill}",
         f"labels     {shown(summary.output)}",
     ]
     for shard_id, why in list(summary.failures.items())[:FAILURES_SHOWN]:

@@ -9,7 +9,7 @@ wrong inside, and what then happens:
     other StorageError    one file is gone or changed  -> the shard failed, the run goes on
     AccessDenied, CommitError, ...                     -> the run ends: all shards would fail so
     CheckpointError, ...  the model can't be loaded    -> the run ends with the message
-    ReplicaBroken         the device or the model      -> this process ends itself and
+    ReplicaBroken         the device or the model      -> this process says why, ends itself, and
     killed, out of memory, node lost                   -> Ray starts another and its shards again;
                                                           after MAX_DEATHS, a shard has failed
     anything else         a bug                        -> the run ends with its traceback
@@ -23,21 +23,23 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 
 from pixellm.engine import Engine
 from pixellm.errors import PixelLMError
-from workers.batcher import Batcher, ReplicaBroken
+from workers.batcher import Batcher
 from workers.earlier import EarlierIndex, EarlierRows
 from workers.errors import (
     AccessDenied,
     ConditionUnsupported,
     LineError,
+    ReplicaBroken,
     StorageError,
     StorageUnavailable,
 )
@@ -60,15 +62,34 @@ MAX_DEATHS = 3
 """Of workers that have a shard at hand. A shard that kills every worker, by the memory it takes
 for example, must not go round for ever. Its neighbours in the same worker are charged with those
 deaths too; where that leaves one undone, the next start does it."""
-WORKERS_DIED = f"{1 + MAX_DEATHS} workers that had it died (out of memory?); see Ray's logs"
+LAST_WORDS_SECONDS = 5.0
+"""What a broken replica takes to say why; it ends itself also when nobody hears it."""
 BROKEN_CODE = 70
 """Exit code of a replica that ends itself (EX_SOFTWARE of sysexits.h)."""
 
 ShardBatch = dict[str, Sequence[str]]
 """A batch of Ray Data: column -> values; ours has one row and one column of JSON."""
 SHARD, SUMMARY = "shard", "summary"
-Begin = Callable[[str], Awaitable[int]]
-"""Is told of each shard that is begun; answers how often that has happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What has become of a shard before this start of it."""
+
+    times: int
+    """that it was begun, this time included"""
+    last_words: str | None = None
+    """of the replica that was the last to break over it; those that are killed say nothing"""
+
+
+class Starts(Protocol):
+    """What is remembered of shards while replicas come and go; one for all replicas."""
+
+    async def begin(self, shard_id: str) -> Begun:
+        """Notes that a replica begins a shard."""
+
+    async def broke(self, shard_ids: Collection[str], why: str) -> None:
+        """Notes why a replica ends itself that has these shards at hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +102,21 @@ class Assignment:
     run_id: str
     guarantee: Guarantee
     earlier: EarlierIndex
-    threads: int
-    """of the model, when it runs on a CPU"""
-    begin: Begin
 
 
 class ShardLabeller:
-    """The class that Ray Data makes an actor of; `k` shards are under way in it at once."""
+    """The class that Ray Data makes an actor of; `k` shards are under way in it at once.
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._begin = assignment.begin
+    Args:
+        assignment: of the run.
+        threads: of the model, when it runs on a CPU.
+        starts: hears of each shard that is begun, and why a replica broke.
+    """
+
+    def __init__(self, assignment: Assignment, threads: int, starts: Starts) -> None:
+        torch.set_num_threads(threads)
+        self._starts = starts
+        self._at_hand: set[str] = set()
         self._bench: Workbench | None = None
         self._why_not = ""
         try:
@@ -100,17 +126,19 @@ class ShardLabeller:
 
     def setup(self, assignment: Assignment) -> None:
         """Loads the model and puts everything else within reach."""
-        torch.set_num_threads(assignment.threads)
         self._bench = lay_out_bench(assignment)
 
     async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
         """One shard in, one summary out."""
         (text,) = batch[SHARD]
         shard = shard_from_json(text)
-        if await self._begin(shard.shard_id) > 1 + MAX_DEATHS:
-            summary = ShardSummary(shard.shard_id, error=WORKERS_DIED)
+        begun = await self._starts.begin(shard.shard_id)
+        if begun.times > 1 + MAX_DEATHS:
+            summary = ShardSummary(shard.shard_id, error=describe_deaths(begun))
         else:
+            self._at_hand.add(shard.shard_id)
             summary = await self.process(shard)
+            self._at_hand.discard(shard.shard_id)
         yield {SUMMARY: [summary.to_json()]}
 
     async def process(self, shard: Shard) -> ShardSummary:
@@ -120,13 +148,17 @@ class ShardLabeller:
         try:
             return await _try_label(shard, self._bench)
         except ReplicaBroken as error:
-            print(f"this replica is broken and will be replaced: {error}", file=sys.stderr)
-            sys.stderr.flush()
+            await self._say_why(f"{error}")
             os._exit(BROKEN_CODE)  # at once: what holds a broken device may hang at exit
         except LineError as error:
             return ShardSummary(shard.shard_id, error=f"{error}", ends_run=_concerns_all(error))
         except Exception:
             return ShardSummary(shard.shard_id, error=traceback.format_exc(), ends_run=True)
+
+    async def _say_why(self, why: str) -> None:
+        print(f"this replica is broken and will be replaced: {why}", file=sys.stderr, flush=True)
+        with suppress(Exception):  # this process ends, whether it was heard or not
+            await asyncio.wait_for(self._starts.broke(self._at_hand, why), LAST_WORDS_SECONDS)
 
     def destroy(self) -> None:
         """Lets the threads go; the process ends soon after."""
@@ -146,6 +178,7 @@ def lay_out_bench(assignment: Assignment) -> Workbench:
     return Workbench(
         batcher=Batcher(engine.answer, settings.replica.batch_questions),
         image_side=engine.model.config.image_side,
+        room=lambda text: engine.room(engine.prompt_ids(text)),
         ledger=ledger,
         provenance=identity.provenance(assignment.run_id),
         earlier=EarlierRows(assignment.earlier, store, output),
@@ -157,6 +190,14 @@ def lay_out_bench(assignment: Assignment) -> Workbench:
         limits=settings.picture_limits,
         roots=(settings.input, *settings.reading.roots),
     )
+
+
+def describe_deaths(begun: Begun) -> str:
+    """Why a shard is given up that workers died over."""
+    died = f"{begun.times - 1} workers that had it died"
+    if begun.last_words is None:
+        return f"{died} (out of memory?); see Ray's logs"
+    return f"{died}; the last that could say why: {begun.last_words}"
 
 
 def _load_patiently(settings: LabelSettings, identity: ModelIdentity) -> Engine:

@@ -17,12 +17,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 import pixellm
-from pixellm.engine import DecodeSettings
+from pixellm.answers import DecodeSettings
 from workers.errors import RecordRejected, SettingsError
 from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
-from workers.settings_sources import SettingsTree
+from workers.settings_sources import SettingsTree, Verbatim
 from workers.storage.uris import normalise_uri
 
 SHIPPED_MODEL = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
@@ -54,9 +54,12 @@ def _askable(text: str) -> str:
 
 Place = Annotated[str, AfterValidator(_place)]
 Texts = Annotated[
-    tuple[Annotated[str, AfterValidator(_askable)], ...], NoDecode, BeforeValidator(_lines)
+    tuple[Annotated[str, AfterValidator(_askable)], ...],
+    NoDecode,
+    BeforeValidator(_lines),
+    Verbatim,
 ]
-Places = Annotated[tuple[Place, ...], NoDecode, BeforeValidator(_lines)]
+Places = Annotated[tuple[Place, ...], NoDecode, BeforeValidator(_lines), Verbatim]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 

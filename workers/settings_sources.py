@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -26,11 +26,20 @@ from pydantic_settings import SettingsError as SourceError
 from workers.errors import LineError, SettingsError
 from workers.storage.stores import open_store
 from workers.storage.uris import normalise_uri, shown
+from workers.yaml_files import read_yaml
 
 PREFIX = "PIXELLM_"
 _NESTED = "__"
 SettingPath = tuple[str, ...]
 """Of a setting in the tree: ("reading", "roots")."""
+
+
+class Verbatim:
+    """Marks a setting in its `Annotated`: its flag takes one value as it is, commas and all.
+
+    The flag is given again for more. Flags without the mark are cut at commas.
+    """
+
 
 _file_values: ContextVar[Mapping[str, Any] | None] = ContextVar("_file_values", default=None)
 
@@ -119,7 +128,7 @@ class SettingsTree(FlagSettings):
             SettingsError: with a line for each problem.
         """
         _refuse_unknown_variables(cls)
-        texts, rest = _take_texts(cls, arguments)
+        texts, rest = _take_verbatim(cls, arguments)
         config = texts.get("config") or os.environ.get(f"{PREFIX}CONFIG")
         token = _file_values.set(_read_file(config) if config else None)
         try:
@@ -128,14 +137,20 @@ class SettingsTree(FlagSettings):
             _file_values.reset(token)
 
 
-def leaves(model: type[BaseModel], above: SettingPath = ()) -> Iterator[SettingPath]:
+def leaves(model: type[BaseModel]) -> Iterator[SettingPath]:
     """The path of every setting in a tree."""
+    return (path for path, _ in _fields(model))
+
+
+def _fields(
+    model: type[BaseModel], above: SettingPath = ()
+) -> Iterator[tuple[SettingPath, FieldInfo]]:
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from leaves(kind, (*above, name))
+            yield from _fields(kind, (*above, name))
         else:
-            yield (*above, name)
+            yield (*above, name), field
 
 
 def flag_of(path: Iterable[str]) -> str:
@@ -148,16 +163,16 @@ def variable_of(path: Iterable[str]) -> str:
     return PREFIX + _NESTED.join(path).upper()
 
 
-def _take_texts(
+def _take_verbatim(
     model: type[BaseModel], arguments: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Takes out what pydantic-settings would split at commas: texts, and places.
+    """Takes out what pydantic-settings would cut at commas.
 
     Returns:
         What was given, as a tree, and the other arguments.
     """
     free = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    paths = [path for path in leaves(model) if path[-1] in ("instruction", "roots")]
+    paths = [path for path, field in _fields(model) if Verbatim in field.metadata]
     for path in paths:
         free.add_argument(flag_of(path), action="append", dest=".".join(path))
     free.add_argument("--config")
@@ -190,12 +205,10 @@ def _refuse_unknown_variables(model: type[BaseModel]) -> None:
 def _read_file(config: str) -> Mapping[str, Any]:
     try:
         uri = normalise_uri(config)
-        values = yaml.safe_load(open_store(uri).get(uri))
+        data = open_store(uri).get(uri)
     except LineError as error:
         raise SettingsError(f"--config {config!r} can't be read: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        what = " ".join(f"{error}".split())
-        raise SettingsError(f"--config {shown(uri)} is no YAML: {what}") from None
+    values = read_yaml(data, f"--config {shown(uri)}")
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):

@@ -22,7 +22,7 @@ class ShardSummary:
     seconds: float = 0.0
     attempts: int = 1
     batch_fill: float = 0.0
-    """how full the batches of its replica were until now, 0 to 1"""
+    """how full the batches of its replica were until now, 0 to 1; 0 before there was any"""
     error: str | None = None
     """why it is not committed"""
     ends_run: bool = False
@@ -55,7 +55,8 @@ class RunSummary:
     """rows that were carried over from earlier runs"""
     seconds: float
     batch_fill: float
-    """how full the batches of the model were, 0 to 1; of the replica that was heard of last"""
+    """how full the batches of the model were, 0 to 1; of the replica that was heard of last, and 0
+    when there was nothing to ask"""
     failures: Mapping[str, str]
     """shards that are not committed, with the reason"""
     stopped: bool = False
@@ -81,7 +82,7 @@ class Tally:
 
     def add(self, summary: ShardSummary) -> None:
         """Counts one shard in."""
-        self.batch_fill = summary.batch_fill
+        self.batch_fill = summary.batch_fill or self.batch_fill
         if summary.error is not None:
             self.failures[summary.shard_id] = summary.error
             return

@@ -25,6 +25,9 @@ class Workbench:
     batcher: Batcher
     image_side: int
     """of the model, in pixels"""
+    room: Callable[[str], int]
+    """how many tokens the answer to a text may have; an InstructionError when there are none left.
+    Only reads the text, so it may be asked from any thread while the model is busy."""
     ledger: Ledger
     provenance: Provenance
     earlier: EarlierRows

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixellm.answers import DecodeSettings
 from pixellm.checkpoints import Checkpoint
 from pixellm.drawn.bank import ATTRIBUTES, Cells, Described, describe, find_cells
 from pixellm.drawn.conversations import Conversations, Packed
@@ -16,7 +17,7 @@ from pixellm.drawn.heads import Pointer, Pointers, SymbolicImage
 from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import GROUP, Question, ask, names_same
 from pixellm.drawn.scenes import Scene, draw_scene
-from pixellm.engine import DecodeSettings, Engine
+from pixellm.engine import Engine
 from pixellm.language import LanguageModel
 from pixellm.model import EncodedImages, PixelLM
 from pixellm.prompts import IGNORE_INDEX

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pixellm.answers import Answer
+from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.questions import GROUP, KINDS, Question, ask, names_same
 from pixellm.drawn.scenes import TEST_SEEDS, Drawing, draw_scene, render, require_seeds
-from pixellm.engine import DecodeSettings, Engine, Sample
+from pixellm.engine import Engine, Sample
 from pixellm.images import prepare_image
 
 BATCH = 16

@@ -9,8 +9,8 @@ import posixpath
 from collections.abc import Iterable
 
 from workers.errors import RecordRejected, SettingsError
-from workers.records.rejections import Reason
-from workers.storage.uris import join_uri, normalise_uri, scheme_of, shown, under
+from workers.records.rejections import Reason, quote
+from workers.storage.uris import is_text, join_uri, normalise_uri, scheme_of, shown, under
 
 MAX_ADDRESS_CHARS = 4096
 """The longest path of Linux; a key of S3 has 1024 bytes at most."""
@@ -27,8 +27,8 @@ def resolve_image(path: object, folder: str, roots: Iterable[str]) -> str:
     Raises:
         RecordRejected: it is no text, or lies outside the roots.
     """
-    if not isinstance(path, str) or len(path) > MAX_ADDRESS_CHARS or not _is_clean(path):
-        raise RecordRejected(Reason.IMAGE_REFUSED, f"an image's address can't be {_quote(path)}")
+    if not isinstance(path, str) or not _can_be_asked_for(path):
+        raise RecordRejected(Reason.IMAGE_REFUSED, f"an image's address can't be {quote(path)}")
     scheme = scheme_of(path)
     if scheme in ("http", "https"):
         raise RecordRejected(
@@ -48,9 +48,8 @@ def resolve_image(path: object, folder: str, roots: Iterable[str]) -> str:
     return uri
 
 
-def _is_clean(path: str) -> bool:
-    """Whether a store can be asked for it: no NUL, no half of a surrogate pair."""
-    return "\0" not in path and path == path.encode("utf-8", "replace").decode()
+def _can_be_asked_for(path: str) -> bool:
+    return len(path) <= MAX_ADDRESS_CHARS and "\0" not in path and is_text(path)
 
 
 def _join(folder: str, path: str) -> str:
@@ -60,8 +59,3 @@ def _join(folder: str, path: str) -> str:
         return posixpath.normpath(posixpath.join(folder, path))
     bucket, _, key = place.partition("/")
     return join_uri(f"{scheme}://{bucket}", posixpath.normpath(posixpath.join(key, path)))
-
-
-def _quote(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -4,7 +4,6 @@ What is asked of an image comes from its side-car; else from the nearest `_instr
 folder or one above; else from the settings. The plan has already found which files these are.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -13,28 +12,38 @@ from workers.records.instructions import MAX_FILE_BYTES, Instruction, parse_inst
 from workers.records.record import ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason, Rejection
 from workers.records.sidecars import Sidecar, read_sidecar
+from workers.shards.listing import ImageLine
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
+from workers.storage.uris import NOT_TEXT, is_text, shown, written
 
 
 def read_images(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Record]:
     """Reads the shard's range of the list; the images themselves are fetched later."""
     length = None if shard.length < 0 else shard.length
     texts = _Texts(store)
-    for row_index, line in enumerate(store.get(shard.uri, shard.offset, length).splitlines()):
-        entry = json.loads(line)
-        image = ImageRef(entry["image"], None, entry["etag"], None)
+    for row_index, text in enumerate(store.get(shard.uri, shard.offset, length).splitlines()):
+        line = ImageLine.from_json(text)
+        image = ImageRef(written(line.image), None, line.etag, None)
         rejection, sidecar, nearest = None, Sidecar(), None
         try:
-            sidecar = texts.beside(entry["sidecar"])
+            _check_name(line)
+            sidecar = texts.beside(line.sidecar)
             if not sidecar.texts and not maker.asks(sidecar.values):
-                nearest = texts.of_folder(entry["instructions"])
+                nearest = texts.of_folder(line.instructions)
         except RecordRejected as error:
             rejection = Rejection.of(error)
         local = maker if nearest is None else replace(maker, defaults=nearest)
         yield from local.make(
             row_index, sidecar.values, image=image, texts=sidecar.texts, rejection=rejection
         )
+
+
+def _check_name(line: ImageLine) -> None:
+    """A label is of no use when its row can't say which image it belongs to."""
+    if not is_text(line.image):
+        message = f"{shown(line.image)}: {NOT_TEXT}"
+        raise RecordRejected(Reason.IMAGE_REFUSED, message)
 
 
 @dataclass(slots=True)

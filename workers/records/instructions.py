@@ -18,17 +18,16 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import cast
 
-import yaml
-
 from pixellm.errors import InstructionError
 from pixellm.prompts import clean_instruction
-from workers.errors import RecordRejected
-from workers.records.rejections import Reason
+from workers.errors import RecordRejected, SettingsError
+from workers.records.rejections import Reason, quote
+from workers.yaml_files import read_yaml
 
 MAX_INSTRUCTIONS = 1000
 """For one image. Each costs an answer of the model; more is a mistake in the input."""
 MAX_FILE_BYTES = 2**20
-"""Of a file of instructions: 1000 of them with 1000 characters each."""
+"""Of a file of instructions or a side-car: 1000 instructions with 1000 characters each."""
 MAX_NAME_CHARS = 200
 """Of an id, a kind or a class name, in code points: they end in every row of the table."""
 _ID_DIGITS = 16
@@ -84,12 +83,12 @@ def read_instruction(value: object) -> Instruction:
     if isinstance(value, str):
         return make_instruction(value)
     if not isinstance(value, Mapping):
-        raise _reject(f"an instruction must be a text or a mapping, not {_quote(value)}")
+        raise _reject(f"an instruction must be a text or a mapping, not {quote(value)}")
     if unknown := sorted(str(key) for key in value if key not in _FIELDS):
         raise _reject(f"an instruction has no field {unknown[0]!r}; it has {sorted(_FIELDS)}")
     text = value.get("text")
     if not isinstance(text, str):
-        raise _reject(f"an instruction needs a `text`, and {_quote(value)} has none")
+        raise _reject(f"an instruction needs a `text`, and {quote(value)} has none")
     return make_instruction(
         text,
         name=_read_name(value.get("id"), "id"),
@@ -127,7 +126,7 @@ def read_classes(value: object) -> tuple[str, ...]:
     if names is None:
         return ()
     if not isinstance(names, (list, tuple)):
-        raise _reject(f"`classes` must be a list of names, not {_quote(value)}")
+        raise _reject(f"`classes` must be a list of names, not {quote(value)}")
     return tuple(name for item in names if (name := _read_name(item, "classes")))
 
 
@@ -184,10 +183,9 @@ def _parse_json(text: str, place: str) -> object:
 
 def _parse_yaml(text: str, name: str) -> object:
     try:
-        return cast(object, yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        message = " ".join(str(error).split())  # it spans lines, and names line and column
-        raise _reject(f"{name}: not YAML: {message}") from error
+        return read_yaml(text, name)
+    except SettingsError as error:
+        raise _reject(f"{error}") from error
 
 
 def _read_name(value: object, field: str) -> str | None:
@@ -195,16 +193,11 @@ def _read_name(value: object, field: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise _reject(f"`{field}` must be a text, not {_quote(value)}")
+        raise _reject(f"`{field}` must be a text, not {quote(value)}")
     name = " ".join(str(value).split())
     if len(name) > MAX_NAME_CHARS:
         raise _reject(f"`{field}` has {len(name)} characters; the most is {MAX_NAME_CHARS}")
     return name or None
-
-
-def _quote(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _reject(message: str) -> RecordRejected:

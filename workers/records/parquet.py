@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from workers.errors import RecordRejected
 from workers.records.record import Record, RecordMaker
 from workers.records.rejections import Reason
+from workers.shards.parquet import PARQUET_ERRORS, is_damage
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import shown
@@ -65,9 +66,9 @@ def _covering_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[li
 def _or_truncated(batches: Iterator[pa.RecordBatch], shard: Shard) -> Iterator[pa.RecordBatch]:
     try:
         yield from batches
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk failed, not the format
+    except PARQUET_ERRORS as error:
+        if not is_damage(error):
+            raise
         raise RecordRejected(
             Reason.SHARD_TRUNCATED, f"{shown(shard.uri)} can't be read on as Parquet: {error}"
         ) from error

@@ -49,13 +49,13 @@ def read_records(
         store: where it lies.
         defaults: asked of every image that comes without instructions of its own.
         fields: which keys and columns mean what.
-        roots: folders and buckets that image addresses may point into; the folder of the shard's
-            file when none is given.
+        roots: folders and buckets that image addresses may point into, besides the folder of the
+            file that names them.
 
     Raises:
         StorageError: the store failed; the records so far are to be thrown away.
     """
-    allowed = tuple(roots) or (shard.source.rpartition("/")[0],)
+    allowed = (*roots, *_folder_of(shard))
     maker = RecordMaker(shard.uri, allowed, defaults, fields or FieldMap(), shard.first)
     row_index = 0
     try:
@@ -70,6 +70,11 @@ def read_records(
             )
     except RecordRejected as error:
         yield maker.reject(row_index, error)
+
+
+def _folder_of(shard: Shard) -> tuple[str, ...]:
+    """The folder of the input file; a list of images is our own, and what it holds was found."""
+    return () if shard.kind is ShardKind.IMAGES else (shard.uri.rpartition("/")[0],)
 
 
 def fetch_image(image: ImageRef, store: Store, max_bytes: int) -> bytes:

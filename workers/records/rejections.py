@@ -13,46 +13,42 @@ from workers.errors import RecordRejected
 class Reason(StrEnum):
     """Stable codes: people count and filter by them."""
 
-    meaning: str
+    RECORD_BROKEN = "record_broken"
+    """the line or entry can't be read as a record"""
+    SHARD_TRUNCATED = "shard_truncated"
+    """the input file is cut off or damaged in the middle; what follows can't be read"""
+    MEMBER_NOT_A_FILE = "member_not_a_file"
+    """the archive's member is a link, a device or sparse"""
+    SHARD_TOO_LONG = "shard_too_long"
+    """the archive has more members than are read from one"""
 
-    def __new__(cls, code: str, meaning: str) -> "Reason":
-        """Makes a member that is its code, and carries a sentence for people."""
-        member = str.__new__(cls, code)
-        member._value_ = code
-        member.meaning = meaning
-        return member
+    INSTRUCTION_MISSING = "instruction_missing"
+    """nothing is asked of the image"""
+    INSTRUCTION_INVALID = "instruction_invalid"
+    """the instruction is empty, too long, or no text"""
 
-    RECORD_BROKEN = "record_broken", "the line or entry can't be read as a record"
-    SHARD_TRUNCATED = (
-        "shard_truncated",
-        "the input file is cut off or damaged in the middle; what follows can't be read",
-    )
-    MEMBER_NOT_A_FILE = "member_not_a_file", "the archive's member is a link, a device or sparse"
-    SHARD_TOO_LONG = "shard_too_long", "the archive has more members than are read from one"
-
-    INSTRUCTION_MISSING = "instruction_missing", "nothing is asked of the image"
-    INSTRUCTION_INVALID = "instruction_invalid", "the instruction is empty, too long, or no text"
-
-    IMAGE_NOT_NAMED = "image_not_named", "the record names no image"
-    IMAGE_REFUSED = "image_refused", "the image's address is not one that may be read"
-    IMAGE_MISSING = "image_missing", "there is no file at the image's address"
-    IMAGE_UNREADABLE = "image_unreadable", "the user that runs the job may not read the file"
-    IMAGE_TOO_LARGE = "image_too_large", "the file has more bytes than are read"
-    IMAGE_TOO_MANY_PIXELS = "image_too_many_pixels", "its header claims more pixels than allowed"
-    IMAGE_UNKNOWN_FORMAT = (
-        "image_unknown_format",
-        "it does not begin like a JPEG, PNG, WebP, BMP, GIF or TIFF file",
-    )
-    IMAGE_ANIMATED = "image_animated", "several frames: no single picture a mask could belong to"
-    IMAGE_BROKEN = "image_broken", "cut off or damaged: it can't be decoded to the last row"
-    IMAGE_SUSPICIOUS = (
-        "image_suspicious",
-        "the reader warned that it is not right (its EXIF data, for example)",
-    )
-    IMAGE_PIXEL_KIND = (
-        "image_pixel_kind",
-        "pixels without an agreed way to RGB: 32-bit integers, floats, Lab",
-    )
+    IMAGE_NOT_NAMED = "image_not_named"
+    """the record names no image"""
+    IMAGE_REFUSED = "image_refused"
+    """the image's address is not one that may be read"""
+    IMAGE_MISSING = "image_missing"
+    """there is no file at the image's address"""
+    IMAGE_UNREADABLE = "image_unreadable"
+    """the user that runs the job may not read the file"""
+    IMAGE_TOO_LARGE = "image_too_large"
+    """the file has more bytes than are read"""
+    IMAGE_TOO_MANY_PIXELS = "image_too_many_pixels"
+    """its header claims more pixels than allowed"""
+    IMAGE_UNKNOWN_FORMAT = "image_unknown_format"
+    """it does not begin like a JPEG, PNG, WebP, BMP, GIF or TIFF file"""
+    IMAGE_ANIMATED = "image_animated"
+    """several frames: no single picture a mask could belong to"""
+    IMAGE_BROKEN = "image_broken"
+    """cut off or damaged: it can't be decoded to the last row"""
+    IMAGE_SUSPICIOUS = "image_suspicious"
+    """the reader warned that it is not right (its EXIF data, for example)"""
+    IMAGE_PIXEL_KIND = "image_pixel_kind"
+    """pixels without an agreed way to RGB: 32-bit integers, floats, Lab"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +64,9 @@ class Rejection:
     def of(cls, error: RecordRejected) -> "Rejection":
         """What the exception says, as data."""
         return cls(str(error.code), error.message)
+
+
+def quote(value: object) -> str:
+    """A value of the input for a message, at most 80 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workers.errors import RecordRejected
-from workers.records.instructions import list_instructions
+from workers.records.instructions import MAX_FILE_BYTES, list_instructions
 from workers.records.rejections import Reason
 
 SIDECAR_ENDINGS = frozenset({"json", "txt"})
-MAX_SIDECAR_BYTES = 2**20
-"""1000 instructions of 1000 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +31,8 @@ def read_sidecar(data: bytes, name: str) -> Sidecar:
     Raises:
         RecordRejected: it is too long, not UTF-8, or not JSON.
     """
-    if len(data) > MAX_SIDECAR_BYTES:
-        message = f"{name}: more than {MAX_SIDECAR_BYTES:,} bytes"
+    if len(data) > MAX_FILE_BYTES:
+        message = f"{name}: more than {MAX_FILE_BYTES:,} bytes"
         raise RecordRejected(Reason.RECORD_BROKEN, message)
     try:
         text = data.decode("utf-8-sig")

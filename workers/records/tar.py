@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from workers.errors import RecordRejected
+from workers.records.instructions import MAX_FILE_BYTES
 from workers.records.record import ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason, Rejection
-from workers.records.sidecars import MAX_SIDECAR_BYTES, SIDECAR_ENDINGS, Sidecar, read_sidecar
+from workers.records.sidecars import SIDECAR_ENDINGS, Sidecar, read_sidecar
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import shown
@@ -120,7 +121,7 @@ def _add_member(
             data = _read_member(archive, member, MAX_IMAGE_BYTES, Reason.IMAGE_TOO_LARGE)
             sample.image = ImageRef(uri, member.name, None, data)
         elif ending in SIDECAR_ENDINGS:
-            data = _read_member(archive, member, MAX_SIDECAR_BYTES, Reason.RECORD_BROKEN)
+            data = _read_member(archive, member, MAX_FILE_BYTES, Reason.RECORD_BROKEN)
             _add_sidecar(sample, read_sidecar(data, member.name))
     except RecordRejected as error:
         sample.rejection = sample.rejection or Rejection.of(error)

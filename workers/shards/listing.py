@@ -11,11 +11,12 @@ folders (`_commits`, `_plans`, `_runs`) lie when the output is inside the input.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from tempfile import SpooledTemporaryFile
+from typing import Self
 
 from workers.errors import ObjectMissing
 from workers.storage.objects import ObjectInfo, Store
@@ -51,12 +52,44 @@ SHARD_SUFFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class ImageLine:
-    """One image of a plain prefix and what will be asked of it."""
+    """One image of a plain prefix and where it stands what is asked of it: a line of a listing.
 
-    uri: str
+    The etags are there so that a changed text makes another shard.
+    """
+
+    image: str
+    etag: str
     size: int
-    text: bytes
-    """A line of JSON: image, etag, size, sidecar, sidecar_etag, instructions, instructions_etag."""
+    """Bytes."""
+    sidecar: str | None
+    sidecar_etag: str | None
+    instructions: str | None
+    """The nearest `_instructions` file."""
+    instructions_etag: str | None
+
+    @classmethod
+    def of(
+        cls, image: ObjectInfo, sidecar: ObjectInfo | None, instructions: ObjectInfo | None
+    ) -> Self:
+        """The line of an image and the texts that belong to it."""
+        return cls(
+            image=image.uri,
+            etag=image.etag,
+            size=image.size,
+            sidecar=sidecar.uri if sidecar else None,
+            sidecar_etag=sidecar.etag if sidecar else None,
+            instructions=instructions.uri if instructions else None,
+            instructions_etag=instructions.etag if instructions else None,
+        )
+
+    def to_json(self) -> bytes:
+        """As it stands in a listing, ended by a line break."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Self:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(line))
 
 
 @dataclass(slots=True)
@@ -103,7 +136,8 @@ class Inputs(AbstractContextManager["Inputs"]):
             return
         self._spool.seek(0)
         for image, sidecar in _paired(ObjectInfo(*json.loads(line)) for line in self._spool):
-            yield _image_line(image, sidecar, self._nearest(under(image.uri, self.root) or ""))
+            nearest = self._nearest(under(image.uri, self.root) or "")
+            yield ImageLine.of(image, sidecar, nearest)
 
     def _nearest(self, name: str) -> ObjectInfo | None:
         while name:
@@ -122,10 +156,13 @@ def find_inputs(store: Store, prefix: str, exclude: Sequence[str] = ()) -> Input
         exclude: folders to leave out, such as the output when it lies inside the input.
     """
     single = _single_file(store, prefix)
-    inputs = Inputs(prefix.rpartition("/")[0] if single else prefix)
-    for info in single or store.list(prefix):
-        if all(under(info.uri, folder) is None for folder in exclude):
-            inputs.add(info)
+    with ExitStack() as failed:
+        root = prefix.rpartition("/")[0] if single else prefix
+        inputs = failed.enter_context(Inputs(root))
+        for info in single or store.list(prefix):
+            if all(under(info.uri, folder) is None for folder in exclude):
+                inputs.add(info)
+        failed.pop_all()
     return inputs
 
 
@@ -136,11 +173,15 @@ def kind_of(name: str) -> ShardKind | None:
 
 
 def write_listings_to(store: Store, folder: str) -> ListingWriter:
-    """A writer that names each piece by its content: the same plan gives the same objects."""
+    """A writer that names each piece by its content: the same plan gives the same objects.
+
+    A piece that is there already is left alone: a run that uses it may be under way.
+    """
 
     def write(text: bytes) -> str:
         uri = join_uri(folder, f"{sha256(text).hexdigest()[:20]}.jsonl")
-        store.put(uri, text)
+        if not _stat(store, uri):
+            store.put(uri, text)
         return uri
 
     return write
@@ -185,24 +226,6 @@ def _paired(
         waiting[-1].add(info)
     while waiting:
         yield from waiting.pop().pairs()
-
-
-def _image_line(
-    image: ObjectInfo, sidecar: ObjectInfo | None, instructions: ObjectInfo | None
-) -> ImageLine:
-    text = json.dumps(
-        {
-            "image": image.uri,
-            "etag": image.etag,
-            "size": image.size,
-            "sidecar": sidecar and sidecar.uri,
-            "sidecar_etag": sidecar and sidecar.etag,
-            "instructions": instructions and instructions.uri,
-            "instructions_etag": instructions and instructions.etag,
-        },
-        separators=(",", ":"),
-    )
-    return ImageLine(image.uri, image.size, text.encode() + b"\n")
 
 
 def _single_file(store: Store, prefix: str) -> list[ObjectInfo]:

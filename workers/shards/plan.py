@@ -16,9 +16,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, BinaryIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from workers.errors import PlanError
 from workers.shards.borders import Border, Identity
 from workers.shards.listing import (
@@ -30,8 +27,9 @@ from workers.shards.listing import (
     find_inputs,
     kind_of,
 )
+from workers.shards.parquet import row_groups
 from workers.storage.objects import ObjectInfo, Store
-from workers.storage.uris import shown
+from workers.storage.uris import NOT_TEXT, is_text, shown
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -105,6 +103,8 @@ def _cut_file(
 ) -> Iterator[Shard]:
     kind = kind_of(info.uri)
     assert kind is not None, info.uri
+    if not is_text(info.uri):
+        raise PlanError(f"{shown(info.uri)}: {NOT_TEXT}")
     whole = Shard("", kind, info.uri, info.uri, info.etag, info.size)
     if kind is ShardKind.PARQUET:
         yield from _cut_parquet(store, whole, border.limit, identity)
@@ -158,7 +158,7 @@ def _line_shard(whole: Shard, part: _Range, identity: Identity) -> Shard:
 
 
 def _cut_parquet(store: Store, whole: Shard, limit: int, identity: Identity) -> Iterator[Shard]:
-    groups = _row_groups(store, whole.uri)
+    groups = row_groups(store, whole.uri)
     if groups is None:
         yield _whole_shard(whole, identity)
         return
@@ -167,18 +167,6 @@ def _cut_parquet(store: Store, whole: Shard, limit: int, identity: Identity) -> 
         shard_id = identity.of(whole.kind, whole.source, f"{whole.etag} {first} {count}")
         yield replace(whole, shard_id=shard_id, first=first, count=count)
         first += count
-
-
-def _row_groups(store: Store, uri: str) -> list[int] | None:
-    """The rows of each group; only the footer is read. None when the file is damaged."""
-    try:
-        with store.open(uri) as file:
-            footer = pq.ParquetFile(file).metadata
-            return [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk failed, not the format
-        return None
 
 
 def _row_ranges(groups: Sequence[int], limit: int) -> Iterator[int]:
@@ -226,10 +214,10 @@ def _image_runs(inputs: Inputs, border: Border) -> Iterator[tuple[list[bytes], i
     lines, size = list[bytes](), 0
     for line in inputs.images():
         # The name decides and not the whole line: a changed image must not move a border.
-        if lines and border.before(os.fsencode(line.uri), len(lines)):
+        if lines and border.before(os.fsencode(line.image), len(lines)):
             yield lines, size
             lines, size = [], 0
-        lines.append(line.text)
+        lines.append(line.to_json())
         size += line.size
     if lines:
         yield lines, size

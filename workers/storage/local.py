@@ -15,18 +15,18 @@ from workers.errors import (
     StorageError,
     StorageUnavailable,
 )
-from workers.storage.objects import ObjectInfo
+from workers.storage.objects import ObjectInfo, Store
 
 TEMP_PREFIX = ".tmp-"  # a write that is under way, or whose process was killed
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY})
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
-class LocalStore:
+class LocalStore(Store):
     """Files of this machine or of a mounted disk. A URI is an absolute path."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All files under a folder, links followed; see `Store.list`."""
+        """Links are followed."""
         yield from self._walk(Path(prefix), ())
 
     def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[ObjectInfo]:
@@ -48,7 +48,7 @@ class LocalStore:
                     yield self.stat(str(path))
 
     def stat(self, uri: str) -> ObjectInfo:
-        """Look at one file; the etag is its size and mtime, since hashing it would read it."""
+        """The etag is size and mtime, since hashing a file would read it."""
         path = Path(uri)
         with _told(path):
             found = path.stat()
@@ -57,18 +57,16 @@ class LocalStore:
         return ObjectInfo(uri, found.st_size, f"{found.st_size:x}-{found.st_mtime_ns:x}")
 
     def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
-        """Read bytes from `start`; fewer than `length` when the file ends before."""
         with _told(Path(uri)), Path(uri).open("rb") as file:
             file.seek(start)
             return file.read(-1 if length is None else length)
 
     def open(self, uri: str) -> BinaryIO:
-        """Open a file for reading."""
         with _told(Path(uri)):
             return Path(uri).open("rb")
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
-        """Write a file; a crash at any moment leaves the old one or the new one."""
+        """A crash at any moment leaves the old file or the new one."""
         path = Path(uri)
         with _told(path), _written_aside(path, data) as temporary:
             temporary.replace(path)
@@ -76,7 +74,7 @@ class LocalStore:
         return self.stat(uri)
 
     def put_if_absent(self, uri: str, data: bytes) -> bool:
-        """Write a file unless there is one: a hard link is refused when the name is taken."""
+        """By a hard link, which is refused when the name is taken."""
         path = Path(uri)
         with _told(path), _written_aside(path, data) as temporary:
             try:
@@ -92,7 +90,6 @@ class LocalStore:
         return True
 
     def delete(self, uri: str) -> None:
-        """Remove a file; nothing happens when there is none."""
         with _told(Path(uri)):
             Path(uri).unlink(missing_ok=True)
 

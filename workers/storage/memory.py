@@ -8,11 +8,11 @@ from hashlib import sha256
 from typing import BinaryIO
 
 from workers.errors import ObjectMissing
-from workers.storage.objects import ObjectInfo, RangedReader, buffered
+from workers.storage.objects import ObjectInfo, RangedReader, Store, buffered
 from workers.storage.uris import shown, under
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Objects in a dictionary, which lives as long as the process.
 
     Args:
@@ -26,7 +26,6 @@ class MemoryStore:
         self._honours_conditions = honours_conditions
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a folder; see `Store.list`."""
         with self._lock:
             uris = [uri for uri in self._objects if under(uri, prefix) and not uri.endswith("/")]
         for uri in sorted(uris, key=str.encode):
@@ -34,12 +33,10 @@ class MemoryStore:
                 yield self.stat(uri)
 
     def stat(self, uri: str) -> ObjectInfo:
-        """Look at one object."""
         data = self._read(uri)
         return ObjectInfo(uri, len(data), sha256(data).hexdigest()[:32])
 
     def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
-        """Read bytes from `start`."""
         return self._read(uri)[start : None if length is None else start + length]
 
     def _read(self, uri: str) -> bytes:
@@ -49,17 +46,14 @@ class MemoryStore:
             return self._objects[uri]
 
     def open(self, uri: str) -> BinaryIO:
-        """Open an object for reading."""
         return buffered(RangedReader(self.stat(uri), partial(self.get, uri)))
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
-        """Write an object, over an older one if there is one."""
         with self._lock:
             self._objects[uri] = bytes(data)
         return self.stat(uri)
 
     def put_if_absent(self, uri: str, data: bytes) -> bool:
-        """Write an object unless there is one."""
         with self._lock:
             if self._honours_conditions and uri in self._objects:
                 return False
@@ -67,6 +61,5 @@ class MemoryStore:
         return True
 
     def delete(self, uri: str) -> None:
-        """Remove an object; nothing happens when there is none."""
         with self._lock:
             self._objects.pop(uri, None)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,33 +32,35 @@ class ObjectInfo:
 class Store(Protocol):
     """A place for objects. Every call may raise the `StorageError` tree; all are thread-safe.
 
-    An object is seen whole or not at all: no reader meets half of a write.
+    An object is seen whole or not at all: no reader meets half of a write. What stands here about
+    a call holds for every store; the stores themselves only say what is special about theirs.
     """
 
+    @abstractmethod
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a folder, at any depth, sorted by the UTF-8 bytes of the URI.
 
         Left out are only directory markers (keys that end in "/") and the temporary files of
         writes that are under way. A folder that isn't there has no objects.
         """
-        ...
 
+    @abstractmethod
     def stat(self, uri: str) -> ObjectInfo:
         """Look at one object; `ObjectMissing` when there is none."""
-        ...
 
+    @abstractmethod
     def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
         """Read bytes from `start`; fewer than `length` when the object ends before."""
-        ...
 
+    @abstractmethod
     def open(self, uri: str) -> BinaryIO:
         """Open for reading in pieces, seekable; never holds the whole object."""
-        ...
 
+    @abstractmethod
     def put(self, uri: str, data: bytes) -> ObjectInfo:
         """Write an object, over an older one if there is one."""
-        ...
 
+    @abstractmethod
     def put_if_absent(self, uri: str, data: bytes) -> bool:
         """Write an object unless there is one; True when this call created it.
 
@@ -67,11 +70,10 @@ class Store(Protocol):
             ConditionUnsupported: the store knows no such write. A store may also ignore the
                 condition without a word: `commits.Ledger.probe` finds out.
         """
-        ...
 
+    @abstractmethod
     def delete(self, uri: str) -> None:
         """Remove an object; nothing happens when there is none."""
-        ...
 
 
 class RangedReader(io.RawIOBase):

@@ -26,7 +26,7 @@ from workers.errors import (
     StorageError,
     StorageUnavailable,
 )
-from workers.storage.objects import ObjectInfo, RangedReader, buffered, in_key_order
+from workers.storage.objects import ObjectInfo, RangedReader, Store, buffered, in_key_order
 from workers.storage.uris import redact, shown, split_bucket
 
 ATTEMPTS = 6  # with botocore's waits (doubling, at most 20 s each) half a minute of trouble passes
@@ -54,14 +54,13 @@ _WAY_IN = (
 )
 
 
-class S3Store:
+class S3Store(Store):
     """Objects in S3 buckets. Holds nothing itself (one client a process), so it can be pickled."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a folder; see `Store.list`.
+        """The first object comes after the last page, since the order is made here.
 
-        Amazon lists by bytes of the key; others list by folders, or twice where a page ends, so
-        the order is made here (`in_key_order`), and the first object comes after the last page.
+        Amazon lists by bytes of the key; others list by folders, or twice where a page ends.
         """
         yield from in_key_order(self._pages(prefix))
 
@@ -77,13 +76,11 @@ class S3Store:
                         yield ObjectInfo(uri, item["Size"], item["ETag"].strip('"'))
 
     def stat(self, uri: str) -> ObjectInfo:
-        """Look at one object; `ObjectMissing` when there is none."""
         with _told(uri):
             found = _client().head_object(**_place(uri))
         return ObjectInfo(uri, found["ContentLength"], found["ETag"].strip('"'))
 
     def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
-        """Read bytes from `start`; fewer than `length` when the object ends before."""
         return self._get(uri, start, length, {})
 
     def _get(self, uri: str, start: int, length: int | None, only: dict[str, str]) -> bytes:
@@ -101,22 +98,20 @@ class S3Store:
                 raise
 
     def open(self, uri: str) -> BinaryIO:
-        """Open for reading; a change of the object under the reader is an error, not a mixture."""
+        """A change of the object under the reader is an error, not a mixture."""
         info = self.stat(uri)
         same = {"IfMatch": f'"{info.etag}"'}
         return buffered(RangedReader(info, lambda at, length: self._get(uri, at, length, same)))
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
-        """Write an object, over an older one if there is one."""
         with _told(uri):
             answer = _client().put_object(**_place(uri), **_body(data))
         return ObjectInfo(uri, len(data), answer["ETag"].strip('"'))
 
     def put_if_absent(self, uri: str, data: bytes) -> bool:
-        """Write an object unless there is one; True when this call created it.
+        """By a conditional put; after a repeated request the stored bytes are compared with ours.
 
-        When the request was repeated, a refusal may be the answer to our own success whose
-        first answer got lost; so the stored bytes are compared with ours.
+        A refusal may then be the answer to our own success, whose first answer got lost.
         """
         repeated = False
         for attempt in range(ATTEMPTS):
@@ -140,7 +135,6 @@ class S3Store:
         return self.stat(uri).size == len(data) and self.get(uri) == data
 
     def delete(self, uri: str) -> None:
-        """Remove an object; nothing happens when there is none."""
         with _told(uri):
             _client().delete_object(**_place(uri))
 

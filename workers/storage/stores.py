@@ -9,41 +9,45 @@ Everything else takes a `Store` and URIs, and does not know which store it is.
 
 from collections.abc import Iterator
 from functools import cache
-from typing import BinaryIO
+from typing import BinaryIO, assert_never
 
 from workers.errors import SettingsError
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.storage.objects import ObjectInfo, Store
-from workers.storage.s3 import S3Store
-from workers.storage.uris import KNOWN_PLACES, scheme_of, shown
+from workers.storage.uris import BUCKET_SCHEMES, KNOWN_PLACES, Scheme, scheme_of, shown
 
-_KINDS: dict[str, type[LocalStore | S3Store | MemoryStore]] = {
-    "": LocalStore,
-    "s3": S3Store,
-    "mem": MemoryStore,
-}
-"""By scheme; a path has none."""
+_LOCAL, _MEMORY = LocalStore(), MemoryStore()
 
 
 def open_store(uri: str) -> Store:
-    """The store that holds a URI. Cheap: a process has one store of each kind.
+    """The store of a URI. Cheap: a process has one store of each kind.
 
     Raises:
         SettingsError: no store is for that scheme.
     """
     scheme = scheme_of(uri)
-    if scheme not in _KINDS:
+    if not scheme:
+        return _LOCAL
+    if scheme not in BUCKET_SCHEMES:
         raise SettingsError(f"{shown(uri)} is no place for files. {KNOWN_PLACES}")
     return _store_of(scheme)
 
 
 @cache
-def _store_of(scheme: str) -> Store:
-    return _KINDS[scheme]()
+def _store_of(scheme: Scheme) -> Store:
+    match scheme:
+        case "s3":
+            from workers.storage.s3 import S3Store  # boto3 takes long to import
+
+            return S3Store()
+        case "mem":
+            return _MEMORY
+        case _:
+            assert_never(scheme)
 
 
-class Anywhere:
+class Anywhere(Store):
     """All stores as one: each URI goes to the store it names. Can be pickled.
 
     An input in a bucket, a list of images that points to another bucket, and an output on the disk
@@ -51,29 +55,22 @@ class Anywhere:
     """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a folder; see `Store.list`."""
         return open_store(prefix).list(prefix)
 
     def stat(self, uri: str) -> ObjectInfo:
-        """Look at one object."""
         return open_store(uri).stat(uri)
 
     def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
-        """Read bytes from `start`."""
         return open_store(uri).get(uri, start, length)
 
     def open(self, uri: str) -> BinaryIO:
-        """Open an object for reading."""
         return open_store(uri).open(uri)
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
-        """Write an object, over an older one if there is one."""
         return open_store(uri).put(uri, data)
 
     def put_if_absent(self, uri: str, data: bytes) -> bool:
-        """Write an object unless there is one."""
         return open_store(uri).put_if_absent(uri, data)
 
     def delete(self, uri: str) -> None:
-        """Remove an object."""
         open_store(uri).delete(uri)

@@ -8,12 +8,16 @@ begins with `cats/`, so `cats-old/1.jpg` does not belong to it.
 import os
 import re
 from pathlib import Path
+from typing import Literal, get_args
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from workers.errors import SettingsError, StorageError
 
-BUCKET_SCHEMES = ("s3", "mem")
+Scheme = Literal["s3", "mem"]
+"""Of places that are no path; `workers.storage.stores` has a store for each."""
+BUCKET_SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 KNOWN_PLACES = "Give 's3://bucket/prefix' or the path of a local file or folder."
+NOT_TEXT = "this name is not UTF-8, so no table can hold it; rename it (convmv does many at once)"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET = re.compile(r"(?i)([?&](?:x-amz-[\w-]+|awsaccesskeyid|signature|sig|token)=)[^&\s\"']+")
 
@@ -47,7 +51,7 @@ def normalise_uri(text: str) -> str:
     """One spelling for one place: relative paths and `file://` become absolute paths.
 
     Raises:
-        SettingsError: it is empty or has a scheme that no store is for.
+        SettingsError: it is empty, no text, or has a scheme that no store is for.
     """
     text = text.strip()
     scheme = scheme_of(text)
@@ -58,7 +62,20 @@ def normalise_uri(text: str) -> str:
         text = unquote(text.partition("://")[2])
     elif scheme or not text:
         raise SettingsError(f"{shown(text)} is no place for files. {KNOWN_PLACES}")
-    return os.path.normpath(Path(text).expanduser().absolute())
+    path = os.path.normpath(Path(text).expanduser().absolute())
+    if not is_text(path):
+        raise SettingsError(f"{shown(path)}: {NOT_TEXT}")
+    return path
+
+
+def is_text(uri: str) -> bool:
+    """Whether it can be written down. Names of local files may be any bytes: no UTF-8, no text."""
+    return uri == uri.encode("utf-8", "replace").decode()
+
+
+def written(uri: str) -> str:
+    r"""The URI as text: of a name that is none, the bytes that are no UTF-8 stand as `\xe9`."""
+    return uri if is_text(uri) else os.fsencode(uri).decode("utf-8", "backslashreplace")
 
 
 def redact(text: str) -> str:
