@@ -1,4 +1,4 @@
-"""Writes a label table as COCO.
+"""Writes a label table in a form that other tools read, such as COCO.
 
     python jobs/export.py --labels s3://bucket/out --to coco --output coco.json
 
@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from pixellm.errors import PixelLMError
-from workers.coco.categories import read_categories
-from workers.coco.export import ExportOptions, ExportSummary, export_run
-from workers.coco.settings import ExportSettings
 from workers.errors import SettingsError
+from workers.exports.categories import read_categories
+from workers.exports.formats import FORMATS, ExportSummary, export_run
+from workers.exports.selection import ExportOptions
+from workers.exports.settings import ExportSettings
 from workers.storage.stores import open_store
 from workers.storage.uris import normalise_uri, shown
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 2)
     except PixelLMError as error:
         return _complain(error, 1)
-    print(_describe(summary, settings.output))
+    print(_describe(summary, settings))
     return 0
 
 
@@ -36,13 +37,13 @@ def _export(settings: ExportSettings) -> ExportSummary:
     options = ExportOptions(
         settings.segmentation, read_categories(settings.categories), settings.min_score
     )
-    return export_run(open_store(labels), labels, settings.run, output, options)
+    return export_run(settings.to, open_store(labels), labels, settings.run, output, options)
 
 
-def _describe(summary: ExportSummary, output: str) -> str:
+def _describe(summary: ExportSummary, settings: ExportSettings) -> str:
     lines = [
-        f"wrote {shown(output)}: {summary.images:,} images, {summary.annotations:,} masks,"
-        f" {summary.categories:,} categories; checked with pycocotools"
+        f"wrote {shown(settings.output)}: {summary.images:,} images, {summary.masks:,} masks,"
+        f" {summary.categories:,} categories; checked with {FORMATS[settings.to].checker}"
     ]
     lines += [f"left out: {count:,} {reason}" for reason, count in summary.left_out.items()]
     return "\n".join(lines)

@@ -55,10 +55,11 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
 
 
 def _export(run: "Run", uri: str) -> str:
-    from workers.coco.export import export_run
+    from workers.exports.formats import export_run
 
-    written = export_run(run.ledger.store, run.ledger.output, run.ledger.run_id, uri)
-    return f"{shown(uri)} ({written.images:,} images, {written.annotations:,} masks)"
+    ledger = run.ledger
+    written = export_run("coco", ledger.store, ledger.output, ledger.run_id, uri)
+    return f"{shown(uri)} ({written.images:,} images, {written.masks:,} masks)"
 
 
 def _complain(progress: Progress, error: PixelLMError, code: int) -> int:

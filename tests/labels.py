@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 from pixellm.answers import Answer, Target
 from tests.photos import Photo, load_photos
-from workers.labels.rows import Attempt, LabelRow, Provenance, answer_rows
+from workers.labels.rows import Attempt, Provenance, answer_row
+from workers.labels.schema import LabelRow
 from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureLimits, decode_picture
 from workers.records.record import ImageRef, Record
@@ -52,8 +53,7 @@ def label_photo(
     """The row of a perfect answer."""
     record = make_record(f"s3://b/in/{photo.name}", make_instruction(instruction), index=index)
     facts = decode_picture(photo.data, PictureLimits()).facts()
-    (row,) = answer_rows(record, facts, [make_answer(photo.masks, photo.phrases)], attempt, 12.5)
-    return row
+    return answer_row(record, facts, make_answer(photo.masks, photo.phrases), attempt, 12.5)
 
 
 def label_photos() -> list[LabelRow]:

@@ -1,4 +1,7 @@
-"""The README's tree: every module with the first sentence of its docstring.
+"""What the README takes from the code: the tree of modules, and the columns of the label table.
+
+The tree has every module with the first sentence of its docstring, the columns have the line below
+each field in `workers.labels.schema`.
 
 python -m tests.readme_tree          says whether README.md is up to date
 python -m tests.readme_tree --write  brings it up to date (make docs)
@@ -7,6 +10,7 @@ python -m tests.readme_tree --write  brings it up to date (make docs)
 import ast
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +24,8 @@ OTHERS = {
     "constraints.txt": "one set of versions that was tried together",
 }
 BEGIN, END = "<!-- tree: make docs -->\n", "<!-- end of tree -->\n"
+COLUMNS_BEGIN, COLUMNS_END = "<!-- columns: make docs -->\n", "<!-- end of columns -->\n"
+SCHEMA = ROOT / "workers" / "labels" / "schema.py"
 
 
 def caption(path: Path) -> str:
@@ -57,15 +63,40 @@ def tree() -> str:
     return BEGIN + "```\n" + "\n".join(lines) + "\n```\n" + END
 
 
+def fields(row: str) -> list[tuple[str, str]]:
+    """(name, meaning) of every field of a row's class; a `?` says that it may be null."""
+    module = ast.parse(SCHEMA.read_text(encoding="utf-8"))
+    classes = {each.name: each for each in module.body if isinstance(each, ast.ClassDef)}
+    body = [*classes[row].body, ast.Pass()]
+    found = []
+    for field, below in pairwise(body):
+        if isinstance(field, ast.AnnAssign):
+            mark = "?" if "None" in ast.unparse(field.annotation) else ""
+            is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            text = " ".join(str(below.value.value).split()) if is_text else ""
+            found.append((f"`{ast.unparse(field.target)}`{mark}", text.replace("|", "\\|")))
+    return found
+
+
+def columns() -> str:
+    """The block with the columns that stands in the README."""
+    lines = ["<details><summary>All columns, one by one</summary>", ""]
+    for head, row in (("column", "LabelRow"), ("field of a target", "TargetRow")):
+        lines += [f"| {head} (`?`: may be null) | what it holds |", "|---|---|"]
+        lines += [f"| {name} | {text} |" for name, text in fields(row)] + [""]
+    return COLUMNS_BEGIN + "\n".join([*lines, "</details>"]) + "\n" + COLUMNS_END
+
+
 def main() -> int:
-    """Checks or writes the block."""
+    """Checks or writes the blocks."""
     readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    new = re.sub(f"{BEGIN}.*?{END}", lambda _: tree(), text, flags=re.S)
+    text = new = readme.read_text(encoding="utf-8")
+    for begin, end, block in ((BEGIN, END, tree()), (COLUMNS_BEGIN, COLUMNS_END, columns())):
+        new = re.sub(f"{begin}.*?{end}", lambda _, block=block: block, new, flags=re.S)
     if "--write" in sys.argv:
         readme.write_text(new, encoding="utf-8")
     elif new != text:
-        print("README.md's tree is out of date: make docs")
+        print("README.md is not what the code says: make docs")
         return 1
     return 0
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from workers.coco.categories import name_category, number_categories, read_category_map
 from workers.errors import SettingsError
+from workers.exports.categories import name_category, number_categories, read_category_map
 from workers.labels.targets import blank_target
 
 

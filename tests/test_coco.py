@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,14 +17,18 @@ from pycocotools.cocoeval import COCOeval
 from jobs.export import main
 from tests.labels import ATTEMPT, label_photo, label_photos, make_answer, make_record
 from tests.photos import load_photos
-from workers.coco.categories import read_category_map
-from workers.coco.check import validate_coco
-from workers.coco.export import ExportOptions, export_coco
 from workers.errors import ExportError
+from workers.exports.categories import read_category_map
+from workers.exports.coco_check import validate_coco
+from workers.exports.formats import FORMATS, Format, export_rows
+from workers.exports.images import name_images
+from workers.exports.selection import ExportOptions
+from workers.exports.settings import ExportSettings
 from workers.labels.commits import Ledger
+from workers.labels.manifests import read_rows
 from workers.labels.rle import decode_mask, fill_polygons
-from workers.labels.rows import answer_rows, rejected_rows
-from workers.labels.table import PartIdentity, describe_part, read_rows, write_part
+from workers.labels.rows import answer_row, rejected_rows
+from workers.labels.table import PartIdentity, write_part
 from workers.records.pictures import PictureFacts
 from workers.records.rejections import Rejection
 from workers.storage.local import LocalStore
@@ -36,7 +41,7 @@ WHY = Rejection("image_broken", "cut off")
 
 
 def commit(store, rows, output=OUTPUT, shard_id="1" * 20, run_id="run-1"):
-    ledger = Ledger(store, output, run_id, describe_part)
+    ledger = Ledger(store, output, run_id)
     part = write_part(rows, PartIdentity(run_id, shard_id, "f"))
     return ledger.commit(shard_id, part, fingerprint="f", source="in", source_etag="e")[0]
 
@@ -46,7 +51,7 @@ def export(rows, options=None, parts=1):
     store = MemoryStore()
     commits = [commit(store, rows[n::parts], shard_id=f"{n:020}") for n in range(parts)]
     source = functools.partial(read_rows, store, OUTPUT, commits)
-    summary = export_coco(source, store, FILE, options)
+    summary = export_rows("coco", source, store, FILE, options)
     return json.loads(store.get(FILE)), summary
 
 
@@ -66,8 +71,7 @@ def blob(*corners, shape=(6, 8)):
 
 def answered(masks, uri="s3://b/a.jpg", sha256="ab" * 32, **options):
     facts = PictureFacts(sha256, 8, 6, 1)
-    (row,) = answer_rows(make_record(uri), facts, [make_answer(masks, **options)], ATTEMPT, 1.0)
-    return row
+    return answer_row(make_record(uri), facts, make_answer(masks, **options), ATTEMPT, 1.0)
 
 
 def rejected(uri, facts=None):
@@ -112,7 +116,7 @@ def test_every_mask_of_the_photos_is_in_the_file_pixel_by_pixel(segmentation):
             assert np.array_equal(drawn, mask)
             assert annotation["area"] == mask.sum()
             assert annotation["phrase"] == annotation["attributes"]["phrase"] == phrase
-    assert summary.annotations == sum(len(photo.masks) for photo in load_photos())
+    assert summary.masks == sum(len(photo.masks) for photo in load_photos())
     assert summary.left_out == {}
 
 
@@ -148,7 +152,7 @@ def test_the_same_table_gives_the_same_bytes():
     made = [commit(store, label_photos())]
     files = []
     for _ in range(2):
-        export_coco(functools.partial(read_rows, store, OUTPUT, made), store, FILE)
+        export_rows("coco", functools.partial(read_rows, store, OUTPUT, made), store, FILE)
         files.append(store.get(FILE))
     assert files[0] == files[1]
 
@@ -211,7 +215,7 @@ def test_names_are_paths_below_what_all_images_share_and_never_collide():
     for number, (uri, member) in enumerate(places):
         record = make_record(uri, member=member)
         facts = PictureFacts(f"{number}{number}" * 32, 8, 6, 1)
-        rows += answer_rows(record, facts, [make_answer([blob((1, 1))])], ATTEMPT, 1.0)
+        rows.append(answer_row(record, facts, make_answer([blob((1, 1))]), ATTEMPT, 1.0))
     document, _ = export(rows)
     assert [image["file_name"] for image in document["images"]] == [
         "x/1.jpg",
@@ -232,8 +236,34 @@ def test_a_broken_mask_in_the_table_stops_the_export():
     store = MemoryStore()
     made = [commit(store, [replace(row, targets=(target,))])]
     with pytest.raises(ExportError, match="area 2, but its mask has 1 pixels"):
-        export_coco(functools.partial(read_rows, store, OUTPUT, made), store, FILE)
+        export_rows("coco", functools.partial(read_rows, store, OUTPUT, made), store, FILE)
     assert list(store.list("mem://bucket/coco.json")) == []
+
+
+def test_another_form_is_a_function_that_writes_it_and_a_line_in_the_registry(monkeypatch):
+    def write(file, found, masks, options):
+        names = name_images(found.images)
+        file.write("".join(f"{mask.category} {mask.target.area}\n" for mask in masks).encode())
+        file.write(f"{names} {list(found.categories)} {options.min_score}".encode())
+
+    def check(path):
+        return ["no cat in it"] if b"cat" not in path.read_bytes() else []
+
+    monkeypatch.setitem(FORMATS, "lines", Format(write, check, "eyes"))
+    store = MemoryStore()
+    rows = [answered([blob((1, 1)), blob((2, 2), (2, 3))], phrases=["a cat", "a dog"])] * 2
+    source = functools.partial(read_rows, store, OUTPUT, [commit(store, rows)])
+    with pytest.raises(ExportError, match="not sound and was not written: no cat in it"):
+        export_rows("lines", source, store, FILE, ExportOptions(min_score=0.505))
+    assert list(store.list("mem://bucket/coco.json")) == []
+    summary = export_rows("lines", source, store, FILE)
+    assert store.get(FILE) == b"cat 1\ndog 2\n['a.jpg'] ['cat', 'dog'] 0.0"
+    assert (summary.images, summary.masks, summary.categories) == (1, 2, 2)
+    assert summary.left_out == {"rows that repeat another": 1}
+
+
+def test_the_forms_of_the_registry_are_those_that_the_flag_takes():
+    assert get_args(ExportSettings.model_fields["to"].annotation) == tuple(FORMATS)
 
 
 # ---- the validator -------------------------------------------------------------------------------

@@ -2,7 +2,7 @@ import numpy as np
 from scipy import ndimage
 
 from tests.photos import load_photos
-from workers.coco.contours import trace_polygons
+from workers.exports.contours import trace_polygons
 from workers.labels.rle import fill_polygons
 
 

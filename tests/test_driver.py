@@ -17,9 +17,8 @@ from workers.errors import PlanError, SettingsError
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
-from workers.labels.manifests import current_commits, manifests
-from workers.labels.rows import LabelRow
-from workers.labels.table import describe_part, read_rows
+from workers.labels.manifests import current_commits, manifests, read_rows
+from workers.labels.schema import LabelRow
 from workers.progress import Progress, describe_run
 from workers.replica import lay_out_bench
 from workers.settings import LabelSettings
@@ -230,7 +229,7 @@ def test_a_store_without_conditional_writes_is_told_with_what_that_means(read, p
     assert driver._assign(run, told.append).guarantee is Guarantee.EXACTLY_ONCE
     assert told == []
     careless = MemoryStore(honours_conditions=False)
-    ledger = Ledger(careless, "mem://b/out", run.ledger.run_id, describe_part)
+    ledger = Ledger(careless, "mem://b/out", run.ledger.run_id)
     assignment = driver._assign(replace(run, ledger=ledger), told.append)
     assert assignment.guarantee is Guarantee.AT_LEAST_ONCE
     (text,) = told

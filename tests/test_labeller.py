@@ -21,9 +21,8 @@ from workers.errors import AccessDenied, ObjectMissing, ReplicaBroken, StorageUn
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
-from workers.labels.manifests import current_commits, stale_commits
-from workers.labels.rows import LabelRow
-from workers.labels.table import describe_part, read_rows
+from workers.labels.manifests import current_commits, read_rows, stale_commits
+from workers.labels.schema import LabelRow
 from workers.model_files import ModelIdentity
 from workers.pool import _Book
 from workers.records.instructions import make_instruction
@@ -93,7 +92,7 @@ def bench_for(store, model, run_id="run-1", batch=1, pictures=8, **more):
             batcher=Batcher(model.answer, batch),
             image_side=56,
             room=lambda text: model.engine.room(model.engine.prompt_ids(text)),
-            ledger=Ledger(store, OUTPUT, run_id, describe_part),
+            ledger=Ledger(store, OUTPUT, run_id),
             provenance=IDENTITY.provenance(run_id),
             earlier=EarlierRows(earlier, store, OUTPUT),
             store=store,

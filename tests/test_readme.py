@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.readme_tree import BEGIN, END, OTHERS, ROOT, modules, tree
+from tests.readme_tree import BEGIN, END, OTHERS, ROOT, columns, fields, modules, tree
+from workers.labels.schema import LABEL_SCHEMA, TARGET_TYPE
 from workers.settings import LabelSettings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -12,6 +13,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_tree_is_the_one_on_disk():
     assert tree() in README, "run make docs"
+
+
+def test_the_columns_are_those_of_the_label_table():
+    assert columns() in README, "run make docs"
+
+
+@pytest.mark.parametrize(
+    ("row", "schema"), [("LabelRow", LABEL_SCHEMA), ("TargetRow", TARGET_TYPE)]
+)
+def test_every_column_says_what_it_means(row, schema):
+    names = [f"`{column.name}`" + "?" * column.nullable for column in schema]
+    assert [name for name, _ in fields(row)] == names
+    assert [name for name, text in fields(row) if not text] == []
 
 
 def test_every_module_says_what_it_is_for():

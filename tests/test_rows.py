@@ -1,5 +1,5 @@
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -7,11 +7,12 @@ import pytest
 from tests.labels import ATTEMPT, MADE_BY, label_photo, make_answer, make_record
 from tests.photos import load_photos
 from workers.labels.rle import decode_mask
-from workers.labels.rows import answer_rows, failed_rows, rejected_rows
+from workers.labels.rows import answer_row, carry_over, failed_rows, rejected_rows
+from workers.labels.schema import LabelRow
 from workers.labels.targets import normalise_phrase
 from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureFacts
-from workers.records.record import Record
+from workers.records.record import ImageRef, Record
 from workers.records.rejections import Rejection
 
 FACTS = PictureFacts("ab" * 32, 8, 6, 1)
@@ -27,8 +28,7 @@ def blob(*corners):
 
 def answer_one(answer, instruction=None, record=None):
     record = record or make_record("s3://b/a.jpg", instruction or make_instruction("the cat"))
-    (row,) = answer_rows(record, FACTS, [answer], ATTEMPT, 3.5)
-    return row
+    return answer_row(record, FACTS, answer, ATTEMPT, 3.5)
 
 
 def sha256(text):
@@ -90,6 +90,26 @@ def test_targets_hold_what_was_measured():
         assert target.score == target.score_mask == 0.5 + index / 100
         assert (target.score_iou, target.score_token) == (None, 0.25)
     assert len({target.target_id for target in row.targets}) == len(photo.masks)
+
+
+def test_a_carried_over_row_says_all_that_a_new_row_would_say_of_its_record():
+    """Whatever comes from the record: a column that is forgotten keeps what the old input said."""
+    old = answer_one(make_answer([blob((1, 1))]))
+    asked = Instruction("mine", "the cat", "a kind", ("cat",))
+    image = ImageRef("s3://b/new.tar", "7.jpg", "new etag", None)
+    record = Record(7, "new id", image, (asked,), '{"n": 1}', None)
+    attempt = replace(
+        ATTEMPT, provenance=replace(MADE_BY, run_id="run-2"), shard_id="6" * 20, number=2
+    )
+    new = answer_row(record, FACTS, make_answer([blob((1, 1))]), attempt, 4.5)
+    carried = carry_over(old, record, asked, attempt)
+    made_anew = {"attempts", "latency_ms", "targets"}  # a target's category is the old answer's
+    for field in fields(LabelRow):
+        if field.name not in made_anew:
+            assert getattr(carried, field.name) == getattr(new, field.name), field.name
+    assert (carried.targets, carried.attempts, carried.latency_ms) == (old.targets, 1, 3.5)
+    differing = {f.name for f in fields(LabelRow) if getattr(old, f.name) != getattr(new, f.name)}
+    assert len(differing - made_anew) == 11, "the two records have next to nothing in common"
 
 
 def test_an_empty_mask_is_kept_with_a_flag():

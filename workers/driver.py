@@ -15,7 +15,6 @@ from hashlib import sha256
 from workers.earlier import EarlierIndex, index_earlier
 from workers.labels.commits import PARTS, Guarantee, Ledger
 from workers.labels.manifests import finish_run, stale_commits
-from workers.labels.table import describe_part
 from workers.model_files import ModelIdentity, identify_model
 from workers.progress import Progress, Say
 from workers.replica import Assignment
@@ -76,7 +75,7 @@ def plan_run(settings: LabelSettings, say: Say) -> Run:
     identity = identify_model(settings)
     request = _digest_request(settings)
     run_id = _run_id(settings.input, identity.label_fingerprint, request)
-    ledger = Ledger(Anywhere(), settings.output, run_id, describe_part)
+    ledger = Ledger(Anywhere(), settings.output, run_id)
     planned = {shard.shard_id for shard in shards}
     committed = frozenset(planned & ledger.committed_ids())
     return Run(settings, identity, request, ledger, tuple(shards), committed)

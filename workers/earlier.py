@@ -1,7 +1,7 @@
 """Labels that an earlier plan has committed: what is unchanged is carried over, not asked again.
 
 An image that is put into a folder changes the shard it falls into, but not the others of that
-shard. The driver reads three light columns of the parts that a changed input has left behind and
+shard. The driver reads a few light columns of the parts that a changed input has left behind and
 makes an index of 12 bytes a row; a worker looks its images up in it and reads the parts it hits.
 """
 
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 
@@ -19,16 +19,27 @@ import numpy.typing as npt
 
 from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import Commit
-from workers.labels.rows import LABELLED, Attempt, LabelRow
-from workers.labels.table import read_part, read_rows
+from workers.labels.manifests import read_rows
+from workers.labels.rows import LABELLED
+from workers.labels.schema import LabelRow
+from workers.labels.table import read_part
 from workers.records.instructions import Instruction
-from workers.records.record import Record
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 
 READERS = 16  # parts read at once by the driver
 PARTS_AT_HAND = 16  # of a worker; 64 rows with three masks each are some 0.5 MB
 _KEY_COLUMNS = ("status", "origin", "image_sha256", "instruction")
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierPart:
+    """A part as it was committed."""
+
+    path: str
+    """below the output"""
+    sha256: str
+    """of its bytes, in hex"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +50,9 @@ class EarlierIndex:
     """(rows,) ascending; equal keys keep the order of `parts`"""
     places: npt.NDArray[np.uint32]
     """(rows,) the number of the part"""
-    parts: tuple[str, ...]
-    """paths below the output"""
+    parts: tuple[EarlierPart, ...]
 
-    def part_of(self, key: int) -> str | None:
+    def part_of(self, key: int) -> EarlierPart | None:
         """The first part that may have a row of this key."""
         at = int(np.searchsorted(self.keys, np.uint64(key)))
         if at < len(self.keys) and int(self.keys[at]) == key:
@@ -64,7 +74,8 @@ def index_earlier(store: Store, output: str, commits: Sequence[Commit]) -> Earli
     numbers = [np.full(len(each), number, np.uint32) for number, each in enumerate(found)]
     places = np.concatenate([np.zeros(0, np.uint32), *numbers])
     order = np.argsort(keys, kind="stable")
-    return EarlierIndex(keys[order], places[order], tuple(commit.part for commit in commits))
+    parts = tuple(EarlierPart(commit.part, commit.sha256) for commit in commits)
+    return EarlierIndex(keys[order], places[order], parts)
 
 
 class EarlierRows:
@@ -78,7 +89,7 @@ class EarlierRows:
 
     def __init__(self, index: EarlierIndex, store: Store, output: str) -> None:
         self._index, self._store, self._output = index, store, output
-        self._at_hand: OrderedDict[str, dict[int, LabelRow]] = OrderedDict()
+        self._at_hand: OrderedDict[EarlierPart, dict[int, LabelRow]] = OrderedDict()
         self._lock = threading.Lock()
 
     def find(self, image_sha256: str, instruction: Instruction) -> LabelRow | None:
@@ -89,7 +100,7 @@ class EarlierRows:
         same = row is not None and (row.requested_classes or ()) == instruction.classes
         return row if same else None
 
-    def _rows(self, part: str) -> dict[int, LabelRow]:
+    def _rows(self, part: EarlierPart) -> dict[int, LabelRow]:
         with self._lock:
             if part not in self._at_hand:
                 self._at_hand[part] = self._read(part)
@@ -98,31 +109,14 @@ class EarlierRows:
             self._at_hand.move_to_end(part)
             return self._at_hand[part]
 
-    def _read(self, part: str) -> dict[int, LabelRow]:
-        with suppress(ObjectMissing, CommitError):  # somebody tidied up: then it is asked again
-            rows = read_part(self._store.get(join_uri(self._output, part)))
-            return {_key(row.image_sha256, row.instruction): row for row in _labelled(rows)}
+    def _read(self, part: EarlierPart) -> dict[int, LabelRow]:
+        """Its rows; none where somebody removed it or wrote over it: then all is asked again."""
+        with suppress(ObjectMissing, CommitError):
+            data = self._store.get(join_uri(self._output, part.path))
+            if sha256(data).hexdigest() == part.sha256:
+                rows = _labelled(read_part(data))
+                return {_key(row.image_sha256, row.instruction): row for row in rows}
         return {}
-
-
-def carry_over(
-    row: LabelRow, record: Record, instruction: Instruction, attempt: Attempt
-) -> LabelRow:
-    """The same answer as a row of another run or shard, or of a picture that was moved."""
-    assert record.image is not None
-    return replace(
-        row,
-        run_id=attempt.provenance.run_id,
-        shard_id=attempt.shard_id,
-        row_index=record.row_index,
-        source_id=record.source_id,
-        meta_json=record.meta_json,
-        image_uri=record.image.uri,
-        image_member=record.image.member,
-        image_etag=record.image.etag,
-        instruction_id=instruction.instruction_id,
-        instruction_kind=instruction.kind,
-    )
 
 
 def _keys_of(store: Store, output: str, commit: Commit) -> npt.NDArray[np.uint64]:

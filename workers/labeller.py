@@ -17,10 +17,10 @@ from pixellm.engine import Sample
 from pixellm.errors import ImageError, InstructionError
 from pixellm.images import PreparedImage, prepare_image
 from workers.batcher import Reply, Unanswered
-from workers.earlier import carry_over
 from workers.errors import RecordRejected
 from workers.labels.commits import Commit
-from workers.labels.rows import Attempt, LabelRow, answer_rows, failed_rows, rejected_rows
+from workers.labels.rows import Attempt, answer_row, carry_over, failed_rows, rejected_rows
+from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, write_part
 from workers.records.instructions import Instruction
 from workers.records.pictures import PictureFacts, decode_picture, identify_undecoded
@@ -188,7 +188,7 @@ def _make_rows(
         if isinstance(reply, Unanswered):
             rows += failed_rows(single, Rejection(MODEL_FAILED, reply.message), attempt, facts)
         else:
-            rows += answer_rows(single, facts, [reply], attempt, latency_ms)
+            rows.append(answer_row(single, facts, reply, attempt, latency_ms))
     return rows
 
 

@@ -45,7 +45,6 @@ from workers.errors import (
 )
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
-from workers.labels.table import describe_part
 from workers.model_files import ModelIdentity, load_engine
 from workers.settings import LabelSettings
 from workers.shards.listing import ShardKind
@@ -174,7 +173,7 @@ def lay_out_bench(assignment: Assignment) -> Workbench:
     settings, identity = assignment.settings, assignment.identity
     engine = _load_patiently(settings, identity)
     store, output = Anywhere(), settings.output
-    ledger = Ledger(store, output, assignment.run_id, describe_part, assignment.guarantee)
+    ledger = Ledger(store, output, assignment.run_id, assignment.guarantee)
     return Workbench(
         batcher=Batcher(engine.answer, settings.replica.batch_questions),
         image_side=engine.model.config.image_side,

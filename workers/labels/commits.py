@@ -15,7 +15,7 @@ A run id stands for one input and one label fingerprint; whoever makes run ids s
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from hashlib import sha256
 from typing import Any, Self, get_origin
 
 from workers.errors import AccessDenied, CommitError, ConditionUnsupported, ObjectMissing
+from workers.labels.table import describe_part
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
@@ -43,21 +44,8 @@ class Guarantee(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class PartFacts:
-    """What the bytes of a part say about themselves."""
-
-    rows: int
-    counts: Mapping[str, int]
-    """Rows by status."""
-    targets: int
-    first_key: str
-    """Smallest and largest record key, to find the parts that may hold a record."""
-    last_key: str
-
-
-@dataclass(frozen=True, slots=True)
 class JsonFile:
-    """A small JSON object in the output that is read back strictly."""
+    """A small JSON object in the output; keys that it does not know are read over."""
 
     def to_json(self) -> bytes:
         """One line; the same values give the same bytes."""
@@ -82,13 +70,10 @@ class JsonFile:
                 "Read it with the version that wrote it, or label into an empty output."
             )
         kinds: dict[str, Any] = {f.name: get_origin(f.type) or f.type for f in fields(cls)}
-        wrong = sorted(kinds.keys() ^ values.keys())
-        wrong += [name for name, kind in kinds.items() if not isinstance(values.get(name), kind)]
-        if wrong:
-            raise CommitError(
-                f"{shown(where)}: {wrong[0]!r} is missing, unknown or of a wrong type"
-            )
-        return cls(**values)
+        for name, kind in kinds.items():
+            if not isinstance(values.get(name), kind):
+                raise CommitError(f"{shown(where)}: {name!r} is missing or of a wrong type")
+        return cls(**{name: values[name] for name in kinds})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +93,6 @@ class Commit(JsonFile):
     fingerprint: str
     source: str
     source_etag: str
-    first_key: str
-    last_key: str
     created_at: str
     """UTC, ISO 8601."""
 
@@ -121,7 +104,6 @@ class Ledger:
         store: where the output lies.
         output: prefix of the output.
         run_id: letters, digits and `._-`.
-        describe_part: reads rows and counts out of the bytes of a part.
         guarantee: what `probe` found; the driver probes once and tells the workers.
     """
 
@@ -130,7 +112,6 @@ class Ledger:
         store: Store,
         output: str,
         run_id: str,
-        describe_part: Callable[[bytes], PartFacts],
         guarantee: Guarantee = Guarantee.EXACTLY_ONCE,
     ) -> None:
         if not _RUN_ID.fullmatch(run_id):
@@ -139,7 +120,6 @@ class Ledger:
         self.output = output
         self.run_id = run_id
         self.guarantee = guarantee
-        self._describe_part = describe_part
 
     def probe(self) -> Guarantee:
         """Find out, by trying, whether the store honours conditions; `commit` then relies on it."""
@@ -193,7 +173,7 @@ class Ledger:
             source=source,
             source_etag=source_etag,
             created_at=now(),
-            **asdict(self._describe_part(part)),
+            **asdict(describe_part(part)),
         )
         return self._mark(commit)
 

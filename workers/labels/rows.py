@@ -14,13 +14,14 @@ are 0; where the record names no image, `image_uri` is "". `item_id` then stands
 the image (or, without one, for the place of the record) instead of its content.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Any
 
 from pixellm.answers import Answer
-from workers.labels.targets import TargetRow, target_rows
+from workers.labels.schema import LabelRow, TargetRow
+from workers.labels.targets import target_rows
 from workers.records.instructions import Instruction, derive_instruction_id
 from workers.records.pictures import PictureFacts
 from workers.records.record import ImageRef, Record
@@ -30,49 +31,6 @@ LABELLED = ("ok", "empty", "partial")
 """The statuses of rows that a model or a person has answered."""
 
 _UNREAD = PictureFacts(sha256="", width=0, height=0, exif_orientation=0)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRow:
-    """One instruction for one image, with its outcome. Field by field as in the table."""
-
-    item_id: str
-    result_id: str
-    run_id: str
-    shard_id: str
-    row_index: int
-    source_id: str | None
-    meta_json: str | None
-    image_uri: str
-    image_member: str | None
-    image_etag: str | None
-    image_sha256: str
-    width: int
-    height: int
-    exif_orientation: int
-    instruction_id: str
-    instruction: str
-    instruction_kind: str
-    requested_classes: tuple[str, ...] | None
-    status: str
-    error_code: str | None
-    error_message: str | None
-    attempts: int
-    answer_text: str | None
-    n_targets: int
-    targets: tuple[TargetRow, ...]
-    qa_flags: tuple[str, ...]
-    review: str
-    origin: str
-    model_id: str
-    model_sha256: str
-    adapter_sha256: str | None
-    label_fingerprint: str
-    code_version: str
-    precision: str
-    decode_json: str
-    created_at: datetime
-    latency_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +70,14 @@ class Outcome:
     latency_ms: float = 0.0
 
 
-def answer_rows(
-    record: Record,
-    picture: PictureFacts,
-    answers: Sequence[Answer],
-    attempt: Attempt,
-    latency_ms: float,
-) -> list[LabelRow]:
-    """Rows of a record that was answered, one for each of its instructions, in their order."""
-    rows = []
-    for instruction, answer in zip(record.instructions, answers, strict=True):
-        result_id = _result_id(_item_id(record, picture, instruction, attempt), attempt)
-        outcome = _describe_answer(answer, instruction, result_id, latency_ms)
-        rows.append(_make_row(record, picture, instruction, outcome, attempt))
-    return rows
+def answer_row(
+    record: Record, picture: PictureFacts, answer: Answer, attempt: Attempt, latency_ms: float
+) -> LabelRow:
+    """The row of a record with one instruction, which was answered."""
+    (instruction,) = record.instructions
+    result_id = _result_id(_item_id(record, picture, instruction, attempt), attempt)
+    outcome = _describe_answer(answer, instruction, result_id, latency_ms)
+    return _make_row(record, picture, instruction, outcome, attempt)
 
 
 def rejected_rows(
@@ -147,6 +99,13 @@ def failed_rows(
 ) -> list[LabelRow]:
     """Rows of a record that could have been answered, but for a failure of ours."""
     return _rows_without_answer(record, Outcome("failed", error), attempt, picture)
+
+
+def carry_over(
+    row: LabelRow, record: Record, instruction: Instruction, attempt: Attempt
+) -> LabelRow:
+    """The same answer as a row of another run or shard, or of a picture that was moved."""
+    return replace(row, **_place(record, instruction, attempt))
 
 
 def blank_row() -> LabelRow:
@@ -175,28 +134,16 @@ def _make_row(
     outcome: Outcome,
     attempt: Attempt,
 ) -> LabelRow:
-    image = record.image or ImageRef("", None, None, None)
     made_by = attempt.provenance
     item_id = _item_id(record, picture, instruction, attempt)
     return LabelRow(
+        **_place(record, instruction, attempt),
         item_id=item_id,
         result_id=_result_id(item_id, attempt),
-        run_id=made_by.run_id,
-        shard_id=attempt.shard_id,
-        row_index=record.row_index,
-        source_id=record.source_id,
-        meta_json=record.meta_json,
-        image_uri=image.uri,
-        image_member=image.member,
-        image_etag=image.etag,
         image_sha256=picture.sha256,
         width=picture.width,
         height=picture.height,
         exif_orientation=picture.exif_orientation,
-        instruction_id=instruction.instruction_id,
-        instruction=instruction.text,
-        instruction_kind=instruction.kind,
-        requested_classes=instruction.classes or None,
         status=outcome.status,
         error_code=outcome.error.code if outcome.error else None,
         error_message=outcome.error.message if outcome.error else None,
@@ -217,6 +164,29 @@ def _make_row(
         created_at=attempt.created_at,
         latency_ms=outcome.latency_ms,
     )
+
+
+def _place(record: Record, instruction: Instruction, attempt: Attempt) -> dict[str, Any]:
+    """The columns that say where a row stands and what the input says about it.
+
+    They are all that is new in a row that is carried over, so whatever comes from the record or its
+    instruction must be in here: anywhere else, such a row would keep what the old input said.
+    """
+    image = record.image or ImageRef("", None, None, None)
+    return {
+        "run_id": attempt.provenance.run_id,
+        "shard_id": attempt.shard_id,
+        "row_index": record.row_index,
+        "source_id": record.source_id,
+        "meta_json": record.meta_json,
+        "image_uri": image.uri,
+        "image_member": image.member,
+        "image_etag": image.etag,
+        "instruction_id": instruction.instruction_id,
+        "instruction": instruction.text,
+        "instruction_kind": instruction.kind,
+        "requested_classes": instruction.classes or None,
+    }
 
 
 def _item_id(

@@ -1,4 +1,13 @@
-"""The columns of the label table, as Arrow knows them. What they mean: `LabelRow`, `TargetRow`."""
+"""The columns of the label table: what each one means, and its type in Parquet.
+
+The dataclasses are the whole contract: the Arrow schema is made from their fields, and the table
+of columns in the README from the lines below them. Another schema is another SCHEMA_VERSION.
+"""
+
+from dataclasses import dataclass, is_dataclass
+from datetime import datetime
+from types import NoneType, UnionType
+from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
@@ -7,79 +16,170 @@ SCHEMA_VERSION = "1"
 RLE_FORM = "coco_compressed_rle, counts ascii"
 MASK_FRAME = "exif_applied"
 
+Int32 = Annotated[int, pa.int32()]
+Float32 = Annotated[float, pa.float32()]
+_ARROW: dict[object, pa.DataType] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    datetime: pa.timestamp("us", tz="UTC"),
+}
 
-def _field(name: str, kind: pa.DataType) -> pa.Field:
-    """A column; a `?` behind its name says that it may be null."""
-    return pa.field(name.rstrip("?"), kind, nullable=name.endswith("?"))
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One mask of an answer."""
+
+    target_index: Int32
+    """its place in the answer, from 0"""
+    target_id: str
+    """32 hex digits, made of `result_id` and `target_index`"""
+    phrase: str | None
+    """what the answer calls it; null where nothing was found that surely names it"""
+    span_start: Int32 | None
+    """where the phrase begins in `answer_text`, in code points; null when it is not there"""
+    span_end: Int32 | None
+    """where it ends: the code point after its last one"""
+    phrase_source: str
+    """where the phrase comes from: `answer`, `instruction` or `none`"""
+    category: str | None
+    """the one of `requested_classes` that the phrase names, or the only one"""
+    category_id: int | None
+    """the number of `category` in a list of the user's; today always null"""
+    bbox: tuple[Float32, Float32, Float32, Float32]
+    """x, y, width, height in pixels from the upper left corner; all 0 when the mask is empty"""
+    area: int
+    """pixels that are set in the mask; 0 when it is empty"""
+    rle_size: tuple[Int32, Int32]
+    """height and width of the mask in pixels: those of the picture"""
+    rle_counts: str
+    """the mask as COCO's compressed run lengths, in ASCII"""
+    score: Float32
+    """how sure the model is, 0 to 1, not calibrated; today the same as `score_mask`"""
+    score_mask: Float32
+    """mean probability of the mask's pixels, 0 to 1"""
+    score_iou: Float32 | None
+    """the IoU that the model's decoder predicts for the mask; null if it never learnt to"""
+    score_token: Float32 | None
+    """probability of the target's tokens in the answer, 0 to 1"""
+    n_components: Int32
+    """connected parts of the mask; pixels that touch at a corner are connected"""
+    touches_border: bool
+    """whether the mask reaches the border of the picture"""
+    max_iou_other: Float32
+    """largest overlap (IoU) with another mask of the same answer, 0 to 1"""
+    flags: tuple[str, ...]
+    """`duplicate_mask`: it covers the same as another of the answer; `empty_mask`: no pixel"""
 
 
-TARGET_TYPE = pa.struct(
-    [
-        _field("target_index", pa.int32()),
-        _field("target_id", pa.string()),
-        _field("phrase?", pa.string()),
-        _field("span_start?", pa.int32()),
-        _field("span_end?", pa.int32()),
-        _field("phrase_source", pa.string()),
-        _field("category?", pa.string()),
-        _field("category_id?", pa.int64()),
-        _field("bbox", pa.list_(pa.float32(), 4)),
-        _field("area", pa.int64()),
-        _field("rle_size", pa.list_(pa.int32(), 2)),
-        _field("rle_counts", pa.string()),
-        _field("score", pa.float32()),
-        _field("score_mask", pa.float32()),
-        _field("score_iou?", pa.float32()),
-        _field("score_token?", pa.float32()),
-        _field("n_components", pa.int32()),
-        _field("touches_border", pa.bool_()),
-        _field("max_iou_other", pa.float32()),
-        _field("flags", pa.list_(pa.string())),
-    ]
-)
+@dataclass(frozen=True, slots=True)
+class LabelRow:
+    """One instruction for one image, with its outcome."""
 
-LABEL_SCHEMA = pa.schema(
-    [
-        _field("item_id", pa.string()),
-        _field("result_id", pa.string()),
-        _field("run_id", pa.string()),
-        _field("shard_id", pa.string()),
-        _field("row_index", pa.int64()),
-        _field("source_id?", pa.string()),
-        _field("meta_json?", pa.string()),
-        _field("image_uri", pa.string()),
-        _field("image_member?", pa.string()),
-        _field("image_etag?", pa.string()),
-        _field("image_sha256", pa.string()),
-        _field("width", pa.int32()),
-        _field("height", pa.int32()),
-        _field("exif_orientation", pa.int32()),
-        _field("instruction_id", pa.string()),
-        _field("instruction", pa.string()),
-        _field("instruction_kind", pa.string()),
-        _field("requested_classes?", pa.list_(pa.string())),
-        _field("status", pa.string()),
-        _field("error_code?", pa.string()),
-        _field("error_message?", pa.string()),
-        _field("attempts", pa.int32()),
-        _field("answer_text?", pa.string()),
-        _field("n_targets", pa.int32()),
-        _field("targets", pa.list_(TARGET_TYPE)),
-        _field("qa_flags", pa.list_(pa.string())),
-        _field("review", pa.string()),
-        _field("origin", pa.string()),
-        _field("model_id", pa.string()),
-        _field("model_sha256", pa.string()),
-        _field("adapter_sha256?", pa.string()),
-        _field("label_fingerprint", pa.string()),
-        _field("code_version", pa.string()),
-        _field("precision", pa.string()),
-        _field("decode_json", pa.string()),
-        _field("created_at", pa.timestamp("us", tz="UTC")),
-        _field("latency_ms", pa.float32()),
-    ]
-)
+    item_id: str
+    """SHA-256 of the image's SHA-256 (its address, if unread) and the instruction"""
+    result_id: str
+    """SHA-256 of `item_id` and `label_fingerprint`: the same item, labelled in the same way"""
+    run_id: str
+    """the run that committed the row: its input, instructions and label fingerprint"""
+    shard_id: str
+    """the part of the input that the record stood in; it names the part of the table too"""
+    row_index: int
+    """the record's place in its shard, from 0"""
+    source_id: str | None
+    """the input's own name for the record: its id, or its key in a tar"""
+    meta_json: str | None
+    """keys of the record that mean nothing here, as a JSON object"""
+    image_uri: str
+    """the image file, or the archive or table that holds it; empty if the record names none"""
+    image_member: str | None
+    """which image of `image_uri`: the member's name in a tar, the row's number in Parquet"""
+    image_etag: str | None
+    """the store's version of the image file, if the listing gave it"""
+    image_sha256: str
+    """of the image file's bytes, 64 hex digits; empty if they could not be had"""
+    width: Int32
+    """of the upright picture, in pixels; 0 if it could not be decoded"""
+    height: Int32
+    """of the upright picture, in pixels; 0 if it could not be decoded"""
+    exif_orientation: Int32
+    """what the file says, 1 to 8 (0: not decoded); masks lie in the frame in which it is applied"""
+    instruction_id: str
+    """the user's id for the instruction, or 16 hex digits made of its text"""
+    instruction: str
+    """what was asked, cleaned"""
+    instruction_kind: str
+    """the user's word for the kind of question, or `unspecified`; it is only carried along"""
+    requested_classes: tuple[str, ...] | None
+    """names that the targets were to be sorted into"""
+    status: str
+    """`ok`; `empty`: the model said that nothing matches; `partial`: the answer broke off or held a
+    malformed token group; `rejected_input`: with the reason; `failed`: ours, after retries"""
+    error_code: str | None
+    """why there is no answer: a `Reason` of the input, or `model_failed`"""
+    error_message: str | None
+    """the same as a sentence that names the file, line or value"""
+    attempts: Int32
+    """which attempt at the shard made the row, from 1"""
+    answer_text: str | None
+    """what the model said; every target is a `[SEG]` in it"""
+    n_targets: Int32
+    """length of `targets`"""
+    targets: tuple[TargetRow, ...]
+    """one for each mask, in the order of the answer: see below"""
+    qa_flags: tuple[str, ...]
+    """`malformed`, `truncated`, and each flag that one of the targets has"""
+    review: str
+    """`none`, `queued`, `accepted`, `rejected` or `corrected`; today always `none`"""
+    origin: str
+    """who made the label: `model` or `human`; today always `model`"""
+    model_id: str
+    """the name of the model's folder, or its place in a bucket"""
+    model_sha256: str
+    """digest of the model's files, 64 hex digits"""
+    adapter_sha256: str | None
+    """digest of the adapter's files; today always null"""
+    label_fingerprint: str
+    """digest of all that decides a label besides its image and instruction"""
+    code_version: str
+    """version of the program that asked the model"""
+    precision: str
+    """of the numbers that the model computed with: `fp32` or `bf16`"""
+    decode_json: str
+    """how answers were generated, as a JSON object"""
+    created_at: datetime
+    """when the attempt that made the row began, in UTC"""
+    latency_ms: Float32
+    """milliseconds from the record's questions to their answers, waiting included; 0 without one"""
+
+
+def _make_field(name: str, hint: object) -> pa.Field:
+    """The column of a field; it may be null where the field may be None."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    (kind,) = (each for each in kinds if each is not NoneType)
+    return pa.field(name, _find_type(kind), nullable=len(kinds) > 1)
+
+
+def _find_type(kind: object) -> pa.DataType:
+    if get_origin(kind) is Annotated:
+        return get_args(kind)[1]
+    if isinstance(kind, type) and is_dataclass(kind):
+        return pa.struct(_make_fields(kind))
+    if get_origin(kind) is tuple:
+        first, *others = get_args(kind)
+        return pa.list_(_find_type(first), -1 if others == [...] else 1 + len(others))
+    return _ARROW[kind]
+
+
+def _make_fields(row: type) -> list[pa.Field]:
+    hints = get_type_hints(row, include_extras=True)
+    return [_make_field(name, hint) for name, hint in hints.items()]
+
+
+LABEL_SCHEMA = pa.schema(_make_fields(LabelRow))
 """The columns, in order."""
+TARGET_TYPE = LABEL_SCHEMA.field("targets").type.value_type
+"""A struct: the fields of a target, in order."""
 
 REPEATED_COLUMNS = [
     field.name

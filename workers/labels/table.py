@@ -8,6 +8,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, BinaryIO
 
@@ -15,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.errors import CommitError
-from workers.labels.commits import Commit, PartFacts
-from workers.labels.rows import LabelRow, blank_row
+from workers.labels.rows import blank_row
 from workers.labels.schema import (
     LABEL_SCHEMA,
     MASK_FRAME,
@@ -24,10 +24,11 @@ from workers.labels.schema import (
     RLE_FORM,
     SCHEMA_VERSION,
     TARGET_TYPE,
+    LabelRow,
+    TargetRow,
 )
-from workers.labels.targets import TargetRow, blank_target
-from workers.storage.objects import Store
-from workers.storage.uris import join_uri, shown
+from workers.labels.targets import blank_target
+from workers.shards.parquet import PARQUET_ERRORS, is_damage
 
 ROW_GROUP_ROWS = 2_000
 """About 10 MB with three masks a row; a reader holds one group."""
@@ -45,6 +46,16 @@ class PartIdentity:
     run_id: str
     shard_id: str
     label_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """What a part holds, in numbers."""
+
+    rows: int
+    counts: Mapping[str, int]
+    """rows by status"""
+    targets: int
 
 
 def write_part(rows: Iterable[LabelRow], identity: PartIdentity) -> bytes:
@@ -75,34 +86,62 @@ def write_part(rows: Iterable[LabelRow], identity: PartIdentity) -> bytes:
     return sink.getvalue()
 
 
+class PartReader:
+    """A part whose footer has been read, and none of its rows.
+
+    Args:
+        file: the part; it must stay open while rows are read.
+        name: of the part, for messages.
+
+    Raises:
+        CommitError: it is no part of a label table, or of another version.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._name = name
+        with _as_damage(f"{name} is no Parquet file"):
+            self._file = pq.ParquetFile(file)
+        footer = _footer(self._file)
+        version = footer.get("pixellm.schema_version")
+        if version != SCHEMA_VERSION:
+            raise CommitError(
+                f"{name} is a label table of version {version!r}, and this program reads"
+                f" {SCHEMA_VERSION!r}; read it with the version that wrote it"
+            )
+        self.identity = PartIdentity(
+            run_id=footer["pixellm.run_id"],
+            shard_id=footer["pixellm.shard_id"],
+            label_fingerprint=footer["pixellm.label_fingerprint"],
+        )
+        self.facts = PartFacts(
+            rows=self._file.metadata.num_rows,
+            counts=json.loads(footer["pixellm.counts"]),
+            targets=int(footer["pixellm.targets"]),
+        )
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[LabelRow]:
+        """Streams the rows.
+
+        Args:
+            columns: read only these; `targets.phrase` and the like name fields of the targets.
+                The others are blank in the rows: "", 0, None, ().
+
+        Raises:
+            CommitError: the part is damaged.
+        """
+        chosen = columns and [each.replace("targets.", "targets.list.element.") for each in columns]
+        with _as_damage(f"{self._name} is damaged"):
+            for batch in self._file.iter_batches(READ_ROWS, columns=chosen):
+                yield from map(_to_row, batch.to_pylist())
+
+
 def describe_part(data: bytes) -> PartFacts:
     """What the bytes of a part say about themselves: what a commit marker repeats.
 
     Raises:
         CommitError: they are no part of a label table, or of another version.
     """
-    table = _open_part(io.BytesIO(data), "the part")
-    footer = _footer(table)
-    keys = table.read(columns=["item_id"]).column(0)
-    return PartFacts(
-        rows=table.metadata.num_rows,
-        counts=json.loads(footer["pixellm.counts"]),
-        targets=int(footer["pixellm.targets"]),
-        first_key=keys[0].as_py() if len(keys) else "",
-        last_key=keys[-1].as_py() if len(keys) else "",
-    )
-
-
-def identify_part(data: bytes) -> PartIdentity:
-    """Which shard and run the bytes of a part belong to.
-
-    Raises:
-        CommitError: they are no part of a label table, or of another version.
-    """
-    footer = _footer(_open_part(io.BytesIO(data), "the part"))
-    return PartIdentity(
-        footer["pixellm.run_id"], footer["pixellm.shard_id"], footer["pixellm.label_fingerprint"]
-    )
+    return PartReader(io.BytesIO(data), "the part").facts
 
 
 def read_part(data: bytes) -> list[LabelRow]:
@@ -111,29 +150,7 @@ def read_part(data: bytes) -> list[LabelRow]:
     Raises:
         CommitError: they are no part of a label table, or of another version.
     """
-    return list(_read_batches(io.BytesIO(data), "the part", None))
-
-
-def read_rows(
-    store: Store, output: str, commits: Iterable[Commit], columns: Sequence[str] | None = None
-) -> Iterator[LabelRow]:
-    """Streams the rows of committed parts, in the order of the commits.
-
-    Args:
-        store: where the output lies.
-        output: its prefix.
-        commits: from `workers.labels.manifests.current_commits`.
-        columns: read only these, which can be a hundredth of the bytes; `targets.phrase` and the
-            like name fields of the targets. The others are blank in the rows: "", 0, None, ().
-
-    Raises:
-        CommitError: a part is not what its marker says.
-        StorageError: the store failed.
-    """
-    for commit in commits:
-        uri = join_uri(output, commit.part)
-        with store.open(uri) as file:
-            yield from _read_batches(file, shown(uri), columns)
+    return list(PartReader(io.BytesIO(data), "the part").rows())
 
 
 def _column(rows: Sequence[LabelRow], field: pa.Field) -> pa.Array:
@@ -163,33 +180,20 @@ def _without_surrogates(value: object) -> object:
     return [_without_surrogates(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _open_part(file: BinaryIO, name: str) -> pq.ParquetFile:
+@contextmanager
+def _as_damage(what: str) -> Iterator[None]:
+    """Turns what pyarrow raises on bad bytes into a `CommitError`; the disk's own errors pass."""
     try:
-        table = pq.ParquetFile(file)
-    except pa.ArrowException as error:
-        raise CommitError(f"{name} is no Parquet file: {error}") from error
-    version = _footer(table).get("pixellm.schema_version")
-    if version != SCHEMA_VERSION:
-        raise CommitError(
-            f"{name} is a label table of version {version!r}, and this program reads"
-            f" {SCHEMA_VERSION!r}; read it with the version that wrote it"
-        )
-    return table
+        yield
+    except PARQUET_ERRORS as error:
+        if not is_damage(error):
+            raise
+        raise CommitError(f"{what}: {error}") from error
 
 
 def _footer(table: pq.ParquetFile) -> Mapping[str, str]:
     metadata = table.schema_arrow.metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
-
-
-def _read_batches(file: BinaryIO, name: str, columns: Sequence[str] | None) -> Iterator[LabelRow]:
-    table = _open_part(file, name)
-    chosen = columns and [each.replace("targets.", "targets.list.element.") for each in columns]
-    try:
-        for batch in table.iter_batches(READ_ROWS, columns=chosen):
-            yield from map(_to_row, batch.to_pylist())
-    except pa.ArrowException as error:
-        raise CommitError(f"{name} is damaged: {error}") from error
 
 
 def _to_row(values: dict[str, Any]) -> LabelRow:

@@ -2,49 +2,20 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
 
 from pixellm.answers import Target
 from workers.labels.rle import EncodedMask, encode_masks
+from workers.labels.schema import TargetRow
 
 DUPLICATE_IOU = 0.9
 """Two masks of one answer that overlap more are flagged: most often one thing named twice."""
 
 _ARTICLE = re.compile(r"^(?:the|an?|this|that|these|those)\s+")
 _ID_DIGITS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class TargetRow:
-    """One mask of an answer. Field by field as in the table."""
-
-    target_index: int
-    target_id: str
-    phrase: str | None
-    span_start: int | None
-    """where the phrase stands in `answer_text`, in code points"""
-    span_end: int | None
-    phrase_source: str
-    category: str | None
-    category_id: int | None
-    bbox: tuple[float, float, float, float]
-    """x, y, width, height in pixels"""
-    area: int
-    rle_size: tuple[int, int]
-    """height, width"""
-    rle_counts: str
-    score: float
-    """0 to 1; today the same as `score_mask`"""
-    score_mask: float
-    score_iou: float | None
-    score_token: float | None
-    n_components: int
-    touches_border: bool
-    max_iou_other: float
-    flags: tuple[str, ...]
 
 
 def target_rows(

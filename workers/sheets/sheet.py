@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from workers.labels.rle import BoolMask, decode_mask
-from workers.labels.rows import LabelRow
+from workers.labels.schema import LabelRow
 from workers.sheets.text import (
     BADGE_RADIUS,
     INK,

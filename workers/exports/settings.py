@@ -3,21 +3,27 @@
 A forgotten variable in the environment must not redirect an export.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from workers.exports.formats import FORMATS
 from workers.settings_sources import FlagSettings
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(FORMATS)]  # so that --help and the error message list them
 
 
 class ExportSettings(FlagSettings):
-    """Writes a label table as COCO; only masks of committed shards are read."""
+    """Writes a label table for other tools, as COCO for example; only committed shards are read."""
 
     labels: str
     """the output prefix of jobs/label.py: a folder, or s3://bucket/prefix"""
     output: str
     """the file to write: a path, or s3://bucket/key"""
-    to: Literal["coco"] = "coco"
+    to: FormatName = "coco"
     """the form to write"""
     segmentation: Literal["rle", "polygon"] = "rle"
     """masks as compressed run lengths, or as polygons (for tools that can't read run lengths)"""

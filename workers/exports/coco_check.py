@@ -23,7 +23,18 @@ Entry = Mapping[str, Any]  # one JSON object of the file, which may hold anythin
 
 
 def validate_coco(path: Path) -> list[str]:
-    """What is wrong with a COCO instance file, one sentence each; empty when it is sound."""
+    """What is wrong with a COCO instance file, one sentence each; empty when it is sound.
+
+    Memory: the whole file as Python objects, 4 times its size with run lengths and 7 times with
+    polygons (measured on files of 70 and 55 MB).
+    """
+    problems = _find_problems(path)  # lets its copy of the file go before pycocotools makes another
+    if not problems and (problem := find_load_problem(path)):
+        problems.append(problem)
+    return problems
+
+
+def _find_problems(path: Path) -> list[str]:
     try:
         document = json.loads(path.read_bytes())
         parts = [_entries(document, name) for name in ("images", "categories", "annotations")]
@@ -41,8 +52,6 @@ def validate_coco(path: Path) -> list[str]:
         problems += _check_annotation(annotation, known)
         if len(problems) >= MAX_PROBLEMS:
             return [*problems[:MAX_PROBLEMS], "and more; only the first are listed"]
-    if not problems and (problem := find_load_problem(path)):
-        problems.append(problem)
     return problems
 
 

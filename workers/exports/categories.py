@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal, cast
 
-import yaml
-
 from workers.errors import LineError, SettingsError
-from workers.labels.targets import TargetRow, normalise_phrase
+from workers.labels.schema import TargetRow
+from workers.labels.targets import normalise_phrase
 from workers.storage.stores import open_store
 from workers.storage.uris import normalise_uri
+from workers.yaml_files import read_yaml
 
 EVERYTHING_ELSE = "*"
 OBJECT = "object"
@@ -97,9 +97,9 @@ def read_category_map(data: bytes, name: str) -> CategoryMap:
         SettingsError: it is no mapping, or gives an id twice.
     """
     try:
-        lines = json.loads(data) if name.endswith(".json") else yaml.safe_load(data)
-    except (ValueError, yaml.YAMLError) as error:
-        raise SettingsError(f"{name} can't be read: {' '.join(str(error).split())}") from error
+        lines = json.loads(data) if name.endswith(".json") else read_yaml(data, name)
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{name} is no JSON: {error}") from error
     if not isinstance(lines, dict) or not lines:
         raise SettingsError(f'{name} must be a mapping such as {{"red mug": "mug"}}')
     names: dict[str, str] = {}

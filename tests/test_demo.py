@@ -1,0 +1,43 @@
+"""The README's one command, as somebody types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workers.exports.coco_check import validate_coco
+from workers.sheets.sheet import PHOTO_BOX
+from workers.sheets.text import COLOURS
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 240  # for Ray to start and two pictures, on a machine that is busy with other things
+
+
+@pytest.mark.slow
+def test_the_demo_labels_what_it_draws_and_shows_the_masks(tmp_path):
+    command = [sys.executable, "jobs/demo.py", "--output", str(tmp_path), "--pictures", "2"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    sheet_path, coco_path = tmp_path / "labels" / "sheet.png", tmp_path / "labels" / "coco.json"
+    assert f"Look at {sheet_path}" in done.stdout
+    assert f"{coco_path} (COCO)" in done.stdout
+
+    with Image.open(sheet_path) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    assert PHOTO_BOX[1] < pixels.shape[0] < 20 * PHOTO_BOX[1]
+    assert PHOTO_BOX[0] < pixels.shape[1] < 4 * PHOTO_BOX[0]
+    assert (pixels == COLOURS[0]).all(axis=-1).any(), "no mask in the picture"
+
+    assert validate_coco(coco_path) == []
+    document = json.loads(coco_path.read_bytes())
+    assert len(document["images"]) == 2
+    assert {each["image_id"] for each in document["annotations"]} == {1, 2}
+    assert all(each["area"] for each in document["annotations"])

@@ -1,1 +1,0 @@
-"""COCO: written from the label table, and checked."""

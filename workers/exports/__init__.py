@@ -1,0 +1,1 @@
+"""Exports: the label table in the forms that other tools read."""

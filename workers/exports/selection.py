@@ -1,0 +1,122 @@
+"""What of a label table goes out: which images, which masks, under which categories.
+
+Nothing is read at once: the rows come by twice, first without their masks (`survey`: which images,
+which categories, how many masks), then with them (`select_masks`). All of it is the same whatever
+form is written.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from workers.exports.categories import Categories, name_category, number_categories
+from workers.exports.images import ExportImage, add_image
+from workers.labels.rows import LABELLED
+from workers.labels.schema import LabelRow, TargetRow
+
+RowSource = Callable[[Sequence[str]], Iterator[LabelRow]]
+"""Reads the table from its start, in an order that never changes, with the columns named."""
+
+_ITEM = ("item_id", "status", "image_sha256", "width", "height", "instruction")
+_LIGHT = (
+    "image_uri",
+    "image_member",
+    "targets.phrase",
+    "targets.category",
+    "targets.score",
+    "targets.area",
+)
+_ID_BYTES = 16  # of an item id that is remembered: 10 million take 1 GB, and none collide
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What goes out, and how."""
+
+    segmentation: Literal["rle", "polygon"] = "rle"
+    """run lengths, or polygons along the pixels' edges (which many tools can read and edit)"""
+    categories: Categories = "phrase"
+    """one for each normalised phrase, one `object` for all, or a user's file"""
+    min_score: float = 0.0
+    """masks of a lower score are left out"""
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the first pass over the rows found."""
+
+    images: dict[str, ExportImage] = field(default_factory=dict)
+    """by SHA-256, sorted"""
+    categories: dict[str, int] = field(default_factory=dict)
+    """name -> id"""
+    masks: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """rows or masks by reason"""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedMask:
+    """One mask that goes out."""
+
+    row: LabelRow
+    """with item_id, status, image_sha256, width, height, instruction and targets, else blank"""
+    target: TargetRow
+    category: str
+
+
+def survey(rows: RowSource, options: ExportOptions) -> Survey:
+    """Goes through the rows without their masks."""
+    found, once = Survey(), _Once()
+    names: set[str] = set()
+    for row in rows((*_ITEM, *_LIGHT)):
+        if row.width == 0:
+            found.left_out["rows whose image could not be read"] += 1
+            continue
+        add_image(found.images, row)
+        if once.passes(row):
+            chosen = [mask.category for mask in _masks_of(row, options, found.left_out)]
+            names.update(chosen)
+            found.masks += len(chosen)
+        elif row.status in LABELLED:
+            found.left_out["rows that repeat another"] += 1
+    found.images = dict(sorted(found.images.items()))
+    found.categories = number_categories(names, options.categories)
+    return found
+
+
+def select_masks(rows: RowSource, options: ExportOptions) -> Iterator[SelectedMask]:
+    """Yields the masks that go out, in the order of the table: those that `survey` counted."""
+    once, counted_before = _Once(), Counter[str]()
+    for row in rows((*_ITEM, "targets")):
+        if row.width and once.passes(row):
+            yield from _masks_of(row, options, counted_before)
+
+
+@dataclass(slots=True)
+class _Once:
+    """Lets the labels of a picture and instruction pass one time; both passes come to agree."""
+
+    _seen: set[bytes] = field(default_factory=set)
+
+    def passes(self, row: LabelRow) -> bool:
+        item = bytes.fromhex(row.item_id)[:_ID_BYTES]
+        if row.status not in LABELLED or item in self._seen:
+            return False
+        self._seen.add(item)
+        return True
+
+
+def _masks_of(
+    row: LabelRow, options: ExportOptions, left_out: Counter[str]
+) -> Iterator[SelectedMask]:
+    for target in row.targets:
+        category = name_category(target, row.instruction, options.categories)
+        if target.area == 0:
+            left_out["empty masks"] += 1
+        elif target.score < options.min_score:
+            left_out["masks below the lowest score"] += 1
+        elif category is None:
+            left_out["masks that the category file has no line for"] += 1
+        else:
+            yield SelectedMask(row, target, category)
