@@ -38,7 +38,7 @@ check: setup ## lint, types and import rules
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-docs: setup ## bring the README's tree up to date
+docs: setup ## bring the README's tree and columns up to date
 	$(PY) -m tests.readme_tree --write
 
 format: setup ## put the code into its form
