@@ -181,6 +181,45 @@ def test_a_model_that_answers_nothing_breaks_the_replica_for_all_askers():
     assert len(model.batches) < 3 * FAILURES_IN_A_ROW
 
 
+@pytest.mark.parametrize("failing", [FAILURES_IN_A_ROW - 1, FAILURES_IN_A_ROW])
+def test_so_many_failures_in_a_row_break_the_replica_and_one_less_does_not(failing):
+    names = [f"{n}" for n in range(failing)]
+    model = EchoModel(poison=names)
+    if failing < FAILURES_IN_A_ROW:
+        assert run(model, 1, *map(sample, names)) == [["!"]] * failing
+    else:
+        with pytest.raises(ReplicaBroken, match=f"{FAILURES_IN_A_ROW} questions failed in a row"):
+            run(model, 1, *map(sample, names))
+
+
+def test_an_answer_ends_the_row_of_failures():
+    names = [f"{n}" for n in range(FAILURES_IN_A_ROW - 1)]
+    asked = [*names, "good", *names]
+    got = run(EchoModel(poison=names), 1, *map(sample, asked))
+    assert got == [["good" if name == "good" else "!"] for name in asked]
+
+
+def test_a_model_that_hangs_breaks_the_replica(monkeypatch):
+    monkeypatch.setattr("workers.batcher.BATCH_SECONDS", 0.05)
+    with pytest.raises(ReplicaBroken, match=r"a batch got no answer within 0\.05 seconds"):
+        run(EchoModel(seconds=0.3), 4, sample("a"))
+
+
+def test_a_batch_that_is_not_full_lingers_for_what_comes_a_moment_later(monkeypatch):
+    monkeypatch.setattr("workers.batcher.LINGER_SECONDS", 0.2)
+    model = EchoModel()
+
+    async def ask_in_turn() -> None:
+        asked = Batcher(model, 4)
+        first = asyncio.create_task(asked.ask(sample("a")))
+        await asyncio.sleep(0.02)
+        await asyncio.gather(first, asked.ask(sample("b")))
+        await asked.close()
+
+    asyncio.run(asyncio.wait_for(ask_in_turn(), 20))
+    assert model.batches == [["a", "b"]]
+
+
 def test_a_failing_device_breaks_the_replica_at_once():
     model = EchoModel(poison=["bad"])
     model.error = torch.AcceleratorError("illegal memory access")

@@ -225,6 +225,47 @@ def test_names_are_paths_below_what_all_images_share_and_never_collide():
     assert document["images"][2]["coco_url"] == "s3://b/in/a.tar#1.jpg"
 
 
+def pictures_at(*places):
+    """Rows of as many different pictures, each with one mask; a place is a URI and a member."""
+    rows = []
+    for number, (uri, member) in enumerate(places):
+        record = make_record(uri, member=member)
+        facts = PictureFacts(f"{number:x}" * 64, 8, 6, 1)
+        rows.append(answer_row(record, facts, make_answer([blob((1, 1))]), ATTEMPT, 1.0))
+    return rows
+
+
+@pytest.mark.parametrize("member", ["x/1.jpg", None])
+def test_pictures_of_one_address_are_told_apart_by_their_digest(member):
+    """A tar with one name twice; a file that was replaced between two shards."""
+    rows = pictures_at(("s3://b/in/a.b", member), ("s3://b/in/a.b", member), ("s3://b/in/c", None))
+    names = [image["file_name"] for image in export(rows)[0]["images"]]
+    first = "a.b/x/1.{}.jpg" if member else "a.{}.b"
+    assert names == [first.format("0" * 8), first.format("1" * 8), "c"]
+    again = [image["file_name"] for image in export(rows[::-1], parts=3)[0]["images"]]
+    assert again == names
+
+
+def test_a_name_that_looks_like_a_told_apart_one_collides_with_none():
+    taken = ("s3://b/1.00000000.jpg", None)
+    document, _ = export(pictures_at(*[("s3://b/1.jpg", None)] * 2, taken))
+    names = [image["file_name"] for image in document["images"]]
+    assert names == [
+        f"1.00000000.{'0' * 64}.jpg",
+        "1.11111111.jpg",
+        f"1.00000000.{'2' * 64}.jpg",
+    ]
+
+
+def test_the_address_of_a_picture_holds_no_secret():
+    signed = "https://host/1.jpg?X-Amz-Signature=0123abcd&X-Amz-Expires=60"
+    document, _ = export(pictures_at((signed, None)))
+    assert document["images"][0]["coco_url"] == (
+        "https://host/1.jpg?X-Amz-Signature=...&X-Amz-Expires=..."
+    )
+    assert "0123abcd" not in json.dumps(document)
+
+
 def test_a_table_without_rows_is_a_sound_file():
     document, summary = export([])
     assert (document["images"], document["annotations"], summary.images) == ([], [], 0)

@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import S3Server, free_ports, is_ready, make_server, program, stop
 from tests.trouble import Trouble
-from workers.errors import CommitError, ConditionUnsupported, StorageUnavailable
+from workers.errors import AccessDenied, CommitError, ConditionUnsupported, StorageUnavailable
 from workers.labels.commits import Commit, Guarantee, Ledger, marker_uri, part_name
 from workers.labels.rows import blank_row
-from workers.labels.table import PartIdentity, describe_part, write_part
+from workers.labels.table import PartIdentity, describe_part, read_part, write_part
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.storage.s3 import S3Store
@@ -131,6 +131,59 @@ def test_killed_at_any_write_the_next_attempt_ends_in_the_same_state(writes, bef
     assert len(in_store(store)) == 2
 
 
+def _bad_page(whole: bytes) -> bytes:
+    """Its footer is as it was, its first page isn't."""
+    return whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]
+
+
+BROKEN = {
+    "empty": b"",
+    "zeros": bytes(len(part("dead"))),
+    "cut": part("dead")[:-100],
+    "a page": _bad_page(part("dead")),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_part_without_a_marker_that_can_not_be_read_is_replaced(place, broken):
+    store, output = place
+    store.put(join_uri(output, part_name("run-1", SHARD)), BROKEN[broken])
+    commit, won = ledger_of(store, output).commit(SHARD, part("next", 5), **ABOUT)
+    assert (won, commit.rows) == (True, 5)
+    check_agrees(store, output, commit)
+    assert in_store(store, output)[commit.part] == part("next", 5)
+
+
+def test_of_two_attempts_that_replace_a_broken_part_one_counts_and_the_part_can_be_read():
+    """The second attempt has just read the broken part when the first replaces it and is done."""
+
+    class Late(MemoryStore):
+        first = None
+
+        def get(self, uri, start=0, length=None):
+            data = super().get(uri, start, length)
+            if uri.endswith(".parquet") and not self.first:
+                self.first = True  # of the reading below
+                self.first = ledger_of(self).commit(SHARD, part("first", 5), **ABOUT)
+            return data
+
+    store = Late()
+    store.put(join_uri("mem://bucket/out", part_name("run-1", SHARD)), b"")
+    second = ledger_of(store).commit(SHARD, part("second", 5), **ABOUT)
+    assert (second, store.first[1]) == ((store.first[0], False), True)
+    assert len(in_store(store)) == 2
+    assert len(read_part(in_store(store)[second[0].part])) == second[0].rows == 5
+
+
+def test_a_part_that_counts_is_never_replaced():
+    store = MemoryStore()
+    made, _ = ledger_of(store).commit(SHARD, part("a", 3), **ABOUT)
+    store.put(join_uri("mem://bucket/out", made.part), b"")
+    before = in_store(store)
+    assert ledger_of(store).commit(SHARD, part("b", 5), **ABOUT) == (made, False)
+    assert in_store(store) == before
+
+
 def test_attempts_at_the_same_time_all_return_the_one_commit_that_counts(place):
     store, output = place
     barrier = threading.Barrier(4)
@@ -175,6 +228,12 @@ def test_a_store_that_fails_in_the_middle_leaves_a_shard_that_can_be_committed(
     check_agrees(S3Store(), output, commit)
 
 
+def test_another_file_among_the_markers_is_no_shard():
+    store = MemoryStore()
+    store.put("mem://bucket/out/_commits/run-1/notes.txt", b"")
+    assert ledger_of(store).committed_ids() == set()
+
+
 # What the store can promise
 
 
@@ -182,6 +241,14 @@ def test_the_probe_finds_a_store_that_honours_conditions_and_leaves_nothing(plac
     store, output = place
     assert ledger_of(store, output).probe() is Guarantee.EXACTLY_ONCE
     assert in_store(store, output) == {}
+
+
+def test_the_probe_needs_no_right_to_delete():
+    class Keeping(MemoryStore):
+        def delete(self, uri):
+            raise AccessDenied("403")
+
+    assert ledger_of(Keeping()).probe() is Guarantee.EXACTLY_ONCE
 
 
 def test_the_probe_finds_a_store_that_ignores_conditions():

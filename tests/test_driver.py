@@ -68,17 +68,30 @@ def silent(_: str) -> None:
     pass
 
 
-def label_here(settings: LabelSettings) -> None:
-    """What replicas do, in this process and without Ray."""
+def label_here(settings: LabelSettings, most: int | None = None) -> list[str]:
+    """What replicas do, in this process and without Ray; returns what the model was asked."""
     run = plan_run(settings, silent)
-
     bench = lay_out_bench(driver._assign(run, silent))
+    asked: list[str] = []
+    answer = bench.batcher._answer
+
+    def noted(samples):
+        asked.extend(text for sample in samples for text in sample.questions)
+        return answer(samples)
+
+    bench.batcher._answer = noted
 
     async def label_all() -> None:
-        await asyncio.gather(*(label_shard(shard, bench) for shard in run.todo))
+        await asyncio.gather(*(label_shard(shard, bench) for shard in run.todo[:most]))
 
     asyncio.run(label_all())
     bench.threads.shutdown()
+    return asked
+
+
+def finish(settings: LabelSettings) -> RunSummary:
+    """The end of a run whose shards are all committed."""
+    return label_run(plan_run(settings, silent), Progress(io.StringIO()))
 
 
 def table(output: Path) -> list[LabelRow]:
@@ -204,6 +217,99 @@ def test_a_model_that_is_not_there_is_told_before_anything_is_begun(read, photos
         plan_run(read(photos, output, "--model", "/nowhere"), silent)
 
 
+# ---- looking at every image again ----
+
+
+@pytest.fixture
+def listed(photos) -> Path:
+    """A list of photos, one of which is not there."""
+    names = [path.name for path in sorted(photos.iterdir())]
+    shutil.move(photos / names[0], photos.parent / names[0])
+    lines = [json.dumps({"image": f"in/{name}"}) for name in names]
+    (photos.parent / "list.jsonl").write_text("\n".join(lines))
+    return photos.parent / "list.jsonl"
+
+
+def test_a_refresh_asks_what_was_replaced_or_missing_and_nothing_else(read, listed, output):
+    settings = read(listed, output)
+    assert len(label_here(settings)) == 3
+    first = finish(settings)
+    before = {row.image_uri: row for row in table(output)}
+    assert Counter(row.error_code for row in before.values()) == {None: 3, "image_missing": 1}
+    photos, images = listed.parent / "in", sorted(before)
+    shutil.move(listed.parent / Path(images[0]).name, photos)
+    Path(images[1]).write_bytes(load_photos()[6].data)
+    assert plan_run(settings, silent).todo == []  # the plan is about the list, which is the same
+    fresh = read(listed, output, "--refresh")
+    assert len(label_here(fresh)) == 2
+    second = finish(fresh)
+    after = {row.image_uri: row for row in table(output)}
+    assert second.run_id != first.run_id
+    assert {row.status for row in after.values()} <= {"ok", "empty", "partial"}
+    assert after[images[1]].image_sha256 != before[images[1]].image_sha256
+    assert [after[uri].created_at == before[uri].created_at for uri in images] == [
+        *(False, False),
+        *(True, True),
+    ]
+
+
+def test_a_refresh_asks_again_what_the_model_failed_on(read, photos, output, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no luck")
+
+    settings = read(photos, output)
+    with monkeypatch.context() as unlucky:
+        unlucky.setattr("pixellm.engine.Engine.answer", fail)
+        label_here(settings)
+    assert finish(settings).counts == {"failed": 4}
+    assert label_here(settings) == []
+    fresh = read(photos, output, "--refresh")
+    assert len(label_here(fresh)) >= 4
+    assert "failed" not in finish(fresh).counts
+
+
+def test_a_refresh_goes_on_where_it_was_killed_and_the_next_one_is_another(read, photos, output):
+    settings, fresh = read(photos, output), read(photos, output, "--refresh")
+    label_here(settings)
+    ids = [finish(settings).run_id]
+    for _ in range(2):
+        label_here(fresh, most=1)
+        killed = plan_run(fresh, silent)
+        assert len(killed.committed) == 1
+        assert len(killed.todo) == len(killed.shards) - 1 > 0
+        assert label_here(fresh) == []  # all is taken over
+        ids.append(finish(killed.settings).run_id)
+        assert ids[-1] == killed.ledger.run_id
+    assert len(set(ids)) == 3
+    assert {row.run_id for row in table(output)} == {ids[-1]}
+
+
+def test_after_a_refresh_the_plain_command_goes_on_with_it(read, photos, output):
+    settings, fresh = read(photos, output), read(photos, output, "--refresh")
+    label_here(settings)
+    finish(settings)
+    label_here(fresh)
+    refreshed = finish(fresh)
+    assert plan_run(settings, silent).todo == []
+    (photos / "zzz.jpg").write_bytes(load_photos()[6].data)
+    assert len(label_here(settings)) == 1
+    assert finish(settings).run_id == refreshed.run_id
+    assert len(table(output)) == 5
+
+
+def test_a_refresh_of_nothing_is_the_run_itself(read, photos, output):
+    settings, fresh = read(photos, output), read(photos, output, "--refresh")
+    label_here(settings, most=1)  # killed before its end
+    run = plan_run(fresh, silent)
+    assert run.ledger.run_id == plan_run(settings, silent).ledger.run_id
+    assert len(run.committed) == 1
+    # what others have finished in the same output is not refreshed
+    other = read(photos, output, "--instruction", "the cat")
+    label_here(other)
+    finish(other)
+    assert plan_run(fresh, silent).ledger.run_id == run.ledger.run_id
+
+
 def test_a_deleted_image_leaves_the_table(read, photos, output):
     settings = read(photos, output)
     label_here(settings)
@@ -236,6 +342,61 @@ def test_a_store_without_conditional_writes_is_told_with_what_that_means(read, p
     assert text.startswith("'mem://b/out' has no conditional writes, so every shard is committed")
     assert "at least once, not exactly once: no row is lost or doubled, but where two" in text
     assert text.endswith("Do not start the same command twice at a time")
+
+
+# ---- what comes back from the replicas ----
+
+
+@pytest.fixture
+def work_through(read, photos, output, monkeypatch):
+    """A start whose replicas, in the place of Ray, give these summaries; what it made of them."""
+
+    def work(*summaries: ShardSummary | BaseException) -> tuple[RunSummary, str, int]:
+        given = []
+
+        def replicas(shards, assignment, say):
+            for each in summaries:
+                given.append(each)
+                if isinstance(each, BaseException):
+                    raise each
+                yield each
+
+        monkeypatch.setattr("workers.pool.label_on_ray", replicas)
+        told = io.StringIO()
+        made = label_run(plan_run(read(photos, output), silent), Progress(told))
+        return made, told.getvalue(), len(given)
+
+    return work
+
+
+def test_a_shard_that_fails_like_all_others_ends_the_run_at_once(work_through):
+    full = ShardSummary("a", error="the output can't be written", ends_run=True)
+    made, told, given = work_through(full, *[summary(n) for n in range(9)])
+    assert given == 1
+    assert told.count("the output can't be written") == 1
+    assert "the run ends here" in told
+    assert made.exit_code == 1
+
+
+def test_so_many_shards_that_fail_in_a_row_end_the_run_and_one_less_does_not(work_through):
+    most = driver.FAILED_IN_A_ROW
+    failed = [ShardSummary(f"{n}", error="away") for n in range(most)]
+    _, told, given = work_through(*failed, summary(1))
+    assert (given, "the run ends here" in told) == (most, True)
+    some = failed[1:]
+    _, told, given = work_through(*some, summary(1), *some, summary(2))
+    assert (given, "the run ends here" in told) == (2 * most, False)
+
+
+def test_a_run_that_is_stopped_tells_so_and_what_is_left(work_through, read, photos, output):
+    first, *_ = plan_run(read(photos, output), silent).shards
+    failed = ShardSummary(first.shard_id, error="gone")
+    made, told, _ = work_through(failed, KeyboardInterrupt())
+    assert (made.stopped, made.exit_code) == (True, 130)
+    assert "stopped; what is committed is kept" in told
+    why = list(made.failures.values())
+    assert made.failures[first.shard_id] == "gone"
+    assert why.count(driver.NOT_REACHED) == len(why) - 1 > 0
 
 
 # ---- what the user sees ----

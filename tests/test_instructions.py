@@ -110,3 +110,18 @@ def test_a_bad_file_is_refused_with_its_place(name, data, place):
     message = refusal(parse_instruction_file, data, name)
     assert name in message
     assert place in message
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["0x" + "f" * 100_000, "{text: a, id: 0x" + "f" * 100_000 + "}", BOMB]
+)
+def test_a_value_that_can_not_be_written_down_is_refused_with_a_short_message(text):
+    with pytest.raises(RecordRejected) as caught:
+        parse_instruction_file(text.encode(), "_instructions.yaml")
+    assert len(caught.value.message) < 400

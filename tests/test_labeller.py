@@ -1,7 +1,9 @@
 import asyncio
+import gc
 import io
 import json
 import tarfile
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,12 +14,20 @@ from PIL import Image
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine import Engine
+from pixellm.errors import ImageError
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
 from workers import replica
 from workers.batcher import Batcher
 from workers.earlier import EarlierRows, index_earlier
-from workers.errors import AccessDenied, ObjectMissing, ReplicaBroken, StorageUnavailable
+from workers.errors import (
+    AccessDenied,
+    ObjectMissing,
+    OutputUnwritable,
+    ReplicaBroken,
+    StorageError,
+    StorageUnavailable,
+)
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
@@ -27,7 +37,7 @@ from workers.model_files import ModelIdentity
 from workers.pool import _Book
 from workers.records.instructions import make_instruction
 from workers.records.pictures import PictureLimits
-from workers.records.record import FieldMap
+from workers.records.record import FieldMap, ImageRef
 from workers.settings import LabelSettings
 from workers.shards.listing import write_listings_to
 from workers.shards.plan import plan_shards
@@ -70,12 +80,18 @@ class FlakyStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.trouble: dict[str, list[Exception]] = {}
+        self.full: Exception | None = None
 
     def get(self, uri, start=0, length=None):
         for part, errors in self.trouble.items():
             if part in uri and errors:
                 raise errors.pop(0)
         return super().get(uri, start, length)
+
+    def put_if_absent(self, uri, data):
+        if self.full:
+            raise self.full
+        return super().put_if_absent(uri, data)
 
 
 @pytest.fixture
@@ -192,14 +208,18 @@ def test_a_bad_image_is_a_row_with_its_reason_and_the_run_goes_on(store, engine)
     assert all(row.image_sha256 and not row.width for row in read)
 
 
-def test_a_tar_with_images_and_texts_is_labelled(store, engine):
+def put_tar(store, *members):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, data in (("a.png", png()), ("a.txt", b"the dog\nthe cat\n"), ("b.png", png(9))):
+        for name, data in members:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     store.put(f"{INPUT}/x.tar", file.getvalue())
+
+
+def test_a_tar_with_images_and_texts_is_labelled(store, engine):
+    put_tar(store, ("a.png", png()), ("a.txt", b"the dog\nthe cat\n"), ("b.png", png(9)))
     label(store, CountingEngine(engine), questions=())
     asked = {(row.image_member, row.instruction): row.error_code for row in table(store)}
     assert asked == {
@@ -207,6 +227,52 @@ def test_a_tar_with_images_and_texts_is_labelled(store, engine):
         ("a.png", "the cat"): None,
         ("b.png", ""): "instruction_missing",
     }
+
+
+def test_a_picture_that_the_model_can_not_take_is_a_row(store, engine, monkeypatch):
+    def refuse(rgb, side):
+        raise ImageError("no pixels")
+
+    monkeypatch.setattr("workers.labeller.prepare_image", refuse)
+    put_photos(store, 1)
+    label(store, CountingEngine(engine))
+    rows = table(store)
+    assert {(row.error_code, row.error_message) for row in rows} == {("image_broken", "no pixels")}
+    assert all(row.image_sha256 for row in rows)
+
+
+def test_rows_tell_how_long_their_answers_took_in_milliseconds(store, engine):
+    class SlowEngine(CountingEngine):
+        def answer(self, samples):
+            time.sleep(0.05)
+            return super().answer(samples)
+
+    put_photos(store, 1)
+    started = time.monotonic()
+    label(store, SlowEngine(engine), batch=2)
+    most = 1000 * (time.monotonic() - started)
+    assert [50 <= row.latency_ms <= most for row in table(store)] == [True, True]
+
+
+def test_files_out_of_an_archive_are_let_go_once_they_are_pictures(store, engine):
+    pictures = 6
+    held = []
+
+    class WatchingEngine(CountingEngine):
+        def answer(self, samples):
+            if not held:
+                deadline = time.monotonic() + 20
+                while len(bench.batcher._line) < pictures - 1 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                refs = [each for each in gc.get_objects() if type(each) is ImageRef]
+                held.append(sum(each.data is not None for each in refs))
+            return super().answer(samples)
+
+    put_tar(store, *((f"{n}.png", png(20 + n)) for n in range(pictures)))
+    with bench_for(store, WatchingEngine(engine), batch=2) as bench:
+        (shard,) = plan(store)
+        asyncio.run(asyncio.wait_for(label_shard(shard, bench), 60))
+    assert held[0] <= 2  # the one that is being read, and the one before
 
 
 def test_a_poisoned_question_costs_its_own_row_only(store, engine):
@@ -383,6 +449,12 @@ class Starts(replica.Starts):
     def __init__(self) -> None:
         self.book = _Book()
 
+    def setup_begins(self):
+        return self.book.setup_begins("the only worker")
+
+    def setup_ends(self):
+        self.book.setup_ends("the only worker")
+
     async def begin(self, shard_id):
         return self.book.begin(shard_id)
 
@@ -422,6 +494,14 @@ def test_a_store_that_comes_back_costs_an_attempt_and_no_row(store, engine, monk
     assert [row.attempts for row in table(store)] == [3, 3]
 
 
+def test_the_second_attempt_is_called_the_second(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [StorageUnavailable("busy")]
+    assert process(store, CountingEngine(engine), shard, monkeypatch).attempts == 2
+    assert [row.attempts for row in table(store)] == [2, 2]
+
+
 def test_a_store_that_stays_away_fails_the_shard_and_not_the_run(store, engine, monkeypatch):
     put_photos(store, 1)
     (shard,) = plan(store)
@@ -440,6 +520,31 @@ def test_a_store_that_lets_nobody_in_ends_the_run(store, engine, monkeypatch):
     store.trouble[".jpg"] = [AccessDenied("expired")]
     summary = process(store, CountingEngine(engine), shard, monkeypatch)
     assert (summary.error, summary.ends_run) == ("expired", True)
+
+
+@pytest.mark.parametrize(
+    "error", [StorageError("'/out/x': No space left on device"), AccessDenied("no right to write")]
+)
+def test_an_output_that_takes_nothing_ends_the_run_with_the_way_out(
+    store, engine, monkeypatch, error
+):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.full = error
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert summary.ends_run
+    assert summary.error.startswith(f"the output can't be written: {error}. What is committed")
+    assert "the same command does the rest" in summary.error
+    with pytest.raises(OutputUnwritable):
+        label(store, CountingEngine(engine), [shard])
+
+
+def test_an_output_that_is_away_for_a_while_is_waited_for(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.full = StorageUnavailable("busy")
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.ends_run) == ("busy", False)
 
 
 def test_a_bug_ends_the_run_with_its_traceback(store, engine, monkeypatch):
@@ -517,6 +622,23 @@ def test_a_replica_that_nobody_hears_ends_itself_too(store, engine, monkeypatch,
             asyncio.run(asyncio.wait_for(call(labeller, shard), 20))
 
 
+def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, engine, mortal):
+    put_photos(store, 8)
+    (done, *_), starts = plan(store, 1), Starts()
+    (broken,) = plan(store, 100)
+    with labeller_for(store, CountingEngine(engine), starts) as labeller:
+
+        async def call_both():
+            await call(labeller, done)
+            labeller._bench.batcher._answer = BrokenEngine(engine).answer
+            await call(labeller, broken)
+
+        with pytest.raises(Ended):
+            asyncio.run(asyncio.wait_for(call_both(), 20))
+    assert starts.book.begin(done.shard_id) == replica.Begun(times=2)
+    assert "always" in (starts.book.begin(broken.shard_id).last_words or "")
+
+
 def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine):
     put_photos(store, 1)
     (shard,) = plan(store)
@@ -557,13 +679,37 @@ def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp
     (shard,) = plan(store)
     places = ["--input", INPUT, "--output", OUTPUT, "--model", str(tmp_path / "none")]
     settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
+    starts = Starts()
+    for _ in range(2 + replica.MAX_SETUP_DEATHS):  # those that can say why have not died
+        labeller = replica.ShardLabeller(assign(store, settings), 1, starts)
+        summary = asyncio.run(labeller.process(shard))
+        assert summary.ends_run
+        assert "the model can't be used: --model" in summary.error
+
+
+def assign(store, settings) -> replica.Assignment:
     nothing = index_earlier(store, OUTPUT, [])
-    exactly = Guarantee.EXACTLY_ONCE
-    assignment = replica.Assignment(settings, IDENTITY, "run-1", exactly, nothing)
-    labeller = replica.ShardLabeller(assignment, 1, Starts())
-    summary = asyncio.run(labeller.process(shard))
+    return replica.Assignment(settings, IDENTITY, "run-1", Guarantee.EXACTLY_ONCE, nothing)
+
+
+def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, monkeypatch):
+    def killed(self, assignment):
+        raise Ended
+
+    monkeypatch.setattr(replica.ShardLabeller, "setup", killed)
+    monkeypatch.setattr(replica.ShardLabeller, "__del__", lambda self: None)
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    settings = LabelSettings(input=INPUT, output=OUTPUT, model="s3://models/large")
+    starts = Starts()
+    for _ in range(1 + replica.MAX_SETUP_DEATHS):
+        with pytest.raises(Ended):
+            replica.ShardLabeller(assign(store, settings), 1, starts)
+    labeller = replica.ShardLabeller(assign(store, settings), 1, starts)
+    summary = asyncio.run(call(labeller, shard))
     assert summary.ends_run
-    assert "the model can't be used: --model" in summary.error
+    assert summary.error.startswith("3 workers died while they loaded the model 's3://models/large")
+    assert "--max-replicas" in summary.error
 
 
 def test_a_broken_model_passes_through_the_labeller(store, engine):

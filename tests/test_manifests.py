@@ -71,6 +71,13 @@ def test_finishing_again_writes_nothing():
     assert in_store(store) == before
 
 
+def test_finishing_with_other_settings_writes_them_down():
+    store = MemoryStore()
+    finish(label(store))
+    assert finish(label(store), settings="s2").settings_digest == "s2"
+    assert read_manifest(store, OUTPUT, "run-1").settings_digest == "s2"
+
+
 @pytest.mark.parametrize("writes", range(1, 9))
 @pytest.mark.parametrize("before", [True, False])
 def test_killed_at_any_write_the_same_command_ends_with_the_same_table(writes, before):

@@ -151,6 +151,18 @@ def test_a_model_in_a_bucket_is_fetched_once_and_is_the_same(folder, cache):
     assert identify_model(settings).model_id == place
 
 
+def test_what_a_killed_process_had_fetched_is_removed(folder, cache):
+    place = "mem://models/tiny-killed"
+    put_model(folder, place)
+    whole = fetch_model(make_settings(place, cache))
+    half, other = (whole.with_name(f".{name}-0123") for name in (whole.name, "other"))
+    for left in (half, other):
+        left.mkdir()
+        (left / "model.safetensors").write_bytes(b"half")
+    fetch_model(make_settings(place, cache))
+    assert (half.exists(), other.exists(), whole.exists()) == (False, True, True)
+
+
 def test_a_changed_model_in_a_bucket_is_fetched_anew(folder, cache):
     place = "mem://models/tiny-2"
     put_model(folder, place)

@@ -1,12 +1,16 @@
+import os
 import socket
 import time
+from typing import Any, cast
 
 import pytest
 
 from tests.conftest import free_ports
 from workers import pool
+from workers.earlier import index_earlier
 from workers.errors import LineError, SettingsError
 from workers.hardware import settle_hardware
+from workers.labels.commits import Guarantee
 from workers.pool import (
     Machine,
     PoolSize,
@@ -14,10 +18,13 @@ from workers.pool import (
     _check_reachable,
     _check_room,
     _connected,
+    label_on_ray,
     size_pool,
 )
-from workers.replica import Begun
+from workers.replica import Assignment, Begun
 from workers.settings import LabelSettings
+from workers.shards.plan import plan_shards
+from workers.storage.memory import MemoryStore
 
 LAPTOP = [Machine(cpus=8, gpus=0)]
 CLUSTER = [Machine(cpus=4, gpus=0), Machine(cpus=32, gpus=4), Machine(cpus=32, gpus=4)]
@@ -74,6 +81,49 @@ def test_the_book_counts_starts_and_keeps_last_words_by_shard():
     assert book.begin("a") == Begun(2, "nothing was answered")
     assert book.begin("b") == Begun(1, "the device failed")
     assert book.begin("c") == Begun(1)
+
+
+def test_the_book_counts_workers_that_begin_to_load_again_without_having_ended():
+    book = _Book()
+    assert [book.setup_begins("a") for _ in range(3)] == [0, 1, 2]
+    assert book.setup_begins("b") == 2  # new, and nothing has become better
+    assert book.setup_begins("b") == 3
+
+
+def test_the_book_takes_workers_that_load_at_the_same_time_for_no_deaths():
+    book = _Book()
+    assert [book.setup_begins(f"{n}") for n in range(9)] == [0] * 9
+
+
+def test_a_worker_that_has_loaded_ends_the_row_of_deaths():
+    book = _Book()
+    assert [book.setup_begins(each) for each in "aab"] == [0, 1, 1]
+    book.setup_ends("b")
+    assert [book.setup_begins(each) for each in "bca"] == [0, 0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray warns of its own settings
+def test_replicas_that_are_killed_while_they_load_the_model_do_not_go_round_for_ever():
+    class Deadly:  # local, so that it travels whole
+        """Ends the process that asks it which model it has loaded, as the kernel does."""
+
+        def __getattr__(self, name: str) -> object:
+            if not name.startswith("__"):
+                os._exit(137)
+            raise AttributeError(name)
+
+    store = MemoryStore()
+    store.put("mem://b/in/a.jsonl", b'{"image": "a.jpg"}')
+    shards = plan_shards(store, "mem://b/in", records_per_shard=1, listing_writer=str)
+    flags = ["--input", "mem://b/in", "--output", "mem://b/out", "--replica.num-cpus", "1"]
+    flags += ["--num-gpus-per-replica", "0"]
+    settings = settle_hardware(LabelSettings.from_everywhere(flags, "label"))
+    nothing, exactly = index_earlier(store, "mem://b/out", []), Guarantee.EXACTLY_ONCE
+    assignment = Assignment(settings, cast(Any, Deadly()), "run-1", exactly, nothing)
+    (summary,) = label_on_ray(shards, assignment, lambda _: None)
+    assert summary.ends_run
+    assert (summary.error or "").startswith("3 workers died while they loaded the model")
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://127.0.0.1:{}/?a=b"])

@@ -1,7 +1,9 @@
 import gzip
 import io
 import json
+import os
 import tarfile
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ from workers.errors import AccessDenied, RecordRejected, StorageError, StorageUn
 from workers.labels.rows import rejected_rows
 from workers.labels.table import PartIdentity, read_part, write_part
 from workers.records import jsonl
+from workers.records import parquet as parquet_reader
 from workers.records import tar as tar_reader
 from workers.records.instructions import MAX_FILE_BYTES, make_instruction
 from workers.records.reading import fetch_image, read_records
@@ -181,6 +184,10 @@ def test_the_folder_of_the_file_may_be_read_beside_the_roots_but_nothing_around_
         f"{ROOT}/../secret.jpg",
         "s3://other/a.jpg",
         "http://169.254.169.254/latest/meta-data",
+        "s3://",
+        "s3:///x.jpg",
+        "file://~nosuchuser/x.jpg",
+        "file:///in/a%00.jpg",
         "https://example.org/a.jpg?X-Amz-Signature=SECRET",
         "ftp://example.org/a.jpg",
         "data:image/png;base64,AAAA/../../../x",
@@ -250,12 +257,102 @@ def test_a_gzip_file_is_read_and_where_it_breaks_off_one_row_says_so():
     assert codes(read(store)) == [Reason.SHARD_TRUNCATED]
 
 
-def test_a_file_that_became_shorter_since_the_plan_is_told():
+def numbered(*numbers):
+    return "".join(f'{{"id": "{n}", "image": "a.jpg"}}\n' for n in numbers)
+
+
+def test_a_file_that_changed_since_the_plan_fails_and_a_new_plan_holds_each_line_once():
     store = MemoryStore()
-    put(store, "a.jsonl", '{"image": "a.jpg"}\n{"image": "b.jpg"}\n')
+    put(store, "a.jsonl", numbered(*range(120)))
+    shards = plan(store, 8)
+    put(store, "a.jsonl", numbered("new", *range(120)))
+    for shard in shards:
+        with pytest.raises(StorageError, match=r"a\.jsonl.*changed since.*start the same command"):
+            list(read_records(shard, store, defaults=DEFAULTS))
+    found = [record.source_id for record in read(store, 8)]
+    assert found == ["new", *map(str, range(120))]
+
+
+def test_a_file_that_became_shorter_since_the_plan_fails_and_makes_no_row():
+    store = MemoryStore()
+    put(store, "a.jsonl", numbered(1, 2))
     (shard,) = plan(store)
-    put(store, "a.jsonl", '{"image": "a.jpg"}\n')
-    assert codes(read_records(shard, store, defaults=DEFAULTS)) == [None, Reason.SHARD_TRUNCATED]
+    put(store, "a.jsonl", numbered(1))
+    with pytest.raises(StorageError, match="changed since the run was planned"):
+        list(read_records(shard, store, defaults=DEFAULTS))
+    put(store, "a.jsonl", numbered(1, 2))
+    longer = replace(shard, count=3)  # the same file: then it is the file's fault
+    assert codes(read_records(longer, store, defaults=DEFAULTS))[2:] == [Reason.SHARD_TRUNCATED]
+
+
+@pytest.mark.parametrize("after", ["first record", "last record"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.tar"])
+def test_a_file_that_changes_while_it_is_read_fails(name, after):
+    store = MemoryStore()
+    put(store, name, CONTENTS[name])
+    (shard,) = plan(store)
+    records = read_records(shard, store, defaults=DEFAULTS)
+    assert next(records).rejection is None
+    if after == "last record":
+        assert next(records).rejection is None
+    put(store, name, CONTENTS[name] + b"\n")
+    with pytest.raises(StorageError, match="changed since the run was planned"):
+        list(records)
+
+
+def test_a_list_of_images_that_was_cut_off_fails_and_makes_no_row():
+    store = MemoryStore()
+    for name in ("1.jpg", "2.jpg"):
+        put(store, name, b"image")
+    (shard,) = plan(store)
+    whole = store.get(shard.uri)
+    for cut in (whole[: whole.index(b"\n") + 1], whole[:-9]):
+        store.put(shard.uri, cut)
+        with pytest.raises(StorageError, match=r"cut off or changed\. Delete it"):
+            list(read_records(shard, store, defaults=DEFAULTS))
+
+
+def test_a_line_of_exactly_the_limit_is_read(monkeypatch):
+    line = '{"image": "a.jpg"}'
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", len(line))
+    assert codes(read_lines(line, line + " ")) == [None, Reason.RECORD_BROKEN]
+
+
+def test_a_line_that_json_can_not_be_read_from_for_its_depth_is_a_row():
+    assert codes(read_lines("[" * 100_000, {"image": "a.jpg"})) == [Reason.RECORD_BROKEN, None]
+
+
+def test_row_groups_outside_of_the_shard_are_not_read():
+    footer = pq.ParquetFile(io.BytesIO(parquet({"x": [*range(9)]}, row_group_size=3))).metadata
+    assert parquet_reader._covering_groups(footer, 3, 6) == ([1], 3)
+
+
+def test_a_source_id_is_cut_and_classes_of_an_instruction_come_before_those_of_the_record():
+    asked = [{"text": "the cat", "classes": ["own"]}, "the dog"]
+    (record,) = read_lines(
+        {"id": "i" * 600, "image": "a.jpg", "instructions": asked, "classes": ["common"]}
+    )
+    assert record.source_id == "i" * 500
+    assert [each.classes for each in record.instructions] == [("own",), ("common",)]
+
+
+def test_a_gzip_file_with_damage_in_its_middle_makes_a_row():
+    store = MemoryStore()
+    packed = gzip.compress(os.urandom(3000).hex().encode())
+    put(store, "a.jsonl.gz", packed[:20] + b"\xff" * 20 + packed[40:])
+    assert Reason.SHARD_TRUNCATED in codes(read(store))
+
+
+@pytest.mark.parametrize("key", ["other", "meta", "instructions", "id", "classes", "image"])
+@pytest.mark.parametrize("piece", ["[", '{"instructions":'])
+def test_a_line_that_is_nested_deep_takes_no_other_with_it(key, piece):
+    deep = piece * 990 + "1" + ("]" if piece == "[" else "}") * 990
+    values = {"image": '"a.jpg"', key: deep}
+    line = "{" + ",".join(f'"{name}":{value}' for name, value in values.items()) + "}"
+    good = {"image": "b.jpg"}
+    records = read_lines(line, good)
+    assert records[-1].rejection is None
+    assert len(records) == 2
 
 
 # ---- Parquet -------------------------------------------------------------------------------------
@@ -325,12 +422,39 @@ def test_values_that_json_does_not_know_are_kept_as_text():
     assert meta["thumb"] == "4 bytes"
 
 
-def test_a_table_that_was_damaged_since_the_plan_ends_in_one_row():
+def test_a_damaged_table_ends_in_one_row():
     store = MemoryStore()
-    put(store, "a.parquet", parquet({"path": [f"{n}.jpg" for n in range(100)]}))
-    (shard,) = plan(store)
     put(store, "a.parquet", b"PAR1" + b"x" * 100 + b"PAR1")
-    assert codes(read_records(shard, store, defaults=DEFAULTS)) == [Reason.SHARD_TRUNCATED]
+    assert codes(read(store)) == [Reason.SHARD_TRUNCATED]
+
+
+BAD_COLUMNS = {
+    "no UTF-8": pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xffb")]
+    ),
+    "a time in a list": pa.array([[2**62], [0]], pa.list_(pa.timestamp("us"))),
+    "a date in a struct": pa.StructArray.from_arrays(
+        [pa.array([2**30, 0], pa.int32()).cast(pa.date32())], ["day"]
+    ),
+    "a time zone": pa.array([0, None], pa.timestamp("us", "Nowhere/City")),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COLUMNS)
+def test_a_value_that_python_can_not_hold_rejects_its_row_only(name):
+    store = MemoryStore()
+    put(store, "a.parquet", parquet({"path": ["a.jpg", "b.jpg"], "x": BAD_COLUMNS[name]}))
+    bad, good = read(store)
+    assert bad.rejection.code == Reason.RECORD_BROKEN
+    assert "a.parquet', record 1: column 'x'" in bad.rejection.message
+    assert (good.rejection, good.image.uri) == (None, f"{ROOT}/b.jpg")
+
+
+def test_a_column_whose_name_is_no_text_makes_a_row():
+    store = MemoryStore()
+    data = parquet({"path": ["a.jpg"], "namename": [1]}, store_schema=False)
+    put(store, "a.parquet", data.replace(b"namename", b"\xff" * 8))
+    assert [code is not None for code in codes(read(store))] == [True]
 
 
 # ---- tar -----------------------------------------------------------------------------------------
@@ -383,6 +507,12 @@ def test_members_of_one_key_are_a_record():
 def test_a_key_that_comes_again_is_another_record():
     records = read_archive(tar(("a.jpg", b"1"), ("a.jpg", b"2"), ("b.jpg", b"3"), ("a.jpg", b"4")))
     assert [record.image.data for record in records] == [b"1", b"2", b"3", b"4"]
+
+
+def test_a_member_with_a_line_break_in_its_name_is_read():
+    store = MemoryStore()
+    put(store, "a.tar", tar(("a\nb/c\nd.jpg", b"1")))
+    assert [record.source_id for record in read(store)] == ["a\nb/c\nd"]
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
@@ -486,6 +616,15 @@ def test_a_broken_folder_file_rejects_only_images_that_need_it():
     assert "_instructions.jsonl, line 2" in second.rejection.message
 
 
+def test_a_side_car_with_instructions_of_its_own_needs_no_folder_file():
+    store = MemoryStore()
+    put(store, "1.jpg", b"image")
+    put(store, "1.json", '{"instructions": ["the mouse"]}')
+    put(store, "_instructions.jsonl", "{oops")
+    (record,) = read(store)
+    assert (record.rejection, texts(record)) == (None, ["the mouse"])
+
+
 def test_a_side_car_that_went_away_is_told():
     store = MemoryStore()
     put(store, "1.jpg", b"image")
@@ -567,6 +706,14 @@ def test_every_form_is_read_from_a_real_s3_server(bucket):
     )
 
 
+CONTENTS = {  # two records in each form
+    "a.jsonl": b'{"image": "a.jpg"}\n{"image": "b.jpg"}\n',
+    "a.jsonl.gz": gzip.compress(b'{"image": "a.jpg"}\n{"image": "b.jpg"}\n'),
+    "a.parquet": parquet({"path": ["a.jpg", "b.jpg"]}),
+    "a.tar": tar(("a.jpg", b"1"), ("b.jpg", b"1")),
+}
+
+
 # ---- fetching ------------------------------------------------------------------------------------
 
 
@@ -627,13 +774,7 @@ def test_a_file_of_this_machine_that_may_not_be_read_is_a_rejection():
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.tar"])
 def test_trouble_of_the_store_is_no_fault_of_the_shard(name):
     good = MemoryStore()
-    contents = {
-        "a.jsonl": b'{"image": "a.jpg"}\n',
-        "a.jsonl.gz": gzip.compress(b'{"image": "a.jpg"}\n'),
-        "a.parquet": parquet({"path": ["a.jpg"]}),
-        "a.tar": tar(("a.jpg", b"1")),
-    }
-    put(good, name, contents[name])
-    (shard,) = plan(good)
+    put(good, name, CONTENTS[name])
+    shard = replace(*plan(good), etag="e")
     with pytest.raises(StorageUnavailable):
         list(read_records(shard, FailingStore(StorageUnavailable("503")), defaults=DEFAULTS))

@@ -184,3 +184,15 @@ def test_settings_are_frozen_and_travel_to_a_worker(monkeypatch):
     packed = pickle.dumps(settings)
     monkeypatch.setenv("PIXELLM_MIN_REPLICAS", "7")  # a worker's own environment changes nothing
     assert pickle.loads(packed) == settings
+
+
+def test_values_that_no_machine_has_are_refused(tmp_path):
+    assert "--num-gpus-per-replica" in refusal("--num-gpus-per-replica", "inf")
+    assert "nosuchuser" in refusal("--model-cache", "~nosuchuser/x")
+    assert "nosuchuser" in refusal("--model", "~nosuchuser/x")
+    config = tmp_path / "run.yaml"
+    for text in ("max_replicas: !!bool foo", "max_replicas: \0"):
+        config.write_text(text)
+        assert "no YAML" in refusal("--config", str(config))
+    config.write_text("replica: 0x" + "f" * 10_000)
+    assert "thousands of digits" in refusal("--config", str(config))

@@ -34,7 +34,7 @@ def filled(store, data=None):
 
 
 def read(store):
-    shard = Shard("1" * 20, ShardKind.PARQUET, URI, URI, "e", 1)
+    shard = Shard("1" * 20, ShardKind.PARQUET, URI, URI, store.stat(URI).etag, 1)
     return list(read_records(shard, store))
 
 

@@ -224,6 +224,33 @@ def test_a_folder_is_no_file_and_a_file_is_no_folder(tmp_path):
         LocalStore().put(str(tmp_path / "x" / "y"), b"y")
 
 
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("file", "'.*file' is a file"),
+        ("file/below", "'.*file' is a file"),
+        ("/proc/x", "in '/proc'"),
+    ],
+)
+def test_a_place_that_can_not_hold_an_output_is_told_as_one(tmp_path, place, why):
+    (tmp_path / "file").write_bytes(b"x")
+    for write in (LocalStore().put, LocalStore().put_if_absent):
+        with pytest.raises(StorageError, match=f"nothing can be written to .*{why}") as caught:
+            write(str(tmp_path / place / "_plans" / "x"), b"y")
+        assert not isinstance(caught.value, ObjectMissing)
+
+
+def test_a_link_that_was_made_by_a_repeated_request_counts_as_won(tmp_path, monkeypatch):
+    link = Path.hardlink_to
+
+    def link_twice(path, target):
+        link(path, target)
+        link(path, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", link_twice)
+    assert LocalStore().put_if_absent(str(tmp_path / "x"), b"x") is True
+
+
 @pytest.mark.skipif(os.getuid() == 0, reason="root may do everything")
 def test_a_file_that_may_not_be_read_is_access_denied(tmp_path):
     (tmp_path / "x").write_bytes(b"x")
@@ -290,6 +317,13 @@ def test_a_server_that_is_not_there_is_unavailable(bucket, monkeypatch):
         S3Store().get(f"s3://{bucket}/x")
 
 
+@pytest.mark.parametrize("value", ["notaurl", "localhost:8333"])
+def test_an_address_of_a_server_that_is_none_is_a_wrong_setting(monkeypatch, value):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+    with pytest.raises(SettingsError, match=f"AWS_ENDPOINT_URL is '{value}'.*http://"):
+        S3Store().get("s3://bucket/x")
+
+
 def test_a_change_under_an_open_reader_is_an_error_and_not_a_mixture(bucket, monkeypatch):
     monkeypatch.setattr(objects, "READ_AHEAD_BYTES", 1_000)
     uri = f"s3://{bucket}/x"
@@ -334,6 +368,23 @@ def test_a_server_that_is_busy_for_a_while_is_asked_again(s3_server, bucket, mon
         assert proxy.requests == 3
 
 
+@pytest.mark.parametrize("write", ["put", "put_if_absent"])
+def test_a_key_that_others_write_just_now_is_tried_again(s3_server, bucket, monkeypatch, write):
+    with Trouble(s3_server, "PUT", "409", 2) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        assert getattr(S3Store(), write)(f"s3://{bucket}/x", b"x")
+        assert proxy.requests == 3
+    assert S3Store().get(f"s3://{bucket}/x") == b"x"
+
+
+def test_a_server_with_an_error_of_its_own_is_unavailable(s3_server, bucket, monkeypatch):
+    monkeypatch.setattr("workers.storage.s3.ATTEMPTS", 2)
+    with Trouble(s3_server, "GET", "500", 100) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(StorageUnavailable):
+            S3Store().get(f"s3://{bucket}/x")
+
+
 def test_a_server_that_stays_busy_is_unavailable(s3_server, bucket, monkeypatch):
     monkeypatch.setattr("workers.storage.s3.ATTEMPTS", 2)
     with Trouble(s3_server, "GET", "refuse", 100) as proxy:
@@ -372,6 +423,12 @@ def test_one_place_has_one_spelling(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["", "https://host/x", "gs://bucket/x"])
 def test_a_place_that_no_store_is_for_is_refused(text):
     with pytest.raises(SettingsError, match="no place for files"):
+        normalise_uri(text)
+
+
+@pytest.mark.parametrize("text", ["~nosuchuser/x", "file://~nosuchuser", "file:///a%00"])
+def test_a_place_that_can_not_be_is_refused_with_its_name(text):
+    with pytest.raises(SettingsError, match=r"nosuchuser|x00"):
         normalise_uri(text)
 
 

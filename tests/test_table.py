@@ -1,6 +1,8 @@
 import io
 import json
+import random
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from tests.labels import ATTEMPT, label_photos, make_answer, make_record
 from workers.errors import CommitError
 from workers.labels.commits import Ledger
-from workers.labels.manifests import current_commits, read_rows
+from workers.labels.manifests import current_commits, finish_run, read_rows
 from workers.labels.rows import answer_row, blank_row, rejected_rows
 from workers.labels.schema import LABEL_SCHEMA, TARGET_TYPE, LabelRow
 from workers.labels.table import PartIdentity, PartReader, describe_part, read_part, write_part
@@ -236,6 +238,78 @@ def test_a_damaged_part_is_refused_by_name():
     store.put(f"{OUTPUT}/{made.part}", data[:-1])
     with pytest.raises(CommitError, match=r"1\.parquet' is no Parquet file"):
         list(read_rows(store, OUTPUT, [made]))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_part_that_is_gone_is_named_with_the_way_out(finished):
+    store, output = MemoryStore(), OUTPUT
+    made = commit(store, label_photos()[:1], "1" * 20)
+    if finished:
+        ledger = Ledger(store, output, "run-1")
+        finish_run(ledger, ["1" * 20], source="in", settings_digest="s", fingerprint="f")
+    store.delete(f"{output}/{made.part}")
+    with pytest.raises(CommitError) as caught:
+        list(read_rows(store, output, current_commits(store, output)))
+    said = f"{caught.value}"
+    assert f"{output}/labels/run-1/{'1' * 20}.parquet' is committed and is not there" in said
+    assert f"Delete its marker '{output}/_commits/run-1/{'1' * 20}.json'" in said
+    assert f"'_commits' and '_runs' under '{output}'" in said
+
+
+def flip(data: bytes, chance: random.Random) -> tuple[bytes, bool]:
+    """One bit is another, as on a disk that rots; and whether it is one of the footer."""
+    at = chance.randrange(len(data))
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    changed = bytes([data[at] ^ 1 << chance.randrange(8)])
+    return data[:at] + changed + data[at + 1 :], at >= len(data) - footer
+
+
+def test_a_flipped_bit_in_a_part_is_an_error_or_changes_no_row():
+    """In its pages, which have checksums; a footer has none, and some of its bits are values."""
+    store, chance = MemoryStore(), random.Random(7)
+    made = commit(store, label_photos()[:2], "1" * 20)
+    uri = f"{OUTPUT}/{made.part}"
+    whole, rows = store.get(uri), list(read_rows(store, OUTPUT, [made]))
+    ends = Counter()
+    for _ in range(60):
+        rotten, in_footer = flip(whole, chance)
+        store.put(uri, rotten)
+        try:
+            same = list(read_rows(store, OUTPUT, [made])) == rows
+        except CommitError:
+            ends["refused"] += 1
+        else:
+            assert same or in_footer
+            ends["same"] += same
+    assert min(ends["refused"], ends["same"]) > 5
+
+
+def test_a_part_of_an_older_version_without_checksums_is_read():
+    rows = label_photos()[:2]
+    table = pq.read_table(io.BytesIO(write_part(rows, IDENTITY)))
+    older = io.BytesIO()
+    pq.write_table(table, older)
+    assert read_part(older.getvalue()) == by_item(map(rounded, rows))
+
+
+@pytest.mark.parametrize("key", ["run_id", "shard_id", "label_fingerprint", "counts", "targets"])
+def test_a_footer_that_lacks_a_key_is_damage(key):
+    table = pq.read_table(io.BytesIO(write_part([], IDENTITY)))
+    footer = {k: v for k, v in table.schema.metadata.items() if k != f"pixellm.{key}".encode()}
+    lacking = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(footer), lacking)
+    with pytest.raises(CommitError, match=f"the part is damaged: 'pixellm.{key}'"):
+        describe_part(lacking.getvalue())
+
+
+def test_a_part_with_other_columns_is_damage():
+    table = pq.read_table(io.BytesIO(write_part([], IDENTITY)))
+    names = [name.replace("item_id", "itfm_id") for name in table.column_names]
+    other = io.BytesIO()
+    renamed = table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(renamed, other)
+    with pytest.raises(CommitError, match="its columns are not those of a label table"):
+        describe_part(other.getvalue())
 
 
 def test_columns_that_were_not_asked_for_are_blank():

@@ -12,7 +12,7 @@ class Trouble(ThreadingHTTPServer):
 
     Args:
         harm: `drop` forwards and then closes the connection without the answer; `refuse` answers
-            503; `cut` forwards and sends half of the body.
+            503, digits answer that status; `cut` forwards and sends half of the body.
     """
 
     daemon_threads = True
@@ -54,6 +54,9 @@ class _Proxy(BaseHTTPRequestHandler):
             harm = trouble.harm if trouble.left >= 0 else None
         if harm == "refuse":
             self.answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+            return
+        if harm and harm.isdigit():
+            self.answer(int(harm), [], b"<Error><Code>Trouble</Code></Error>")
             return
         status, headers, answer = self.ask(body)
         if harm == "drop":

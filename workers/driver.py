@@ -4,6 +4,10 @@
 
 The driver holds no state of its own: all of it is in the output, so that a driver may be killed at
 any moment and the same command goes on. When nothing is left, Ray isn't even started.
+
+Shards are known by what a listing tells of their files. A picture that a list names, and that was
+replaced or has appeared, changes none of them: `--refresh` makes a new run over all shards, which
+looks at every picture and takes over the labels of those that are the same (`workers.earlier`).
 """
 
 import json
@@ -14,7 +18,7 @@ from hashlib import sha256
 
 from workers.earlier import EarlierIndex, index_earlier
 from workers.labels.commits import PARTS, Guarantee, Ledger
-from workers.labels.manifests import finish_run, stale_commits
+from workers.labels.manifests import finish_run, manifests, stale_commits
 from workers.model_files import ModelIdentity, identify_model
 from workers.progress import Progress, Say
 from workers.replica import Assignment
@@ -74,7 +78,7 @@ def plan_run(settings: LabelSettings, say: Say) -> Run:
     say(f"{len(shards):,} shards; identifying the model {shown(settings.model_place)}")
     identity = identify_model(settings)
     request = _digest_request(settings)
-    run_id = _run_id(settings.input, identity.label_fingerprint, request)
+    run_id = _choose_run_id(settings, identity.label_fingerprint, request)
     ledger = Ledger(Anywhere(), settings.output, run_id)
     planned = {shard.shard_id for shard in shards}
     committed = frozenset(planned & ledger.committed_ids())
@@ -139,9 +143,30 @@ def _digest_request(settings: LabelSettings) -> str:
     return sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
-def _run_id(source: str, fingerprint: str, request: str) -> str:
+def _choose_run_id(settings: LabelSettings, fingerprint: str, request: str) -> str:
+    """Of the run that a start goes on with, or begins.
+
+    A refresh is a new run with an id made of the one it refreshes, so that it is found again when
+    it was killed. Once it is finished, starts without `--refresh` go on with it: its labels are
+    the newest, and a run before it would bring back what it has mended.
+    """
+    asked = (settings.input, fingerprint, request)
+    finished = next(
+        (
+            each.run_id
+            for each in manifests(Anywhere(), settings.output)
+            if (each.input, each.fingerprint, each.settings_digest) == asked
+        ),
+        None,
+    )
+    if finished is None:
+        return _run_id(*asked)
+    return _run_id(*asked, finished) if settings.refresh else finished
+
+
+def _run_id(*parts_of_id: str) -> str:
     """The same for the same work: that is how a second start finds what the first has committed."""
-    parts = "\n".join((source, fingerprint, request))
+    parts = "\n".join(parts_of_id)
     return f"label-{sha256(parts.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
 

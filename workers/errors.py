@@ -7,6 +7,7 @@ PixelLMError
     │   ├── ObjectMissing         a shard   no such bucket, object or file
     │   ├── AccessDenied          the job   no credentials, or they do not reach this far
     │   └── ConditionUnsupported  the job   the store has no "write unless it is there"
+    ├── OutputUnwritable          the job   the output is full, read-only, or refuses our writes
     ├── SettingsError             the job   a setting is unknown or contradicts another
     ├── PlanError                 the job   nothing to label under the input, or it can't be cut
     ├── RecordRejected            a row     one record can't be labelled
@@ -50,6 +51,10 @@ class AccessDenied(StorageError):
 
 class ConditionUnsupported(StorageError):
     """The store has no write that is refused when the object is there."""
+
+
+class OutputUnwritable(LineError):
+    """The output is full, read-only, or refuses our writes; every shard would find it so."""
 
 
 class SettingsError(LineError):

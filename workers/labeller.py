@@ -17,7 +17,7 @@ from pixellm.engine import Sample
 from pixellm.errors import ImageError, InstructionError
 from pixellm.images import PreparedImage, prepare_image
 from workers.batcher import Reply, Unanswered
-from workers.errors import RecordRejected
+from workers.errors import OutputUnwritable, RecordRejected, StorageError, StorageUnavailable
 from workers.labels.commits import Commit
 from workers.labels.rows import Attempt, answer_row, carry_over, failed_rows, rejected_rows
 from workers.labels.schema import LabelRow
@@ -45,6 +45,7 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
 
     Raises:
         StorageError: a store failed; nothing has been committed.
+        OutputUnwritable: the output takes nothing; waiting won't help.
         ReplicaBroken: the model can't answer any more.
     """
     started = time.monotonic()
@@ -196,13 +197,21 @@ def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Workbench) -> Commit:
     """Writes the part and makes it count; if another attempt was first, that one's counts."""
     run = bench.provenance
     part = write_part(rows, PartIdentity(run.run_id, shard.shard_id, run.label_fingerprint))
-    commit, _ = bench.ledger.commit(
-        shard.shard_id,
-        part,
-        fingerprint=run.label_fingerprint,
-        source=shard.source,
-        source_etag=shard.etag,
-    )
+    try:
+        commit, _ = bench.ledger.commit(
+            shard.shard_id,
+            part,
+            fingerprint=run.label_fingerprint,
+            source=shard.source,
+            source_etag=shard.etag,
+        )
+    except StorageUnavailable:
+        raise
+    except StorageError as error:  # of the input it would be about one shard, here about all
+        raise OutputUnwritable(
+            f"the output can't be written: {error}. What is committed is kept; when the output can "
+            "be written again, the same command does the rest."
+        ) from error
     return commit
 
 

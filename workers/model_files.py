@@ -169,6 +169,7 @@ def _fetch(store: Store, place: str, cache: Path) -> Path:
     content = "\n".join(f"{info.uri} {info.etag} {info.size}" for info in files)
     folder = cache / "models" / sha256(content.encode()).hexdigest()[:20]
     with _locked(folder.with_suffix(".lock")):
+        _remove_halves(folder)
         if not folder.is_dir():
             aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
             try:
@@ -177,6 +178,12 @@ def _fetch(store: Store, place: str, cache: Path) -> Path:
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _remove_halves(folder: Path) -> None:
+    """What a killed process had fetched; under the lock nobody else is at work on it."""
+    for half in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def _is_needed(info: ObjectInfo, place: str) -> bool:

@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from workers.errors import LineError, SettingsError
 from workers.progress import Say
 from workers.replica import (
+    MAX_SETUP_DEATHS,
     SHARD,
     SUMMARY,
     Assignment,
@@ -38,8 +39,6 @@ from workers.summaries import ShardSummary
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a Ray of our own: it carries shard lists and summaries; images never go through it."""
-MAX_SETUP_DEATHS = 2
-"""Replicas in a row that die while they load the model; a third one ends the run."""
 REACH_SECONDS = 5.0
 """A cluster's head gets this long to be there, since it may just be starting. Ray itself would wait
 for minutes, without a word."""
@@ -129,6 +128,18 @@ class _Book:
     def __init__(self) -> None:
         self._counts = Counter[str]()
         self._last_words: dict[str, str] = {}
+        self._loading: set[str] = set()
+        self._setup_deaths = 0
+
+    def setup_begins(self, worker: str) -> int:
+        # who begins again was killed: its process is new, and only its name is the same
+        self._setup_deaths += worker in self._loading
+        self._loading.add(worker)
+        return self._setup_deaths
+
+    def setup_ends(self, worker: str) -> None:
+        self._loading.discard(worker)
+        self._setup_deaths = 0
 
     def begin(self, shard_id: str) -> Begun:
         self._counts[shard_id] += 1
@@ -146,12 +157,24 @@ class _SharedStarts(Starts):
         book = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Book)
         self._book: Any = book.remote()  # Ray makes the methods at run time
 
+    def setup_begins(self) -> int:
+        deaths: int = ray.get(self._book.setup_begins.remote(_own_name()))
+        return deaths
+
+    def setup_ends(self) -> None:
+        ray.get(self._book.setup_ends.remote(_own_name()))
+
     async def begin(self, shard_id: str) -> Begun:
         begun: Begun = await self._book.begin.remote(shard_id)
         return begun
 
     async def broke(self, shard_ids: Collection[str], why: str) -> None:
         await self._book.broke.remote(shard_ids, why)
+
+
+def _own_name() -> str:
+    """Of this worker; Ray restarts one that was killed, at any place, under the same name."""
+    return ray.get_runtime_context().get_actor_id() or ""
 
 
 @contextmanager
@@ -184,6 +207,8 @@ def _connected(say: Say) -> Iterator[bool]:
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        # only of those that raise: Ray restarts those that are killed and counts nothing, `_Book`
+        # does
         context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
         yield own
     finally:

@@ -7,8 +7,10 @@ wrong inside, and what then happens:
     Unanswered            the model fails on one       -> a row of status `failed`
     StorageUnavailable    a store can't just now       -> SHARD_ATTEMPTS here, then the shard failed
     other StorageError    one file is gone or changed  -> the shard failed, the run goes on
-    AccessDenied, CommitError, ...                     -> the run ends: all shards would fail so
+    AccessDenied, OutputUnwritable, CommitError, ...   -> the run ends: all shards would fail so
     CheckpointError, ...  the model can't be loaded    -> the run ends with the message
+    killed while it loads the model                    -> Ray starts it again; after
+                                                          MAX_SETUP_DEATHS, the run ends
     ReplicaBroken         the device or the model      -> this process says why, ends itself, and
     killed, out of memory, node lost                   -> Ray starts another and its shards again;
                                                           after MAX_DEATHS, a shard has failed
@@ -37,7 +39,6 @@ from workers.batcher import Batcher
 from workers.earlier import EarlierIndex, EarlierRows
 from workers.errors import (
     AccessDenied,
-    ConditionUnsupported,
     LineError,
     ReplicaBroken,
     StorageError,
@@ -50,6 +51,7 @@ from workers.settings import LabelSettings
 from workers.shards.listing import ShardKind
 from workers.shards.plan import Shard
 from workers.storage.stores import Anywhere
+from workers.storage.uris import shown
 from workers.summaries import ShardSummary
 from workers.workbench import Workbench
 
@@ -61,6 +63,8 @@ MAX_DEATHS = 3
 """Of workers that have a shard at hand. A shard that kills every worker, by the memory it takes
 for example, must not go round for ever. Its neighbours in the same worker are charged with those
 deaths too; where that leaves one undone, the next start does it."""
+MAX_SETUP_DEATHS = 2
+"""Workers in a row that die while they load the model; after a third one the run ends."""
 LAST_WORDS_SECONDS = 5.0
 """What a broken replica takes to say why; it ends itself also when nobody hears it."""
 BROKEN_CODE = 70
@@ -82,7 +86,17 @@ class Begun:
 
 
 class Starts(Protocol):
-    """What is remembered of shards while replicas come and go; one for all replicas."""
+    """What is remembered while replicas come and go; one for all of them."""
+
+    def setup_begins(self) -> int:
+        """Notes that this replica begins to load the model.
+
+        Returns:
+            How many of the run died over that since one was last done with it.
+        """
+
+    def setup_ends(self) -> None:
+        """Notes that this replica has loaded the model, or can say why not."""
 
     async def begin(self, shard_id: str) -> Begun:
         """Notes that a replica begins a shard."""
@@ -109,7 +123,7 @@ class ShardLabeller:
     Args:
         assignment: of the run.
         threads: of the model, when it runs on a CPU.
-        starts: hears of each shard that is begun, and why a replica broke.
+        starts: hears of each set-up and shard that is begun, and why a replica broke.
     """
 
     def __init__(self, assignment: Assignment, threads: int, starts: Starts) -> None:
@@ -118,10 +132,15 @@ class ShardLabeller:
         self._at_hand: set[str] = set()
         self._bench: Workbench | None = None
         self._why_not = ""
+        deaths = starts.setup_begins()
+        if deaths > MAX_SETUP_DEATHS:  # what kills them would kill this one too
+            self._why_not = describe_setup_deaths(deaths, assignment.settings)
+            return
         try:
             self.setup(assignment)
         except PixelLMError as error:  # raised from here, Ray would bury it in tracebacks
             self._why_not = f"the model can't be used: {error}"
+        starts.setup_ends()
 
     def setup(self, assignment: Assignment) -> None:
         """Loads the model and puts everything else within reach."""
@@ -199,6 +218,15 @@ def describe_deaths(begun: Begun) -> str:
     return f"{died}; the last that could say why: {begun.last_words}"
 
 
+def describe_setup_deaths(deaths: int, settings: LabelSettings) -> str:
+    """Why the run ends when replicas are killed before they can do anything."""
+    return (
+        f"{deaths} workers died while they loaded the model {shown(settings.model_place)} (out of "
+        "memory?). Use machines with more memory or a smaller model, or let fewer replicas share a "
+        "machine (--max-replicas); Ray's logs may say more"
+    )
+
+
 def _load_patiently(settings: LabelSettings, identity: ModelIdentity) -> Engine:
     for wait in WAITS:
         try:
@@ -218,8 +246,7 @@ async def _try_label(shard: Shard, bench: Workbench) -> ShardSummary:
 
 
 def _concerns_all(error: LineError) -> bool:
-    own = isinstance(error, StorageError)
-    return not own or isinstance(error, AccessDenied | ConditionUnsupported)
+    return not isinstance(error, StorageError) or isinstance(error, AccessDenied)
 
 
 def shard_to_json(shard: Shard) -> str:

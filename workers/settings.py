@@ -45,6 +45,13 @@ def _place(text: str) -> str:
         raise ValueError(f"{error}") from error
 
 
+def _home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # `~name`
+        raise ValueError(f"there is no such user here as in '{path}'") from error
+
+
 def _askable(text: str) -> str:
     try:
         return make_instruction(text).text
@@ -139,7 +146,7 @@ class LabelSettings(SettingsTree):
     with the project"""
     instruction: Texts = ()
     """asked of every image that comes without instructions of its own; give it again for more"""
-    num_gpus_per_replica: float | None = Field(default=None, ge=0)
+    num_gpus_per_replica: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """GPUs for each replica, 0 for none; without it, 1 where this machine has a GPU, else 0"""
     min_replicas: int = Field(default=1, ge=1)
     """replicas to start with"""
@@ -147,9 +154,12 @@ class LabelSettings(SettingsTree):
     """most replicas; without it, as many as the GPUs allow, or without GPUs one a machine"""
     export_coco: Place | None = None
     """write the labels of this run to this COCO file at the end"""
+    refresh: bool = False
+    """look at every image again: ask what is new, was replaced, was missing or failed; all other
+    labels are taken over"""
     dry_run: bool = False
     """list the shards and what is left to do, and write nothing"""
-    model_cache: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+    model_cache: Annotated[Path, AfterValidator(_home)] = Field(
         default=Path("~/.cache/pixellm"), validate_default=True
     )
     """folder of each machine where models from a bucket are kept"""

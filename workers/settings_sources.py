@@ -227,7 +227,14 @@ def _describe(problem: ErrorDetails, model: type[BaseModel]) -> str:
     message = " ".join(problem["msg"].removeprefix("Value error, ").split())
     if problem["type"] == "value_error":
         return f"{flag_of(path)}: {message}" if path else message
-    return f"{flag_of(path)}: {message[:1].lower()}{message[1:]}, not {problem['input']!r}"
+    return f"{flag_of(path)}: {message[:1].lower()}{message[1:]}, not {_quote(problem['input'])}"
+
+
+def _quote(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python refuses to write down more than 4300 digits
+        return "a number with thousands of digits"
 
 
 def _describe_flag(message: str, model: type[BaseModel]) -> str:

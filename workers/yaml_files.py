@@ -19,6 +19,11 @@ def read_yaml(data: str | bytes, name: str) -> object:
     """
     try:
         return cast(object, yaml.safe_load(data))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        what = " ".join(f"{error}".split())  # it spans lines, and names line and column
+    except MemoryError:
+        raise
+    except Exception as error:  # only PyYAML runs inside; `!!bool foo` is a KeyError, and so on
+        text = (
+            f"{error}" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
+        )
+        what = " ".join(text.split())  # it spans lines, and names line and column
         raise SettingsError(f"{name} is no YAML: {what}") from error

@@ -27,7 +27,7 @@ from pixellm.vision import shrink_for_language
 
 IMAGES, QUESTIONS = 8, 8
 """Scenes of a step, and questions about each."""
-MASK_IMAGES, MASKS = 3, 16
+MASK_IMAGES, MASKS = 2, 10
 """Scenes, and targets in them, whose masks are decoded in a step. All others learn from the
 oracle's query alone, which costs a hundredth."""
 ALIGN_WEIGHT, ORACLE_WEIGHT = 0.2, 1.0

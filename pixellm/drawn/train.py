@@ -66,10 +66,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--vision-rate", type=float, default=2e-3)
     add("--words-steps", type=int, default=3_700)
     add("--words-rate", type=float, default=1.5e-3)
-    add("--language-steps", type=int, default=5_000)
-    add("--language-rate", type=float, default=1.2e-3)
+    add("--language-steps", type=int, default=1_350)
+    add("--language-rate", type=float, default=1e-3)
     add("--align-steps", type=int, default=400)
-    add("--joint-steps", type=int, default=3_050)
+    add("--joint-steps", type=int, default=4_600)
     add("--joint-rate", type=float, default=8e-4)
     return parser.parse_args(arguments)
 

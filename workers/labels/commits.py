@@ -5,7 +5,8 @@
     OUTPUT/_runs/...                         3 the run is finished, see `workers.labels.manifests`
 
 Killed before 1, nothing was there. Killed between 1 and 2, the next attempt finds the part,
-believes its own reading of it, and writes the marker. Killed after 2, the next attempt is told so.
+believes its own reading of it, and writes the marker; a part that can't be read (a disk that lost
+its power) it puts its own over. Killed after 2, the next attempt is told so.
 Two attempts at once: the first part and the first marker stay, and both attempts return that
 marker. So the same call ends in the same state from wherever it starts.
 
@@ -24,7 +25,7 @@ from hashlib import sha256
 from typing import Any, Self, get_origin
 
 from workers.errors import AccessDenied, CommitError, ConditionUnsupported, ObjectMissing
-from workers.labels.table import describe_part
+from workers.labels.table import describe_part, read_part
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
@@ -157,12 +158,13 @@ class Ledger:
         Returns:
             The commit that counts, and whether this call made it. A part that is there without
             a marker is adopted: the marker then describes the stored part, not the given one.
+            One that can't be read is replaced.
         """
         name = part_name(self.run_id, shard_id)
         if not self._create(join_uri(self.output, name), part):
             if earlier := self.get(shard_id):
                 return earlier, False
-            part = self.store.get(join_uri(self.output, name))
+            part = self._adopt(join_uri(self.output, name), part)
         commit = Commit(
             run_id=self.run_id,
             shard_id=shard_id,
@@ -176,6 +178,20 @@ class Ledger:
             **asdict(describe_part(part)),
         )
         return self._mark(commit)
+
+    def _adopt(self, uri: str, own: bytes) -> bytes:
+        """The part that is there without a marker; where it can't be read, `own` is put over it."""
+        stored = self.store.get(uri)
+        try:
+            read_part(stored)
+        except CommitError:
+            # Two attempts may both come here. What each puts is whole, and of the same shard and
+            # run, so the one that stays can be read and no row is doubled. The worst: the second
+            # put comes after the first marker, and the sums in that are not those of the part, as
+            # in AT_LEAST_ONCE; but it takes a broken part and two attempts in the same moment.
+            self.store.put(uri, own)
+            return own
+        return stored
 
     def _mark(self, commit: Commit) -> tuple[Commit, bool]:
         uri = marker_uri(self.output, self.run_id, commit.shard_id)

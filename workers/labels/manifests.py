@@ -20,11 +20,21 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
 from workers.errors import CommitError, ObjectMissing
-from workers.labels.commits import MARKERS, Commit, JsonFile, Ledger, marker_uri, now, part_name
+from workers.labels.commits import (
+    MARKERS,
+    PARTS,
+    Commit,
+    JsonFile,
+    Ledger,
+    marker_uri,
+    now,
+    part_name,
+)
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, PartReader
 from workers.storage.objects import Store
@@ -150,14 +160,11 @@ def read_rows(
         columns: read only these, which can be a hundredth of the bytes; see `PartReader.rows`.
 
     Raises:
-        CommitError: a part is damaged, or is not the one that its marker is about.
+        CommitError: a part is damaged or gone, or is not the one that its marker is about.
         StorageError: the store failed.
     """
     for commit in commits:
-        uri = join_uri(output, commit.part)
-        with store.open(uri) as file:
-            part = PartReader(file, shown(uri))
-            _check_part(part, commit, shown(uri))
+        with _open_part(store, output, commit) as part:
             yield from part.rows(columns)
 
 
@@ -206,6 +213,23 @@ def _of_fingerprint(
         sample = next(_read_markers(store, output, run, left[:1]), None)
         if sample and sample.fingerprint == fingerprint:
             yield from _read_markers(store, output, run, left)
+
+
+@contextmanager
+def _open_part(store: Store, output: str, commit: Commit) -> Iterator[PartReader]:
+    uri, marker = join_uri(output, commit.part), marker_uri(output, commit.run_id, commit.shard_id)
+    try:
+        file = store.open(uri)
+    except ObjectMissing as error:
+        raise CommitError(
+            f"{shown(uri)} is committed and is not there any more. Delete its marker"
+            f" {shown(marker)} (where all of {PARTS!r} is gone: {MARKERS!r} and {RUNS!r} under"
+            f" {shown(output)}) and start the run again: then it is labelled anew."
+        ) from error
+    with file:
+        part = PartReader(file, shown(uri))
+        _check_part(part, commit, shown(uri))
+        yield part
 
 
 def _check_part(part: PartReader, commit: Commit, name: str) -> None:

@@ -82,6 +82,7 @@ def write_part(rows: Iterable[LabelRow], identity: PartIdentity) -> bytes:
         row_group_size=ROW_GROUP_ROWS,
         use_dictionary=REPEATED_COLUMNS,
         sorting_columns=[pq.SortingColumn(0)],
+        write_page_checksum=True,  # a flipped bit is else often another value, and no error
     )
     return sink.getvalue()
 
@@ -100,24 +101,24 @@ class PartReader:
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._name = name
         with _as_damage(f"{name} is no Parquet file"):
-            self._file = pq.ParquetFile(file)
-        footer = _footer(self._file)
+            # parts of older versions have no checksums, and are read all the same
+            self._file = pq.ParquetFile(file, page_checksum_verification=True)
+            footer = _footer(self._file)
         version = footer.get("pixellm.schema_version")
         if version != SCHEMA_VERSION:
             raise CommitError(
                 f"{name} is a label table of version {version!r}, and this program reads"
                 f" {SCHEMA_VERSION!r}; read it with the version that wrote it"
             )
-        self.identity = PartIdentity(
-            run_id=footer["pixellm.run_id"],
-            shard_id=footer["pixellm.shard_id"],
-            label_fingerprint=footer["pixellm.label_fingerprint"],
-        )
-        self.facts = PartFacts(
-            rows=self._file.metadata.num_rows,
-            counts=json.loads(footer["pixellm.counts"]),
-            targets=int(footer["pixellm.targets"]),
-        )
+        if not self._file.schema_arrow.equals(LABEL_SCHEMA):
+            raise CommitError(f"{name} is damaged: its columns are not those of a label table")
+        with _as_damage(f"{name} is damaged"):
+            self.identity = _read_identity(footer)
+            self.facts = PartFacts(
+                rows=self._file.metadata.num_rows,
+                counts=json.loads(footer["pixellm.counts"]),
+                targets=int(footer["pixellm.targets"]),
+            )
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[LabelRow]:
         """Streams the rows.
@@ -185,10 +186,18 @@ def _as_damage(what: str) -> Iterator[None]:
     """Turns what pyarrow raises on bad bytes into a `CommitError`; the disk's own errors pass."""
     try:
         yield
-    except PARQUET_ERRORS as error:
+    except (KeyError, *PARQUET_ERRORS) as error:  # KeyError: a flipped bit in a footer's key
         if not is_damage(error):
             raise
         raise CommitError(f"{what}: {error}") from error
+
+
+def _read_identity(footer: Mapping[str, str]) -> PartIdentity:
+    return PartIdentity(
+        run_id=footer["pixellm.run_id"],
+        shard_id=footer["pixellm.shard_id"],
+        label_fingerprint=footer["pixellm.label_fingerprint"],
+    )
 
 
 def _footer(table: pq.ParquetFile) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ the web are never fetched.
 import posixpath
 from collections.abc import Iterable
 
-from workers.errors import RecordRejected, SettingsError
+from workers.errors import RecordRejected, SettingsError, StorageError
 from workers.records.rejections import Reason, quote
 from workers.storage.uris import is_text, join_uri, normalise_uri, scheme_of, shown, under
 
@@ -37,7 +37,7 @@ def resolve_image(path: object, folder: str, roots: Iterable[str]) -> str:
         )
     try:
         uri = normalise_uri(path if scheme or path.startswith("/") else _join(folder, path))
-    except SettingsError as error:
+    except (SettingsError, StorageError) as error:  # the second: a bucket without a name
         raise RecordRejected(Reason.IMAGE_REFUSED, f"{error}") from error
     allowed = tuple(roots)
     if ".." in uri.split("/") or all(under(uri, root) is None for root in allowed):

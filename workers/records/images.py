@@ -6,8 +6,9 @@ folder or one above; else from the settings. The plan has already found which fi
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
-from workers.errors import ObjectMissing, RecordRejected
+from workers.errors import ObjectMissing, RecordRejected, StorageError
 from workers.records.instructions import MAX_FILE_BYTES, Instruction, parse_instruction_file
 from workers.records.record import ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason, Rejection
@@ -19,10 +20,13 @@ from workers.storage.uris import NOT_TEXT, is_text, shown, written
 
 
 def read_images(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Record]:
-    """Reads the shard's range of the list; the images themselves are fetched later."""
-    length = None if shard.length < 0 else shard.length
+    """Reads the shard's range of the list; the images themselves are fetched later.
+
+    Raises:
+        StorageError: the list is not the one that the plan wrote.
+    """
     texts = _Texts(store)
-    for row_index, text in enumerate(store.get(shard.uri, shard.offset, length).splitlines()):
+    for row_index, text in enumerate(_planned_lines(shard, store)):
         line = ImageLine.from_json(text)
         image = ImageRef(written(line.image), None, line.etag, None)
         rejection, sidecar, nearest = None, Sidecar(), None
@@ -37,6 +41,17 @@ def read_images(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Reco
         yield from local.make(
             row_index, sidecar.values, image=image, texts=sidecar.texts, rejection=rejection
         )
+
+
+def _planned_lines(shard: Shard, store: Store) -> list[bytes]:
+    length = None if shard.length < 0 else shard.length
+    lines = store.get(shard.uri, shard.offset, length)
+    if not sha256(lines).hexdigest().startswith(shard.etag):
+        raise StorageError(
+            f"{shown(shard.uri)} is not the list of images that the run planned: it was cut off or"
+            " changed. Delete it and start the same command again."
+        )
+    return lines.splitlines()
 
 
 def _check_name(line: ImageLine) -> None:

@@ -84,8 +84,8 @@ def read_instruction(value: object) -> Instruction:
         return make_instruction(value)
     if not isinstance(value, Mapping):
         raise _reject(f"an instruction must be a text or a mapping, not {quote(value)}")
-    if unknown := sorted(str(key) for key in value if key not in _FIELDS):
-        raise _reject(f"an instruction has no field {unknown[0]!r}; it has {sorted(_FIELDS)}")
+    if unknown := sorted(quote(key) for key in value if key not in _FIELDS):
+        raise _reject(f"an instruction has no field {unknown[0]}; it has {sorted(_FIELDS)}")
     text = value.get("text")
     if not isinstance(text, str):
         raise _reject(f"an instruction needs a `text`, and {quote(value)} has none")
@@ -192,7 +192,8 @@ def _read_name(value: object, field: str) -> str | None:
     """An id, kind or class name; numbers are taken as their digits."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
+    long = isinstance(value, int) and value.bit_length() > 4 * MAX_NAME_CHARS
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or long:
         raise _reject(f"`{field}` must be a text, not {quote(value)}")
     name = " ".join(str(value).split())
     if len(name) > MAX_NAME_CHARS:

@@ -1,6 +1,8 @@
 """Rows of a Parquet file -> records. A row's columns mean what the keys of a JSON line mean."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import pyarrow as pa
@@ -8,7 +10,7 @@ import pyarrow.parquet as pq
 
 from workers.errors import RecordRejected
 from workers.records.record import Record, RecordMaker
-from workers.records.rejections import Reason
+from workers.records.rejections import Reason, quote
 from workers.shards.parquet import PARQUET_ERRORS, is_damage
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
@@ -20,6 +22,15 @@ BATCH_ROWS = 16
 READ_BYTES = 8 * 2**20
 """Of a column, in one request."""
 
+_NamedBatch = tuple[list[str], pa.RecordBatch]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Stands for a value that Arrow can't give to Python."""
+
+    why: str
+
 
 def read_parquet(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Record]:
     """Reads a range of rows, or the whole file.
@@ -29,15 +40,23 @@ def read_parquet(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Rec
     """
     row_index = 0
     with store.open(shard.uri) as file:
-        for batch in _or_truncated(_read_range(file, shard), shard):
+        for names, batch in _or_truncated(_read_range(file, shard), shard):
             columns = [_to_values(column) for column in batch.columns]
             for values in zip(*columns, strict=True):
-                entry = dict(zip(batch.schema.names, values, strict=True))
-                yield from maker.make(row_index, entry)
+                yield from _make_records(dict(zip(names, values, strict=True)), row_index, maker)
                 row_index += 1
 
 
-def _read_range(file: BinaryIO, shard: Shard) -> Iterator[pa.RecordBatch]:
+def _make_records(entry: dict[str, object], row_index: int, maker: RecordMaker) -> Iterator[Record]:
+    for name, value in entry.items():
+        if isinstance(value, _Unreadable):
+            message = f"{maker.place(row_index)}: column {quote(name)} can't be read: {value.why}"
+            yield maker.reject(row_index, RecordRejected(Reason.RECORD_BROKEN, message))
+            return
+    yield from maker.make(row_index, entry)
+
+
+def _read_range(file: BinaryIO, shard: Shard) -> Iterator[_NamedBatch]:
     """Yields exactly the rows of the shard; row groups outside of it are not read."""
     # without a buffer size, a column of a row group is read at once: the images of 1000 rows
     table = pq.ParquetFile(file, buffer_size=READ_BYTES)
@@ -49,7 +68,7 @@ def _read_range(file: BinaryIO, shard: Shard) -> Iterator[pa.RecordBatch]:
         skip -= min(skip, len(batch))
         left -= len(part)
         if len(part):
-            yield part
+            yield list(part.schema.names), part
 
 
 def _covering_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
@@ -63,7 +82,7 @@ def _covering_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[li
     return groups, before
 
 
-def _or_truncated(batches: Iterator[pa.RecordBatch], shard: Shard) -> Iterator[pa.RecordBatch]:
+def _or_truncated(batches: Iterator[_NamedBatch], shard: Shard) -> Iterator[_NamedBatch]:
     try:
         yield from batches
     except PARQUET_ERRORS as error:
@@ -75,7 +94,25 @@ def _or_truncated(batches: Iterator[pa.RecordBatch], shard: Shard) -> Iterator[p
 
 
 def _to_values(column: pa.Array) -> list[object]:
+    """The values for Python; one that can't be had takes no other row with it."""
     try:
         return cast(list[object], column.to_pylist())
-    except (ValueError, OverflowError):  # nanoseconds and dates that Python has no type for
-        return cast(list[object], column.cast(pa.string()).to_pylist())
+    except MemoryError:
+        raise
+    except Exception:  # only Arrow runs inside, and it raises nearly everything: see `_to_value`
+        return [_to_value(scalar) for scalar in column]
+
+
+def _to_value(scalar: pa.Scalar) -> object:
+    """Nanoseconds and dates that Python has no type for are taken as text, if there is one.
+
+    The rest is no UTF-8, a time zone that nobody knows, a date inside a list.
+    """
+    with suppress(Exception):  # a MemoryError comes again below
+        return cast(object, scalar.as_py())
+    try:
+        return cast(object, scalar.cast(pa.string()).as_py())
+    except MemoryError:
+        raise
+    except Exception as error:
+        return _Unreadable(f"{type(error).__name__}: {error}")

@@ -2,7 +2,8 @@
 
 Whatever is wrong with an entry ends as a record with a `rejection`, and a file that breaks off in
 the middle as one more of them: every record must end as a row. Only what is wrong with the store
-itself is raised.
+itself is raised, and a file that is no longer the one that was planned: its rows would be committed
+for good under the id of other records.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -53,8 +54,10 @@ def read_records(
             file that names them.
 
     Raises:
-        StorageError: the store failed; the records so far are to be thrown away.
+        StorageError: the store failed, or the file has changed since the plan; the records so far
+            are to be thrown away.
     """
+    _check_unchanged(shard, store)
     allowed = (*roots, *_folder_of(shard))
     maker = RecordMaker(shard.uri, allowed, defaults, fields or FieldMap(), shard.first)
     row_index = 0
@@ -66,10 +69,23 @@ def read_records(
             raise RecordRejected(
                 Reason.SHARD_TRUNCATED,
                 f"{shown(shard.uri)} had {shard.count} records here when it was planned, and now"
-                f" only {row_index}; start the run again",
+                f" only {row_index}",
             )
     except RecordRejected as error:
         yield maker.reject(row_index, error)
+    # once more at the end: what was read between two looks at the same file is of that file
+    _check_unchanged(shard, store)
+
+
+def _check_unchanged(shard: Shard, store: Store) -> None:
+    """Byte ranges and row numbers mean the planned records only in the file that was planned."""
+    if shard.kind is ShardKind.IMAGES:
+        return  # a list of our own: `read_images` compares its digest
+    if store.stat(shard.uri).etag != shard.etag:
+        raise StorageError(
+            f"{shown(shard.uri)} changed since the run was planned; start the same command again,"
+            " it will plan anew"
+        )
 
 
 def _folder_of(shard: Shard) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from workers.records.instructions import (
     read_classes,
     read_instruction,
 )
-from workers.records.rejections import Reason, Rejection
+from workers.records.rejections import Reason, Rejection, quote
 from workers.storage.uris import redact, shown
 
 MAX_META_BYTES = 64 * 2**10
@@ -119,12 +119,17 @@ class RecordMaker:
         classes = fields.take(self.fields.classes)
         if image is None and rejection is None:
             image, rejection = self._find_image(fields.take(self.fields.image), row_index)
+        try:
+            name = source_id if name is None else str(name)[:MAX_SOURCE_ID_CHARS]
+            meta = fields.rest(self.fields.meta)
+        except RecursionError:
+            name, meta, rejection = source_id, None, rejection or _TOO_DEEP
         record = Record(
             row_index=row_index,
-            source_id=source_id if name is None else str(name)[:MAX_SOURCE_ID_CHARS],
+            source_id=name,
             image=image,
             instructions=(),
-            meta_json=fields.rest(self.fields.meta),
+            meta_json=meta,
             rejection=rejection,
         )
         yield from self._ask(record, [*texts, asked], classes)
@@ -148,6 +153,9 @@ class RecordMaker:
             common = read_classes(classes)
         except RecordRejected as error:
             yield replace(record, rejection=record.rejection or Rejection.of(error))
+            return
+        except RecursionError:
+            yield replace(record, rejection=record.rejection or _TOO_DEEP)
             return
         good: list[Instruction] = []
         bad: list[Record] = []
@@ -231,7 +239,7 @@ def _describe(value: object) -> str:
 def _as_refused(item: object) -> Instruction:
     """A bad instruction as far as it can be shown in its row."""
     text = item.get("text") if isinstance(item, Mapping) else item
-    kept = (text if isinstance(text, str) else repr(item))[:_KEPT_TEXT_CHARS]
+    kept = (text if isinstance(text, str) else quote(item))[:_KEPT_TEXT_CHARS]
     return Instruction(derive_instruction_id(kept), kept)
 
 
@@ -239,6 +247,9 @@ def _without_bytes(record: Record) -> Record:
     return replace(record, image=record.image and replace(record.image, data=None))
 
 
+_TOO_DEEP = Rejection(
+    Reason.RECORD_BROKEN, "lists or objects of the record are nested too deep; about 900 go"
+)
 _NOTHING_ASKED = Rejection(
     Reason.INSTRUCTION_MISSING,
     "the record has no instruction, and the settings give none for all images",

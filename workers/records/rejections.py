@@ -4,6 +4,7 @@ A reason is the `error_code` of a row of status `rejected_input`; the `error_mes
 which file, line or value it was.
 """
 
+import reprlib
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -68,5 +69,21 @@ class Rejection:
 
 def quote(value: object) -> str:
     """A value of the input for a message, at most 80 characters of it."""
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class _Short(reprlib.Repr):
+    """Never makes a long text: what is quoted may be nested, aliased or long without bounds."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write down a number of more than 4300 digits."""
+        if x.bit_length() > _SHOWN_BITS:
+            return f"<a number of {x.bit_length():,} bits>"
+        return super().repr_int(x, level)
+
+
+_SHOWN_BITS = 1000
+_SHORT = _Short()
+_SHORT.maxlevel = 4
+_SHORT.maxstring = _SHORT.maxother = 200

@@ -26,7 +26,7 @@ MAX_IMAGE_BYTES = 256 * 2**20
 """Of an image in the archive; a cap for memory only, `PictureLimits` is the one for labelling."""
 MAX_PADDING_BYTES = 2**20
 """Looked at behind the end of an archive; tar pads to 10 KiB unless it is told otherwise."""
-_NAME = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<ending>[^/]*)")
+_NAME = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<ending>[^/]*)", re.DOTALL)
 
 
 @dataclass(slots=True)

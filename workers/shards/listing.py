@@ -6,7 +6,8 @@
     photos/cats/_instructions.txt  nearest to 1.jpg
 
 Not inputs: hidden names, and names that begin with "_" at any depth, which is where our own
-folders (`_commits`, `_plans`, `_runs`) lie when the output is inside the input.
+folders (`_commits`, `_plans`, `_runs`) lie when the output is inside the input. A folder that has
+`_commits` or `_runs` is the output of an earlier run, and its `labels` are no input either.
 """
 
 import json
@@ -25,6 +26,8 @@ from workers.storage.uris import join_uri, under
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
 SIDECAR_SUFFIXES = ("json", "txt")  # the first that is there counts
 INSTRUCTION_NAMES = ("_instructions.yaml", "_instructions.jsonl", "_instructions.txt")  # likewise
+OUTPUT_MARKS = frozenset({"_commits", "_runs"})  # folders that only our outputs have
+OUTPUT_LABELS = "labels"  # of an output; sorts after its marks, in bytes too
 SPOOL_BYTES = 16 * 2**20  # a list of images longer than this (some 100,000) waits on the disk
 
 ListingWriter = Callable[[bytes], str]
@@ -103,6 +106,8 @@ class Inputs(AbstractContextManager["Inputs"]):
     others: list[str] = field(default_factory=list)
     """A few URIs of things that are no input, for the message when nothing else is there."""
     _instructions: dict[str, list[ObjectInfo]] = field(default_factory=dict)
+    _outputs: set[str] = field(default_factory=set)
+    """Folders that earlier runs wrote to."""
     _spool: SpooledTemporaryFile[str] = field(
         default_factory=lambda: SpooledTemporaryFile(  # noqa: SIM115 - `Inputs` closes it
             SPOOL_BYTES, "w+", encoding="ascii"
@@ -115,12 +120,23 @@ class Inputs(AbstractContextManager["Inputs"]):
     def add(self, info: ObjectInfo) -> None:
         """Take in one object; they must come sorted."""
         folder, _, last = (under(info.uri, self.root) or "").rpartition("/")
-        if _is_hidden(folder.split("/")):
+        if self._is_of_an_output(folder.split("/")) or _is_hidden(folder.split("/")):
             return
         if last in INSTRUCTION_NAMES:
             self._instructions.setdefault(folder, []).append(info)
         elif not _is_hidden([last]):
             self._add_visible(last, info)
+
+    def _is_of_an_output(self, names: Sequence[str]) -> bool:
+        """Whether it lies in what an earlier run wrote; its marks come first in the listing."""
+        for depth, name in enumerate(names):
+            above = "/".join(names[:depth])
+            if name in OUTPUT_MARKS:
+                self._outputs.add(above)
+                return True
+            if name == OUTPUT_LABELS and above in self._outputs:
+                return True
+        return False
 
     def _add_visible(self, last: str, info: ObjectInfo) -> None:
         if kind_of(last):

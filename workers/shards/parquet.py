@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 
 from workers.storage.objects import Store
 
-PARQUET_ERRORS = (pa.ArrowException, OSError)
+PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError)
 """What reading a damaged file raises, and what a disk raises that fails: see `is_damage`."""
 
 

@@ -99,8 +99,9 @@ def _find_images(uri: str, members: Set[str | None]) -> Iterator[ImageRef]:
     if kind is None:
         yield ImageRef(uri, None, None, None)
         return
-    left = set(members)
-    for record in read_records(Shard("", kind, uri, uri, "", 0), Anywhere()):
+    left, info = set(members), Anywhere().stat(uri)
+    whole_file = Shard("", kind, uri, uri, info.etag, info.size)
+    for record in read_records(whole_file, Anywhere()):
         image = record.image
         if image is not None and image.data is not None and image.member in left:
             left.remove(image.member)

@@ -97,7 +97,7 @@ class LocalStore(Store):
 @contextmanager
 def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
     """The data, safe on the disk, in a hidden file of the same folder that goes away afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     try:
         with temporary.open("xb") as file:
@@ -107,6 +107,20 @@ def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        why = (
+            f"no folder can be made in {str(there)!r}"
+            if there.is_dir()
+            else (f"{str(there)!r} is a file, not a folder")
+        )
+        message = f"nothing can be written to {str(folder)!r}: {why}. Give another place."
+        raise StorageError(message) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,6 +23,7 @@ from workers.errors import (
     AccessDenied,
     ConditionUnsupported,
     ObjectMissing,
+    SettingsError,
     StorageError,
     StorageUnavailable,
 )
@@ -104,9 +105,17 @@ class S3Store(Store):
         return buffered(RangedReader(info, lambda at, length: self._get(uri, at, length, same)))
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
-        with _told(uri):
-            answer = _client().put_object(**_place(uri), **_body(data))
-        return ObjectInfo(uri, len(data), answer["ETag"].strip('"'))
+        for attempt in range(ATTEMPTS):
+            with _told(uri):
+                try:
+                    answer = _client().put_object(**_place(uri), **_body(data))
+                except aws.ClientError as error:
+                    if _status(error) != 409:
+                        raise
+                else:
+                    return ObjectInfo(uri, len(data), answer["ETag"].strip('"'))
+            time.sleep(CONFLICT_SECONDS * 2**attempt)  # 409: others write the same key just now
+        raise StorageUnavailable(f"{shown(uri)} is being written by others all the time")
 
     def put_if_absent(self, uri: str, data: bytes) -> bool:
         """By a conditional put; after a repeated request the stored bytes are compared with ours.
@@ -180,10 +189,20 @@ def _client_for(process: int, settings: tuple[tuple[str, str], ...]) -> Any:  # 
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
-    if not session.client("s3", config=Config(**options)).meta.endpoint_url.endswith(AMAZON):
-        # Only Amazon has a host name for each bucket; elsewhere the bucket stands in the path.
-        options["s3"] = {"addressing_style": "path"}
-    return session.client("s3", config=Config(**options))
+    try:
+        if not session.client("s3", config=Config(**options)).meta.endpoint_url.endswith(AMAZON):
+            # Only Amazon has a host name for each bucket; elsewhere the bucket stands in the path.
+            options["s3"] = {"addressing_style": "path"}
+        return session.client("s3", config=Config(**options))
+    except ValueError as error:
+        raise SettingsError(_wrong_endpoint(error)) from error
+
+
+def _wrong_endpoint(error: ValueError) -> str:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if value := os.environ.get(name):
+            return f"{name} is {shown(value)}; it must be like 'http://localhost:8333'"
+    return f"the AWS settings name no server: {redact(str(error))}"
 
 
 def _where() -> str:

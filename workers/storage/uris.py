@@ -51,7 +51,8 @@ def normalise_uri(text: str) -> str:
     """One spelling for one place: relative paths and `file://` become absolute paths.
 
     Raises:
-        SettingsError: it is empty, no text, or has a scheme that no store is for.
+        SettingsError: it is empty, no text, names an unknown user's home, or has a scheme that
+            no store is for.
     """
     text = text.strip()
     scheme = scheme_of(text)
@@ -62,7 +63,13 @@ def normalise_uri(text: str) -> str:
         text = unquote(text.partition("://")[2])
     elif scheme or not text:
         raise SettingsError(f"{shown(text)} is no place for files. {KNOWN_PLACES}")
-    path = os.path.normpath(Path(text).expanduser().absolute())
+    if "\0" in text:
+        raise SettingsError(f"{shown(text)} is no place for files: no name has a zero byte in it")
+    try:
+        path = os.path.normpath(Path(text).expanduser().absolute())
+    except RuntimeError as error:  # `~name`
+        message = f"{shown(text)}: there is no such user here; write the folder out"
+        raise SettingsError(message) from error
     if not is_text(path):
         raise SettingsError(f"{shown(path)}: {NOT_TEXT}")
     return path
