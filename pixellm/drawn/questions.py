@@ -113,7 +113,7 @@ def in_any_order(question: Question, scene: Scene, rng: np.random.Generator) -> 
     """The same question with its targets named in a random order.
 
     What is to be learnt is the set. An order would have to be learnt besides: a small language
-    model that knew every target left out one in five when it had to name them left to right.
+    model whose state held the right set left targets out when it had to name them left to right.
     """
     targets = tuple(question.targets[i] for i in rng.permutation(len(question.targets)))
     return replace(question, targets=targets, answer=answer(scene, targets))
