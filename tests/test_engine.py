@@ -79,6 +79,23 @@ def test_generated_masks_equal_those_of_the_same_answer_read_at_once():
     assert np.array_equal(answer.targets[0].mask[sure], (logits > 0)[sure])
 
 
+def test_a_target_without_a_name_says_so():
+    engine = scripted(f"{tiny_checkpoint(0).tokenizer.seg_text}.")
+    ((answer,),) = engine.answer([sample("the dog")])
+    (target,) = answer.targets
+    assert (target.phrase, target.span, target.phrase_source) == (None, None, "none")
+
+
+def test_a_pixel_of_even_odds_belongs_to_no_mask():
+    engine = scripted(f"it is {tiny_checkpoint(0).tokenizer.seg_text}.")
+    last = engine.model.decoder.output_hypernetworks_mlps[0].layers[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    ((answer,),) = engine.answer([sample("the dog")])
+    assert not answer.targets[0].mask.any()
+    assert answer.targets[0].score_mask == 0
+
+
 def test_nothing_asked_is_nothing_answered(talking):
     assert talking.answer([]) == []
     assert talking.answer([sample()]) == [()]
@@ -129,6 +146,26 @@ def test_an_answer_is_cut_at_the_limit_and_says_so():
     engine = scripted([5] * 8, settings=DecodeSettings(max_new_tokens=9))
     ((answer,),) = engine.answer([sample("the dog")])
     assert (len(answer.token_ids), answer.truncated) == (9, False)  # the end token is one of them
+
+
+def test_no_step_is_taken_beyond_the_longest_answer():
+    """It would be one too many for a model whose positions are all taken."""
+    engine, steps = scripted([5] * 9, settings=DecodeSettings(max_new_tokens=9)), []
+    engine.model.language.lm_head.register_forward_hook(lambda *_: steps.append(1))
+    engine.answer([sample("the dog", "the cat")])
+    assert len(steps) == 9
+
+
+def test_a_batch_ends_with_its_last_answer_and_a_row_with_its_own():
+    engine, steps = scripted([5, 2, 5, 5, 5, 5], [5, 5, 5]), []
+    engine.model.language.lm_head.register_forward_hook(lambda *_: steps.append(1))
+    asked = sample("the dog", "the cat")
+    images = engine.model.encode_images(asked.image.pixels[None], [asked.image.resized])
+    prompts = [engine.prompt_ids(text) for text in asked.questions]
+    made = engine.generate(images, prompts, [0, 0])
+    assert [each.ids for each in made] == [(5, 2), (5, 5, 5, 2)]
+    assert [len(each.hidden) for each in made] == [len(each.logprobs) for each in made] == [2, 4]
+    assert len(steps) == 4
 
 
 def test_the_limit_is_the_official_one_unless_asked_otherwise():

@@ -7,6 +7,7 @@ from workers.records.instructions import (
     MAX_FILE_BYTES,
     MAX_INSTRUCTIONS,
     Instruction,
+    derive_instruction_id,
     list_instructions,
     make_instruction,
     parse_instruction_file,
@@ -27,6 +28,11 @@ def test_an_id_is_made_of_the_text_in_canonical_form():
     first, second = read_instruction("the  red mug "), read_instruction("the red\tmug")
     digest = hashlib.sha256(b"the red mug").hexdigest()
     assert first == second == Instruction(digest[:16], "the red mug", "unspecified", ())
+
+
+def test_half_of_a_surrogate_pair_has_an_id_too():
+    """JSON can hold one; it must not take the row down with it."""
+    assert len(derive_instruction_id("the \ud800 cat")) == 16
 
 
 def test_a_mapping_gives_id_kind_and_classes():
@@ -57,6 +63,11 @@ def test_classes_that_are_no_names_are_refused(value):
     assert refusal(read_classes, value)
 
 
+def test_a_name_is_cleaned_of_space_and_may_have_200_characters():
+    assert read_classes([" a \n b ", "", None, "x" * 200]) == ("a b", "x" * 200)
+    assert "201" in refusal(read_classes, ["x" * 201])
+
+
 def test_one_class_may_be_given_without_a_list():
     assert read_classes("mug") == ("mug",)
 
@@ -73,6 +84,7 @@ FORMS = {
     "other.yaml": "instructions:\n  - the cat\n  - the dog\n",
     "_instructions.json": '["the cat", {"text": "the dog"}]',
     "other.json": '{"instructions": ["the cat", "the dog"]}',
+    "OTHER.YAML": "- the cat\n- the dog\n",
 }
 
 
@@ -82,9 +94,27 @@ def test_every_form_of_file_says_the_same(name):
     assert [each.text for each in found] == ["the cat", "the dog"]
 
 
+def test_what_is_null_in_a_list_is_as_if_it_was_not_there():
+    """A column of lists in a table may have such holes."""
+    assert list_instructions(["the cat", None, {"text": "the dog"}]) == [
+        "the cat",
+        {"text": "the dog"},
+    ]
+
+
+def test_a_mapping_is_one_instruction_or_holds_several_and_never_both():
+    data = b"text: the cat\ninstructions: [the dog]\n"
+    assert "no field 'instructions'" in refusal(parse_instruction_file, data, "a.yaml")
+
+
 def test_one_text_or_mapping_is_a_file_too():
     (found,) = parse_instruction_file(b"text: the cat\nid: c1\n", "a.yml")
     assert (found.instruction_id, found.text) == ("c1", "the cat")
+
+
+def test_a_file_of_exactly_the_limit_is_read():
+    (found,) = parse_instruction_file(b"the cat\n".ljust(MAX_FILE_BYTES), "a.txt")
+    assert found.text == "the cat"
 
 
 def test_a_separator_inside_a_json_line_does_not_end_it():

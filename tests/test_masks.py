@@ -80,6 +80,16 @@ def test_an_empty_mask_scores_zero():
     assert mask_scores(torch.full((1, 3, 3), -5.0)).tolist() == [0.0]
 
 
+def test_a_pixel_of_even_odds_belongs_to_no_mask():
+    scores = mask_scores(torch.tensor([[[0.0, 2.0]], [[0.0, 0.0]]]))
+    torch.testing.assert_close(scores, torch.tensor([2.0, -1e9]).sigmoid())
+
+
+def test_scores_of_half_precision_are_summed_in_single():
+    logits = torch.randn(1, 300, 300, generator=torch.Generator().manual_seed(4)).bfloat16()
+    assert torch.equal(mask_scores(logits), mask_scores(logits.float()))
+
+
 def test_no_masks_stay_no_masks():
     low = combine_scales([torch.zeros(0, 1, 64, 64), torch.zeros(0, 1, 128, 128)], 128)
     masks = postprocess_masks(low, (336, 448), (90, 120), 448)
@@ -92,7 +102,7 @@ def test_half_precision_is_kept_and_computed_in_single():
     masks = postprocess_masks(low, (448, 448), (448, 448), 448)
     assert masks.dtype == torch.bfloat16
     exact = postprocess_masks(low.float(), (448, 448), (448, 448), 448)
-    assert (masks.float() - exact).abs().max() < 0.04
+    assert torch.equal(masks, exact.bfloat16())
 
 
 def test_a_very_narrow_image_has_masks_too():

@@ -40,6 +40,7 @@ def test_spans_count_code_points_of_the_text():
             ["the black and white cat", "the dog"],
         ),
         ("the two dogs are [SEG] and [SEG].", ["the two dogs", "the two dogs"]),
+        ("the dogs [SEG] and [SEG] near the cat [SEG]", ["the dogs", "the dogs", "the cat"]),
         # free text
         (
             "You can use the red chair [SEG], the left bench [SEG] and the table [SEG].",
@@ -83,6 +84,10 @@ def test_the_phrase_before_a_mark_is_found(text, wanted):
 )
 def test_where_nothing_is_named_there_is_no_phrase(text):
     assert set(phrases(text)) == {None}
+
+
+def test_a_name_may_have_120_characters():
+    assert phrases(f"{'x' * 120} [SEG], {'x' * 121} [SEG]") == ["x" * 120, None]
 
 
 def test_a_text_without_marks_has_no_phrases():

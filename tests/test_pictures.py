@@ -65,9 +65,43 @@ def test_other_formats_are_refused(form):
     assert refusal(save(small_photo(), form)) == Reason.IMAGE_UNKNOWN_FORMAT
 
 
+def test_another_format_that_begins_like_one_of_ours_is_not_read():
+    lines = b"GIF8: as a key of an IM file\r\nImage type: RGB image\r\nImage size (x*y): 2*1\r\n"
+    assert refusal(lines.ljust(511, b"\0") + b"\x1a" + bytes(6)) == Reason.IMAGE_BROKEN
+
+
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
 def test_what_is_no_image_is_refused(data):
     assert refusal(data) == Reason.IMAGE_UNKNOWN_FORMAT
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (b"\xff\xd8 no image", "JPEG"),
+        (b"\x89PNG no image", "PNG"),
+        (b"RIFF....WAVE", "WEBP"),
+        (b"BM no image", "BMP"),
+        (b"GIF8 no image", "GIF"),
+        (b"II*\0\x08\0\0\0" + bytes(8), "TIFF"),
+        (b"MM\0*\0\0\0\x08" + bytes(8), "TIFF"),
+    ],
+)
+def test_what_only_begins_like_an_image_is_told_in_the_same_words_each_time(data, form):
+    """Pillow would say where in memory the bytes were: something else in every run."""
+    with pytest.raises(RecordRejected) as caught:
+        decode_picture(data, LIMITS)
+    assert caught.value.code == Reason.IMAGE_BROKEN
+    assert caught.value.message == f"it begins like a {form} and can't be read as one"
+
+
+def test_a_want_of_memory_is_no_fault_of_the_picture(monkeypatch):
+    def no_room(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", no_room)
+    with pytest.raises(MemoryError):
+        decode_picture(save(small_photo(), "PNG"), LIMITS)
 
 
 def test_bytes_drawn_at_random_never_raise_anything_else():
@@ -141,12 +175,24 @@ def test_a_phone_s_photo_with_a_preview_behind_it_is_a_photo():
     assert decode_picture(data, LIMITS).rgb.shape == (40, 60, 3)
 
 
-def test_a_jpeg_of_endless_scans_is_refused():
-    data = save(small_photo(), "JPEG", progressive=True)
-    at = data.index(b"\xff\xda")
-    assert (
-        refusal(data[:at] + b"\xff\xda\x00\x02" * MAX_JPEG_SCANS + data[at:]) == Reason.IMAGE_BROKEN
-    )
+@pytest.mark.parametrize("form", ["JPEG", "MPO"])
+def test_a_jpeg_of_endless_scans_is_refused_before_one_of_them_is_read(form):
+    options = {"save_all": True, "append_images": [small_photo()]} if form == "MPO" else {}
+    data = save(small_photo(), form, **options)
+    at, scan = data.index(b"\xff\xda"), b"\xff\xda\x00\x02"
+    more = MAX_JPEG_SCANS - data.count(scan[:2])
+    for count, told in ((more, False), (more + 1, True)):
+        with pytest.raises(RecordRejected, match="image_broken") as caught:
+            decode_picture(data[:at] + scan * count + data[at:], LIMITS)
+        assert (caught.value.message == "a JPEG of more than 200 scans") == told
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_there_is_not_turns_nothing(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    picture = decode_picture(save(small_photo(), "JPEG", exif=exif), LIMITS)
+    assert (picture.width, picture.height, picture.exif_orientation) == (60, 40, 1)
 
 
 def test_what_is_transparent_becomes_white():

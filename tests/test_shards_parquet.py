@@ -42,6 +42,10 @@ def test_the_footer_says_how_many_rows_each_group_has():
     assert row_groups(filled(MemoryStore()), URI) == [3, 2]
 
 
+def test_a_shard_that_is_the_whole_file_is_read_to_its_end():
+    assert len(read(filled(MemoryStore()))) == 5
+
+
 def test_a_damaged_file_is_told_from_a_disk_that_fails():
     damaged = filled(MemoryStore(), b"PAR1 no footer PAR1")
     assert row_groups(damaged, URI) is None

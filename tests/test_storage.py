@@ -1,6 +1,8 @@
+import errno
 import io
 import os
 import pickle
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +151,13 @@ def test_an_open_object_is_fetched_in_pieces_of_the_read_ahead(monkeypatch):
     assert asked == [(0, 1_000), (1_000, 1_000), (2_000, 500)]
 
 
+def test_an_open_object_that_became_shorter_is_an_error_and_not_a_shorter_file():
+    info = objects.ObjectInfo("mem://b/x", 2_500, "e")
+    file = objects.buffered(objects.RangedReader(info, lambda start, length: b"x"))
+    with file, pytest.raises(StorageError, match="changed while it was read"):
+        file.read()
+
+
 def test_a_long_listing_is_sorted_through_the_disk_and_repetitions_are_dropped(monkeypatch):
     monkeypatch.setattr(objects, "SORTED_IN_MEMORY", 7)
     infos = [objects.ObjectInfo(f"s3://b/{i * 37 % 100}\n", i, str(i)) for i in range(100)]
@@ -198,15 +207,54 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("code", "passes"), [(errno.EIO, True), (errno.ENOSPC, False)])
+def test_a_disk_that_fails_for_now_is_unavailable_and_a_full_one_is_not(
+    tmp_path, monkeypatch, code, passes
+):
+    def fail(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match=os.strerror(code)) as caught:
+        LocalStore().put(str(tmp_path / "x"), b"x")
+    assert isinstance(caught.value, StorageUnavailable) == passes
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_conditional_write_leaves_one_name_only_whether_it_won_or_not(tmp_path):
+    for won in (True, False):
+        assert LocalStore().put_if_absent(str(tmp_path / "x"), b"x") is won
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+        assert (tmp_path / "x").stat().st_nlink == 1
+
+
+def test_names_that_are_no_text_are_sorted_by_their_bytes_too(tmp_path):
+    for name in ("\u00e9", "\udc80"):  # bytes c3 a9, and 80
+        (tmp_path / name).write_bytes(b"x")
+    assert uris(LocalStore(), str(tmp_path)) == [f"{tmp_path}/\udc80", f"{tmp_path}/\u00e9"]
+
+
+def test_a_file_that_is_deleted_while_its_folder_is_listed_is_left_out(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"x")
+    listed = LocalStore().list(str(tmp_path))
+    assert next(listed).uri == str(tmp_path / "a")
+    (tmp_path / "b").unlink()
+    assert [info.uri for info in listed] == [str(tmp_path / "c")]
+
+
 def test_a_written_file_has_the_usual_mode(tmp_path):
     LocalStore().put(str(tmp_path / "x"), b"x")
     (tmp_path / "y").write_bytes(b"y")
     assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
 
 
-def test_a_file_system_without_hard_links_says_that_it_knows_no_condition(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_says_that_it_knows_no_condition(
+    tmp_path, monkeypatch, code
+):
     def no_links(*_):
-        raise OSError(95, "Operation not supported")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "hardlink_to", no_links)
     with pytest.raises(ConditionUnsupported, match="no hard links"):
@@ -238,6 +286,22 @@ def test_a_place_that_can_not_hold_an_output_is_told_as_one(tmp_path, place, why
         with pytest.raises(StorageError, match=f"nothing can be written to .*{why}") as caught:
             write(str(tmp_path / place / "_plans" / "x"), b"y")
         assert not isinstance(caught.value, ObjectMissing)
+
+
+@pytest.mark.parametrize("write", ["put", "put_if_absent"])
+def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_answer(
+    tmp_path, monkeypatch, write
+):
+    sync, synced = os.fsync, []
+
+    def watch(handle):
+        folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        synced.append(("the folder" if folder else "the bytes", (tmp_path / "x").exists()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    getattr(LocalStore(), write)(str(tmp_path / "x"), b"x")
+    assert synced == [("the bytes", False), ("the folder", True)]
 
 
 def test_a_link_that_was_made_by_a_repeated_request_counts_as_won(tmp_path, monkeypatch):
@@ -417,6 +481,7 @@ def test_one_place_has_one_spelling(tmp_path, monkeypatch):
     assert normalise_uri("file:///a/b%20c") == "/a/b c"
     assert normalise_uri(" s3://Bucket/a%20b/ ") == "s3://Bucket/a%20b"
     assert normalise_uri("s3://bucket") == "s3://bucket"
+    assert normalise_uri("S3://bucket/x") == "s3://bucket/x"
     assert normalise_uri("~") == str(Path.home())
 
 
@@ -477,6 +542,7 @@ def test_signatures_and_passwords_are_not_shown():
     assert redact(f"can't read {signed}") == (
         "can't read https://me:pw@host/x.jpg?X-Amz-Credential=...&X-Amz-Signature=..."
     )
+    assert shown("https://[me:pw@host/x") == "'https://...'"
     with pytest.raises(SettingsError) as caught:
         normalise_uri(signed)
     assert "abc" not in str(caught.value)

@@ -58,8 +58,8 @@ def _make_records(entry: dict[str, object], row_index: int, maker: RecordMaker) 
 
 def _read_range(file: BinaryIO, shard: Shard) -> Iterator[_NamedBatch]:
     """Yields exactly the rows of the shard; row groups outside of it are not read."""
-    # without a buffer size, a column of a row group is read at once: the images of 1000 rows
-    table = pq.ParquetFile(file, buffer_size=READ_BYTES)
+    # With only one of the two, a column of a row group is read at once: the images of 1000 rows.
+    table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
     left = shard.count if shard.count >= 0 else table.metadata.num_rows
     groups, before = _covering_groups(table.metadata, shard.first, shard.first + left)
     skip = shard.first - before

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from workers.errors import RecordRejected
 from workers.records.rejections import Reason
@@ -37,8 +37,16 @@ _ORIENTATION_TAG = 0x0112
 _PILLOW = r"PIL\."
 _STRICT = ("error", None, Warning, re.compile(_PILLOW), 0)  # as `warnings.filters` holds it
 _NO_WAY_TO_RGB = ("I", "F", "LAB", "HSV")
-_FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
-"""One for each of FORMATS (TIFF has two)."""
+_FIRST_BYTES = {
+    b"\xff\xd8": "JPEG",
+    b"\x89PNG": "PNG",
+    b"RIFF": "WEBP",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+"""How a file of each of FORMATS begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,7 @@ def _as_rejections(otherwise: Reason) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError:
+    except (MemoryError, RecordRejected):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RecordRejected(Reason.IMAGE_TOO_MANY_PIXELS, f"{error}") from error
@@ -142,10 +150,8 @@ def _as_rejections(otherwise: Reason) -> Iterator[None]:
 
 def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     """Reads the header and refuses what must not be decoded."""
-    if not data.startswith(_FIRST_BYTES):
-        raise RecordRejected(Reason.IMAGE_UNKNOWN_FORMAT, _say_what_it_is(data))
     with _as_rejections(Reason.IMAGE_BROKEN):
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _read_header(data)
         # A phone's MPO is a JPEG with a preview or a depth map behind it: the photo comes first.
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
     if animated:
@@ -158,6 +164,17 @@ def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise RecordRejected(Reason.IMAGE_BROKEN, f"a JPEG of more than {MAX_JPEG_SCANS} scans")
     return image
+
+
+def _read_header(data: bytes) -> Image.Image:
+    likely = next((name for first, name in _FIRST_BYTES.items() if data.startswith(first)), None)
+    if likely is None:
+        raise RecordRejected(Reason.IMAGE_UNKNOWN_FORMAT, _say_what_it_is(data))
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:  # all that it says is where in memory the bytes were
+        message = f"it begins like a {likely} and can't be read as one"
+        raise RecordRejected(Reason.IMAGE_BROKEN, message) from error
 
 
 def _read_orientation(image: Image.Image) -> int:

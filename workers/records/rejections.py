@@ -10,6 +10,9 @@ from enum import StrEnum
 
 from workers.errors import RecordRejected
 
+_SHOWN_BITS = 1000
+"""Of a number in a message; a longer one is only said to be long."""
+
 
 class Reason(StrEnum):
     """Stable codes: people count and filter by them."""
@@ -69,21 +72,20 @@ class Rejection:
 
 def quote(value: object) -> str:
     """A value of the input for a message, at most 80 characters of it."""
-    text = _SHORT.repr(value)
+    text = _Short().repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class _Short(reprlib.Repr):
     """Never makes a long text: what is quoted may be nested, aliased or long without bounds."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxstring = self.maxother = 200
+
     def repr_int(self, x: int, level: int) -> str:
         """Python refuses to write down a number of more than 4300 digits."""
         if x.bit_length() > _SHOWN_BITS:
             return f"<a number of {x.bit_length():,} bits>"
         return super().repr_int(x, level)
-
-
-_SHOWN_BITS = 1000
-_SHORT = _Short()
-_SHORT.maxlevel = 4
-_SHORT.maxstring = _SHORT.maxother = 200

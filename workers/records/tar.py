@@ -50,7 +50,7 @@ def read_tar(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Record]
     with store.open(shard.uri) as file:
         try:
             with tarfile.open(fileobj=file, mode="r|") as archive:
-                for row_index, sample in enumerate(_samples(archive, shard.uri)):
+                for row_index, sample in enumerate(_samples(archive, shard)):
                     yield from _make_records(sample, row_index, maker)
         except (tarfile.TarError, EOFError, OverflowError) as error:
             raise RecordRejected(
@@ -88,16 +88,30 @@ def _make_records(sample: _Sample, row_index: int, maker: RecordMaker) -> Iterat
     )
 
 
-def _samples(archive: tarfile.TarFile, uri: str) -> Iterator[_Sample]:
-    """Groups neighbouring members by key; a sample is given out before the next one is read."""
-    sample: _Sample | None = None
+def _members(archive: tarfile.TarFile, shard: Shard) -> Iterator[tarfile.TarInfo]:
+    """The members one by one, in bounded memory and time."""
     for number, member in enumerate(archive):
         # tarfile remembers every header, 1 KB a member, for a seek that a stream can't do
         archive.members.clear()  # type: ignore[attr-defined]
         if number >= MAX_MEMBERS:
             raise RecordRejected(
-                Reason.SHARD_TOO_LONG, f"{shown(uri)} has more than {MAX_MEMBERS:,} members"
+                Reason.SHARD_TOO_LONG, f"{shown(shard.uri)} has more than {MAX_MEMBERS:,} members"
             )
+        yield member
+        if archive.offset > shard.size:
+            # tarfile would walk on behind the end of the file, 5 GB a second: where a header says
+            # 2**60 bytes, for years
+            raise _cut_off(member)
+
+
+def _cut_off(member: tarfile.TarInfo) -> tarfile.TarError:
+    return tarfile.ReadError(f"member {member.name!r} is cut off")
+
+
+def _samples(archive: tarfile.TarFile, shard: Shard) -> Iterator[_Sample]:
+    """Groups neighbouring members by key; a sample is given out before the next one is read."""
+    sample: _Sample | None = None
+    for member in _members(archive, shard):
         found = _NAME.fullmatch(member.name)
         if member.isdir() or not found:
             continue
@@ -107,7 +121,7 @@ def _samples(archive: tarfile.TarFile, uri: str) -> Iterator[_Sample]:
             sample = None
         sample = sample or _Sample(key)
         sample.endings.add(ending)
-        _add_member(sample, archive, member, ending, uri)
+        _add_member(sample, archive, member, ending, shard.uri)
     if sample:
         yield sample
 
@@ -142,7 +156,8 @@ def _read_member(
     if member.size > limit:
         raise RecordRejected(too_large, f"member {member.name!r} has {member.size:,} bytes")
     file = archive.extractfile(member)
-    data = file.read() if file else b""
-    if len(data) < member.size:
-        raise tarfile.ReadError(f"member {member.name!r} is cut off")
-    return data
+    assert file is not None, "a regular file has bytes"
+    try:
+        return file.read()
+    except tarfile.ReadError as error:
+        raise _cut_off(member) from error
