@@ -3,43 +3,69 @@
     python jobs/demo.py --output demo
 
 The folder OUTPUT/bucket plays the bucket: pictures, and scenes.jsonl with what is asked about
-each. It is labelled by the very command that a user types; labels, COCO and the picture sheet
-go to OUTPUT/labels.
+each. It is labelled and drawn by the very commands that a user types; labels, COCO and the picture
+sheet go to OUTPUT/labels.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.export import main as export
 from jobs.label import main as label
 from pixellm.drawn.folder import write_drawn_folder
-from workers.sheets.showcase import write_sheet
 
 PICTURES = 12
 """Enough to see all kinds of questions, and done within a minute on two cores."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demo; returns the exit code of the labelling job."""
-    parser = argparse.ArgumentParser(description="Draws a folder of scenes and labels it.")
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the demo")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="pictures to draw")
-    parser.add_argument("--seed", type=int, default=0, help="which pictures to draw")
-    options = parser.parse_args(arguments)
-    bucket, labels = options.output / "bucket", options.output / "labels"
-    coco = labels / "coco.json"
+    """Runs the demo; returns the exit code of the job that failed, or 0."""
+    options = _read_flags(arguments)
+    folder = from_here(options.output)
+    bucket, labels = folder / "bucket", folder / "labels"
+    sheet, coco = labels / "sheet.png", labels / "coco.json"
     write_drawn_folder(bucket, options.pictures, options.seed)
+    print(f"drew {options.pictures} pictures into {bucket}; now:")
     given = ["--input", str(bucket), "--output", str(labels), "--export-coco", str(coco)]
+    _show_command("jobs/label.py", given)
+    if code := label(given):
+        return code
+    given = ["--labels", str(labels), "--to", "sheet", "--output", str(sheet)]
+    _show_command("jobs/export.py", given)
+    if code := export(given):
+        return code
     print(
-        f"drew {options.pictures} pictures into {bucket}; now:\n\n    python jobs/label.py", *given
+        f"\nLook first at {sheet}: the pictures, with masks and phrases."
+        f"\nThen at {labels / 'labels'}: the label table (Parquet), a row for each question."
+        f"\nThen at {coco}: the same masks for tools that read COCO."
     )
-    print(flush=True)
-    code = label(given)
-    if code == 0:
-        print(f"\nLook at {write_sheet(str(labels.resolve()))}")
-        print(f"The masks are in {labels}/labels (Parquet) and in {coco} (COCO).")
-    return code
+    return 0
+
+
+def from_here(path: Path) -> Path:
+    """The path as short as it can be typed here: relative, unless the absolute one is shorter."""
+    return Path(min(os.path.relpath(path), str(path.absolute()), key=len))
+
+
+def _read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Draws a folder of scenes and labels it.")
+    add = parser.add_argument
+    add(
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        help="folder of the demo (default: %(default)s)",
+    )
+    add("--pictures", type=int, default=PICTURES, help="how many are drawn (default: %(default)s)")
+    add("--seed", type=int, default=0, help="which pictures are drawn (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def _show_command(job: str, given: Sequence[str]) -> None:
+    print("\n    python", job, *given, end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Writes a label table in a form that other tools read, such as COCO.
+"""Writes a label table as COCO, which other tools read, or as a picture sheet to look at.
 
     python jobs/export.py --labels s3://bucket/out --to coco --output coco.json
+    python jobs/export.py --labels s3://bucket/out --to sheet --output sheet.png --cards 24
 
 Exit code 0: written and found sound. 1: could not be written, with the reason. 2: a bad setting.
 """
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from pixellm.errors import PixelLMError
 from workers.errors import SettingsError
 from workers.exports.categories import read_categories
-from workers.exports.formats import FORMATS, ExportSummary, export_run
-from workers.exports.selection import ExportOptions
+from workers.exports.formats import FORMATS, export_run
+from workers.exports.selection import ExportOptions, ExportSummary
 from workers.exports.settings import ExportSettings
 from workers.storage.stores import open_store
 from workers.storage.uris import normalise_uri, shown
@@ -35,16 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(settings: ExportSettings) -> ExportSummary:
     labels, output = normalise_uri(settings.labels), normalise_uri(settings.output)
     options = ExportOptions(
-        settings.segmentation, read_categories(settings.categories), settings.min_score
+        segmentation=settings.segmentation,
+        categories=read_categories(settings.categories),
+        min_score=settings.min_score,
+        cards=settings.cards,
     )
     return export_run(settings.to, open_store(labels), labels, settings.run, output, options)
 
 
 def _describe(summary: ExportSummary, settings: ExportSettings) -> str:
-    lines = [
-        f"wrote {shown(settings.output)}: {summary.images:,} images, {summary.masks:,} masks,"
-        f" {summary.categories:,} categories; checked with {FORMATS[settings.to].checker}"
-    ]
+    counts = {"images": summary.images, "masks": summary.masks, **summary.others}
+    held = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    checker = FORMATS[settings.to].checker
+    lines = [f"wrote {shown(settings.output)}: {held}; checked with {checker}"]
     lines += [f"left out: {count:,} {reason}" for reason, count in summary.left_out.items()]
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 import contextlib
 import copy
-import functools
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,12 +20,11 @@ from tests.photos import load_photos
 from workers.errors import ExportError
 from workers.exports.categories import read_category_map
 from workers.exports.coco_check import validate_coco
-from workers.exports.formats import FORMATS, Format, export_rows
-from workers.exports.images import name_images
-from workers.exports.selection import ExportOptions
+from workers.exports.formats import FORMATS, Format, export_run, export_table
+from workers.exports.selection import ExportOptions, ExportSummary
 from workers.exports.settings import ExportSettings
+from workers.exports.table import LabelTable
 from workers.labels.commits import Ledger
-from workers.labels.manifests import read_rows
 from workers.labels.rle import decode_mask, fill_polygons
 from workers.labels.rows import answer_row, rejected_rows
 from workers.labels.table import PartIdentity, write_part
@@ -34,6 +33,8 @@ from workers.records.rejections import Rejection
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.storage.s3 import S3Store
+from workers.storage.stores import open_store
+from workers.storage.uris import written
 
 OUTPUT = "mem://bucket/out"
 FILE = "mem://bucket/coco.json"
@@ -50,8 +51,7 @@ def export(rows, options=None, parts=1):
     """Exports rows from several parts, as a run leaves them; returns document and summary."""
     store = MemoryStore()
     commits = [commit(store, rows[n::parts], shard_id=f"{n:020}") for n in range(parts)]
-    source = functools.partial(read_rows, store, OUTPUT, commits)
-    summary = export_rows("coco", source, store, FILE, options)
+    summary = export_table("coco", LabelTable(store, OUTPUT, commits), store, FILE, options)
     return json.loads(store.get(FILE)), summary
 
 
@@ -152,7 +152,7 @@ def test_the_same_table_gives_the_same_bytes():
     made = [commit(store, label_photos())]
     files = []
     for _ in range(2):
-        export_rows("coco", functools.partial(read_rows, store, OUTPUT, made), store, FILE)
+        export_table("coco", LabelTable(store, OUTPUT, made), store, FILE)
         files.append(store.get(FILE))
     assert files[0] == files[1]
 
@@ -174,6 +174,12 @@ def test_empty_masks_and_low_scores_are_left_out_and_counted():
     assert [each["score"] for each in document["annotations"]] == [0.5]
     assert summary.left_out == {"empty masks": 1, "masks below the lowest score": 1}
     assert len(document["categories"]) == 1
+
+
+def test_a_score_that_is_shown_as_the_lowest_one_is_not_below_it():
+    row = answered([blob((1, 1))], scores=[0.51])  # 32 bits of it are less than 64
+    document, _ = export([row], ExportOptions(min_score=0.51))
+    assert [each["score"] for each in document["annotations"]] == [0.51]
 
 
 def test_a_picture_and_instruction_that_lie_there_twice_are_exported_once():
@@ -246,6 +252,34 @@ def test_pictures_of_one_address_are_told_apart_by_their_digest(member):
     assert again == names
 
 
+ESCAPED = {
+    "no UTF-8, in a tar: the table has ? for it": [
+        ("s3://b/a.tar", "x/caf\udce9.jpg"),
+        ("s3://b/a.tar", "x/caf\udce8.jpg"),
+    ],
+    "no UTF-8, and a name that is spelt as its escape": [
+        (written(os.fsdecode(b"/in/caf\xe9.jpg")), None),
+        ("/in/caf\\xe9.jpg", None),
+    ],
+    "signatures, which are secret": [
+        ("https://host/1.jpg?X-Amz-Signature=0123abcd", None),
+        ("https://host/1.jpg?X-Amz-Signature=4567cdef", None),
+    ],
+}
+
+
+@pytest.mark.parametrize("places", ESCAPED.values(), ids=ESCAPED)
+def test_names_that_differ_only_where_they_are_escaped_collide_no_more(tmp_path, places):
+    document, _ = export(pictures_at(*places))
+    names = [image["file_name"] for image in document["images"]]
+    assert len(set(names)) == 2
+    for name, digit in zip(names, "01", strict=True):
+        assert digit * 8 in name
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(document))
+    assert validate_coco(path) == []
+
+
 def test_a_name_that_looks_like_a_told_apart_one_collides_with_none():
     taken = ("s3://b/1.00000000.jpg", None)
     document, _ = export(pictures_at(*[("s3://b/1.jpg", None)] * 2, taken))
@@ -277,30 +311,36 @@ def test_a_broken_mask_in_the_table_stops_the_export():
     store = MemoryStore()
     made = [commit(store, [replace(row, targets=(target,))])]
     with pytest.raises(ExportError, match="area 2, but its mask has 1 pixels"):
-        export_rows("coco", functools.partial(read_rows, store, OUTPUT, made), store, FILE)
+        export_table("coco", LabelTable(store, OUTPUT, made), store, FILE)
     assert list(store.list("mem://bucket/coco.json")) == []
+
+
+def write_lines(file, table, options):
+    """A form as somebody might add it: the phrases of all masks."""
+    phrases = [target.phrase for row in table.rows() for target in row.targets]
+    file.write(f"{phrases} {options.min_score}".encode())
+    return ExportSummary(1, len(phrases), {"lines": 1}, {"b": 2, "nothing": 0, "a": 1})
+
+
+def check_lines(path):
+    return ["no cat in it"] if b"cat" not in path.read_bytes() else []
 
 
 def test_another_form_is_a_function_that_writes_it_and_a_line_in_the_registry(monkeypatch):
-    def write(file, found, masks, options):
-        names = name_images(found.images)
-        file.write("".join(f"{mask.category} {mask.target.area}\n" for mask in masks).encode())
-        file.write(f"{names} {list(found.categories)} {options.min_score}".encode())
-
-    def check(path):
-        return ["no cat in it"] if b"cat" not in path.read_bytes() else []
-
-    monkeypatch.setitem(FORMATS, "lines", Format(write, check, "eyes"))
+    lines = Format(write_lines, check_lines, "eyes", frozenset())
+    monkeypatch.setitem(FORMATS, "lines", lines)
     store = MemoryStore()
-    rows = [answered([blob((1, 1)), blob((2, 2), (2, 3))], phrases=["a cat", "a dog"])] * 2
-    source = functools.partial(read_rows, store, OUTPUT, [commit(store, rows)])
+    masks = [blob((1, 1)), blob((2, 2), (2, 3))]
+    commit(store, [answered(masks, phrases=["a cow", "a dog"])], run_id="run-1")
     with pytest.raises(ExportError, match="not sound and was not written: no cat in it"):
-        export_rows("lines", source, store, FILE, ExportOptions(min_score=0.505))
+        export_run("lines", store, OUTPUT, "run-1", FILE)
     assert list(store.list("mem://bucket/coco.json")) == []
-    summary = export_rows("lines", source, store, FILE)
-    assert store.get(FILE) == b"cat 1\ndog 2\n['a.jpg'] ['cat', 'dog'] 0.0"
-    assert (summary.images, summary.masks, summary.categories) == (1, 2, 2)
-    assert summary.left_out == {"rows that repeat another": 1}
+    commit(store, [answered(masks, phrases=["a cat", "a dog"])], run_id="run-2")
+    file = "mem://bucket/lines"
+    summary = export_run("lines", store, OUTPUT, "run-2", file, ExportOptions(min_score=0.5))
+    # the store of the file is the one that its URI names
+    assert open_store(file).get(file) == b"['a cat', 'a dog'] 0.5"
+    assert summary == ExportSummary(1, 2, {"lines": 1}, {"a": 1, "b": 2})
 
 
 def test_the_forms_of_the_registry_are_those_that_the_flag_takes():
@@ -424,6 +464,7 @@ def test_the_job_takes_a_file_of_categories(labels, tmp_path):
         (["--to", "voc"], "--to"),
         (["--categories", "/nowhere/map.json"], "neither 'phrase' nor 'object' nor a file"),
         (["--labels", "ftp://host/out"], "no place for files"),
+        (["--cards", "3"], "--cards means nothing for --to coco, which takes --categories, "),
     ],
 )
 def test_a_bad_setting_is_one_line_and_code_2(arguments, said, tmp_path, capsys):

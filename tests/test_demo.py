@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.demo import from_here
 from workers.exports.coco_check import validate_coco
 from workers.sheets.sheet import PHOTO_BOX
 from workers.sheets.text import COLOURS
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 240  # for Ray to start and two pictures, on a machine that is busy with other things
+
+
+def test_paths_are_shown_as_short_as_they_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert from_here(tmp_path / "demo") == from_here(Path("demo")) == Path("demo")
+    assert from_here(Path("/x")) == Path("/x")
 
 
 @pytest.mark.slow
@@ -27,8 +34,11 @@ def test_the_demo_labels_what_it_draws_and_shows_the_masks(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     sheet_path, coco_path = tmp_path / "labels" / "sheet.png", tmp_path / "labels" / "coco.json"
-    assert f"Look at {sheet_path}" in done.stdout
-    assert f"{coco_path} (COCO)" in done.stdout
+    last = done.stdout.splitlines()[-3:]
+    places = (sheet_path, tmp_path / "labels" / "labels", coco_path)
+    for line, place in zip(last, places, strict=True):
+        assert f" at {place}: " in line
+        assert place.exists()
 
     with Image.open(sheet_path) as sheet:
         pixels = np.asarray(sheet.convert("RGB"))

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pixellm.answers import Answer, Target
 from pixellm.drawn.questions import GROUP, ask
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
-from pixellm.drawn.score import judge, match, summary, verdicts
+from pixellm.drawn.score import format_table, judge, make_parser, match, summary, verdicts
+from pixellm.matching import draw_points, pair_masks, score_pairs
 
 SCENE = draw_scene(TEST_SEEDS[3])
 DRAWING = render(SCENE, 128, 128)
@@ -77,3 +79,32 @@ def test_matching_pairs_each_mask_once():
 def test_scenes_that_were_trained_on_are_not_scored():
     with pytest.raises(ValueError, match="seed"):
         verdicts(None, [5], 1)
+
+
+def test_every_column_of_the_table_is_explained_below_it():
+    scores = summary([judge(_question(count), _answer([], ""), DRAWING) for count in (0, 1)])
+    table, _, legend = format_table(scores).partition("\n\n")
+    header, *lines = table.splitlines()
+    assert [line.split()[0] for line in lines] == list(scores)
+    count, *shares = scores["total"].values()
+    assert lines[0].split()[1:] == [f"{count}", *(f"{share:.4f}" for share in shares)]
+    for name in scores["total"]:
+        assert name in header
+        assert name == "questions" or f"\n{name}  " in f"\n{legend}"
+
+
+def test_every_flag_has_a_help_text_with_its_default():
+    for action in make_parser()._actions:
+        assert action.help, action.dest
+        if action.dest not in ("help", "model"):
+            assert "(default: " in action.help
+
+
+def test_the_two_measures_that_are_called_giou_differ_as_the_legend_says():
+    """One target missed and one "nothing" answered rightly: 1/2 here, 0 for MUSE's."""
+    missed, silent = (judge(_question(count), _answer([], ""), DRAWING) for count in (1, 0))
+    assert summary([missed, silent])["total"]["gIoU"] == 0.5
+    truth = torch.from_numpy(DRAWING.masks[list(_question(1).targets)]).float()
+    nothing = torch.zeros(0, *truth.shape[1:])
+    pairs = [pair_masks(nothing, each, draw_points(16)) for each in (truth, nothing)]
+    assert score_pairs([*pairs[0], *pairs[1]]).giou == 0

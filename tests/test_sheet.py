@@ -3,10 +3,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
-from tests.labels import label_photo
+from tests.labels import ATTEMPT, label_photo, make_answer, make_record
 from tests.photos import load_photos
-from workers.sheets.sheet import PHOTO_BOX, Card, CardTarget, draw_sheet, make_card, paint_masks
+from workers.labels.rows import answer_row
+from workers.records.pictures import PictureFacts
+from workers.sheets.sheet import (
+    PHOTO_BOX,
+    Card,
+    CardTarget,
+    draw_sheet,
+    fit_photo,
+    make_card,
+    paint_masks,
+)
 from workers.sheets.text import COLOURS
 
 
@@ -52,9 +63,11 @@ def test_rows_of_real_photos_become_cards():
 
 
 def test_a_row_without_masks_says_why():
-    row = replace(label_photo(load_photos()[0]), status="empty", targets=())
+    row = replace(label_photo(load_photos()[0]), status="empty", targets=(), n_targets=0)
     assert make_card(row, None).note == "Nothing matches."
-    row = replace(row, status="rejected_input", error_message="the file is empty")
+    row = replace(row, status="ok", n_targets=2)
+    assert make_card(row, None).note == "Each mask is empty or below the lowest score."
+    row = replace(row, n_targets=0, status="rejected_input", error_message="the file is empty")
     assert make_card(row, None).note.endswith("the file is empty")
 
 
@@ -75,6 +88,26 @@ def test_a_photo_of_any_shape_fits_its_box(shape):
     sheet = draw_sheet([Card(photo, "all of it", (CardTarget(mask, "it", 1.0),))])
     assert sheet.width <= PHOTO_BOX[0] + 400
     assert sheet.height <= PHOTO_BOX[1] + 60
+
+
+@pytest.mark.parametrize("shape", [(10, 1000), (1000, 10), (301, 400), (1, 1), (2000, 3000)])
+def test_a_card_of_a_photo_that_was_shrunk_before_is_the_same_to_the_pixel(shape):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    mask = ndimage.gaussian_filter(rng.normal(size=shape), 2) > 0
+    answer = make_answer([mask], ["blobs"])
+    row = answer_row(make_record(), PictureFacts("ab" * 32, *shape[::-1], 1), answer, ATTEMPT, 1.0)
+    small = fit_photo(photo)
+    assert small.shape[0] <= PHOTO_BOX[1]
+    assert small.shape[1] <= PHOTO_BOX[0]
+    card = make_card(row, small)
+    assert all(target.mask.shape == small.shape[:2] for target in card.targets)
+    assert np.array_equal(draw_sheet([card]), draw_sheet([make_card(row, photo)]))
+
+
+def test_without_a_photo_no_mask_is_kept_in_full():
+    row = label_photo(load_photos()[0])
+    assert all(target.mask.shape == PHOTO_BOX[::-1] for target in make_card(row, None).targets)
 
 
 def test_long_and_foreign_texts_many_targets_and_no_photo_are_drawn():

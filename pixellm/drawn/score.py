@@ -2,15 +2,25 @@
 
     python -m pixellm.drawn.score --model pixellm/shipped/drawn
 
-A prediction is matched to the target it overlaps most (one to one). gIoU is the mean of the matched
-IoUs over all masks, missing and extra ones counting 0; "nothing matches" answered without a mask
-counts 1. An answer is exact when it has as many masks as targets and each matched IoU is above 1/2.
+Masks of the answer and targets are paired one to one, so that the sum of their IoUs is largest; a
+mask without partner, missing or extra, has an IoU of 0. What the table then says: see `LEGEND`.
+
+Two measures of this repository are called gIoU. Both are means of IoUs over masks, and neither is
+the generalised IoU of boxes.
+
+    here                             pairs by the IoU of finished masks; "nothing matches", rightly
+                                     answered without a mask, counts as one more IoU of 1
+    pixellm.matching.score_pairs     MUSE's: pairs by the loss (BCE and DICE) of mask logits at some
+                                     points; such an answer has no pair and counts nothing
+
+So the one here is higher where "nothing" is asked often and well answered. Only compare numbers of
+the same measure.
 """
 
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +40,15 @@ BATCH = 16
 """Scenes that are answered together."""
 HIT = 0.5
 """IoU above which a target counts as found."""
+LEGEND = """\
+gIoU         mean IoU of all masks, asked for or said: paired one to one by IoU, a missing or extra
+             one counts 0, and a right "nothing matches" counts 1. Not the gIoU of
+             pixellm.matching (MUSE's), which pairs by the loss and leaves those answers out
+exact        share of answers with as many masks as targets, each with an IoU above 1/2
+words        share of answers whose text names each target by its full name, and nothing else
+IoU of hits  mean of the IoUs above 1/2, a right "nothing matches" being a 1 again: how well what
+             was found is cut out"""
+"""What the columns of `format_table` say, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +131,41 @@ def _scores(group: Sequence[Verdict]) -> dict[str, float]:
     }
 
 
+def format_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """The scores with a line for each kind of question, and what the columns mean below."""
+    columns = list(scores["total"])
+    lines = [f"{'kind':12s}" + "".join(f"  {name:>11s}" for name in columns)]
+    for kind, row in scores.items():
+        lines.append(f"{kind:12s}" + "".join(f"  {_number(row[name]):>11s}" for name in columns))
+    return "\n".join([*lines, "", LEGEND])
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints a table, and JSON when asked for."""
-    parser = argparse.ArgumentParser(description="Scores a model on held-out drawn scenes.")
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--questions", type=int, default=4, help="asked about each scene")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the scores here too")
-    options = parser.parse_args(arguments)
+    """Prints a table, and writes JSON when asked to."""
+    options = make_parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     engine = Engine(load_checkpoint(options.model), DecodeSettings(max_new_tokens=80))
     seeds = TEST_SEEDS[: options.scenes]
     scores = summary(verdicts(engine, seeds, options.questions))
-    for kind, row in scores.items():
-        print(f"{kind:12s}" + "".join(f"  {name} {value:<7g}" for name, value in row.items()))
+    print(format_table(scores))
     if options.json:
         options.json.write_text(json.dumps(scores, indent=2) + "\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(description="Scores a model on held-out drawn scenes.")
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add("--model", type=Path, required=True, help="folder of the model (must be given)")
+    add("--scenes", type=int, default=500, help=f"how many are asked about {default}")
+    add("--questions", type=int, default=4, help=f"asked about each scene {default}")
+    add("--threads", type=int, default=2, help=f"CPU threads {default}")
+    add("--json", type=Path, help="file for the scores, beside the table (default: none)")
+    return parser
 
 
 if __name__ == "__main__":

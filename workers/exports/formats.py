@@ -1,29 +1,23 @@
 """The forms that a label table can be written in, and the one way from a table to a file.
 
-    rows -> survey -> write -> check -> put
+    table -> write -> check -> put
 
-A new form is a module with a function that writes it, and a line in `FORMATS`.
+A new form is a module with a function that writes it, and a line in `FORMATS`. The function takes
+from the table what it needs: `workers.exports.selection` has what forms with a list of masks share.
 """
 
-import functools
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from workers.errors import ExportError
 from workers.exports.coco import write_coco
 from workers.exports.coco_check import validate_coco
-from workers.exports.selection import (
-    ExportOptions,
-    RowSource,
-    SelectedMask,
-    Survey,
-    select_masks,
-    survey,
-)
-from workers.labels.manifests import current_commits, read_rows
+from workers.exports.selection import ExportOptions, ExportSummary
+from workers.exports.sheet import check_sheet, write_sheet
+from workers.exports.table import LabelTable, open_table
 from workers.storage.objects import Store
 from workers.storage.stores import open_store
 
@@ -32,29 +26,26 @@ from workers.storage.stores import open_store
 class Format:
     """How one form is written, and how a file of it is looked at before anybody gets it."""
 
-    write: Callable[[BinaryIO, Survey, Iterable[SelectedMask], ExportOptions], None]
-    """takes the masks as they come by; raises `ExportError` where one is broken"""
+    write: Callable[[BinaryIO, LabelTable, ExportOptions], ExportSummary]
+    """raises `ExportError` where the table can't be written in this form"""
     check: Callable[[Path], list[str]]
     """what is wrong with a file, one sentence each; empty when it is sound"""
     checker: str
     """whose eyes the check sees with, for people"""
+    takes: frozenset[str]
+    """the fields of `ExportOptions` that mean something to it; flags for others are refused"""
 
 
 FORMATS: Mapping[str, Format] = {
-    "coco": Format(write_coco, validate_coco, "pycocotools"),
+    "coco": Format(
+        write_coco,
+        validate_coco,
+        "pycocotools",
+        frozenset({"segmentation", "categories", "min_score"}),
+    ),
+    "sheet": Format(write_sheet, check_sheet, "Pillow", frozenset({"cards", "min_score"})),
 }
 """By the name that `--to` takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportSummary:
-    """What was written, and what was not."""
-
-    images: int
-    masks: int
-    categories: int
-    left_out: Mapping[str, int]
-    """rows or masks by reason; only those that occurred"""
 
 
 def export_run(
@@ -77,47 +68,40 @@ def export_run(
 
     Raises:
         CommitError: nothing has been committed, or several runs and none of them finished.
-        ExportError: a mask in the table is broken, or the file is not sound.
+        ExportError: the table can't be written in this form, or the file is not sound.
         StorageError: a store failed.
     """
-    # listed once: a run that goes on must not change the table between the two passes
-    commits = list(current_commits(store, output, run_id))
-    rows = functools.partial(read_rows, store, output, commits)
-    return export_rows(form, rows, open_store(uri), uri, options)
+    return export_table(form, open_table(store, output, run_id), open_store(uri), uri, options)
 
 
-def export_rows(
-    form: str, rows: RowSource, store: Store, uri: str, options: ExportOptions | None = None
+def export_table(
+    form: str, table: LabelTable, store: Store, uri: str, options: ExportOptions | None = None
 ) -> ExportSummary:
-    """Writes rows of a label table into one file; nothing is written unless it is sound.
+    """Writes a label table into one file; nothing is written unless it is sound.
 
-    Memory: about 120 bytes for each row and 500 for each image, and what the check takes.
+    Memory: what the form says, and what its check takes.
 
     Args:
         form: one of `FORMATS`.
-        rows: the table.
+        table: from `open_table`.
         store: where `uri` lies.
         uri: of the file; one that is there is replaced.
         options: what goes out, and how.
 
     Raises:
-        ExportError: a mask in the table is broken, or the file is not sound.
-        StorageError: the store failed.
+        CommitError: a part of the table is damaged or gone.
+        ExportError: the table can't be written in this form, or the file is not sound.
+        StorageError: a store failed.
     """
-    chosen = options or ExportOptions()
-    found = survey(rows, chosen)
+    chosen = FORMATS[form]
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         path = Path(folder) / form
         with path.open("wb") as file:
-            FORMATS[form].write(file, found, select_masks(rows, chosen), chosen)
-        if problems := FORMATS[form].check(path):
+            summary = chosen.write(file, table, options or ExportOptions())
+        if problems := chosen.check(path):
             raise ExportError(
                 f"the export to {uri!r} is not sound and was not written: {'; '.join(problems[:3])}"
             )
         store.put(uri, path.read_bytes())
-    return ExportSummary(
-        images=len(found.images),
-        masks=found.masks,
-        categories=len(found.categories),
-        left_out=dict(sorted(found.left_out.items())),
-    )
+    occurred = {why: count for why, count in sorted(summary.left_out.items()) if count}
+    return replace(summary, left_out=occurred)

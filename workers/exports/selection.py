@@ -1,14 +1,16 @@
 """What of a label table goes out: which images, which masks, under which categories.
 
 Nothing is read at once: the rows come by twice, first without their masks (`survey`: which images,
-which categories, how many masks), then with them (`select_masks`). All of it is the same whatever
-form is written.
+which categories, how many masks), then with them (`select_masks`). All of it is the same for every
+form that lists masks; one that only shows some has `keeps` in common with them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from workers.exports.categories import Categories, name_category, number_categories
 from workers.exports.images import ExportImage, add_image
@@ -27,6 +29,8 @@ _LIGHT = (
     "targets.score",
     "targets.area",
 )
+SHEET_CARDS = 12
+"""Cards of a sheet: two columns that fit a screen after some scrolling."""
 _ID_BYTES = 16  # of an item id that is remembered: 10 million take 1 GB, and none collide
 
 
@@ -40,6 +44,20 @@ class ExportOptions:
     """one for each normalised phrase, one `object` for all, or a user's file"""
     min_score: float = 0.0
     """masks of a lower score are left out"""
+    cards: int = SHEET_CARDS
+    """of a sheet, at most: one for each image and instruction"""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSummary:
+    """What was written, and what was not."""
+
+    images: int
+    masks: int
+    others: Mapping[str, int]
+    """what else the form holds, such as categories"""
+    left_out: Mapping[str, int]
+    """rows, masks or pictures by reason; `export_table` drops those that did not occur"""
 
 
 @dataclass(slots=True)
@@ -111,12 +129,21 @@ def _masks_of(
     row: LabelRow, options: ExportOptions, left_out: Counter[str]
 ) -> Iterator[SelectedMask]:
     for target in row.targets:
+        if not keeps(target, options, left_out):
+            continue
         category = name_category(target, row.instruction, options.categories)
-        if target.area == 0:
-            left_out["empty masks"] += 1
-        elif target.score < options.min_score:
-            left_out["masks below the lowest score"] += 1
-        elif category is None:
+        if category is None:
             left_out["masks that the category file has no line for"] += 1
         else:
             yield SelectedMask(row, target, category)
+
+
+def keeps(target: TargetRow, options: ExportOptions, left_out: Counter[str]) -> bool:
+    """Whether a mask goes out; if not, its reason is counted."""
+    if target.area == 0:
+        left_out["empty masks"] += 1
+    elif np.float32(target.score) < np.float32(options.min_score):  # the table keeps 32 bits
+        left_out["masks below the lowest score"] += 1
+    else:
+        return True
+    return False

@@ -3,34 +3,54 @@
 A forgotten variable in the environment must not redirect an export.
 """
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from workers.exports.formats import FORMATS
-from workers.settings_sources import FlagSettings
+from workers.exports.selection import SHEET_CARDS, ExportOptions
+from workers.settings_sources import FlagSettings, flag_of
 
 if TYPE_CHECKING:
     FormatName = str
 else:
     FormatName = Literal[tuple(FORMATS)]  # so that --help and the error message list them
 
+MAX_CARDS = 100
+"""A picture of 17,000 lines and some 80 MB of memory; viewers refuse those of 90 megapixels."""
+_OPTIONS = frozenset(field.name for field in fields(ExportOptions))
+
 
 class ExportSettings(FlagSettings):
-    """Writes a label table for other tools, as COCO for example; only committed shards are read."""
+    """Writes a label table as COCO or as a picture sheet; only committed shards are read."""
 
     labels: str
     """the output prefix of jobs/label.py: a folder, or s3://bucket/prefix"""
     output: str
     """the file to write: a path, or s3://bucket/key"""
     to: FormatName = "coco"
-    """the form to write"""
+    """the form to write: coco, or sheet (a PNG of the first images with their masks and phrases)"""
     segmentation: Literal["rle", "polygon"] = "rle"
-    """masks as compressed run lengths, or as polygons (for tools that can't read run lengths)"""
+    """of coco: masks as compressed run lengths, or as polygons (for tools that can't read run
+    lengths)"""
     categories: str = "phrase"
-    """phrase (one category for each phrase), object (one for all), or a JSON or YAML file that
-    maps phrases to categories: {"red mug": "mug", "plate": {"id": 7, "name": "dish"}}"""
+    """of coco: phrase (one category for each phrase), object (one for all), or a JSON or YAML file
+    that maps phrases to categories: {"red mug": "mug", "plate": {"id": 7, "name": "dish"}}"""
+    cards: int = Field(default=SHEET_CARDS, ge=1, le=MAX_CARDS)
+    """of a sheet: how many answers it shows, one for each image and instruction"""
     run: str | None = None
     """the id of the run to export; without it, the newest finished one"""
     min_score: float = Field(default=0.0, ge=0.0, le=1.0)
     """leave out masks with a lower score, 0 to 1"""
+
+    @model_validator(mode="after")
+    def _refuse_what_means_nothing(self) -> Self:
+        """A setting that is silently ignored looks as if it had been followed."""
+        takes = FORMATS[self.to].takes
+        if idle := sorted((self.model_fields_set & _OPTIONS) - takes):
+            flags = ", ".join(flag_of([name]) for name in sorted(takes))
+            raise ValueError(
+                f"{flag_of(idle[:1])} means nothing for --to {self.to}, which takes {flags}"
+            )
+        return self

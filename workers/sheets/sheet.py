@@ -45,6 +45,7 @@ _NOTES = {
     "failed": "Not labelled: it failed.",
     "partial": "The answer was incomplete.",
 }
+_NO_MASK = "Each mask is empty or below the lowest score."
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,32 @@ def make_card(row: LabelRow, photo: npt.NDArray[np.uint8] | None) -> Card:
     """Takes from a row what its card shows.
 
     Args:
-        row: of the label table.
-        photo: its picture, (height, width, 3) uint8, upright.
+        row: of the label table; it may have fewer targets than its answer had.
+        photo: its picture, (height, width, 3) uint8, upright; it may be smaller than it was.
     """
+    size = PHOTO_BOX if photo is None else (photo.shape[1], photo.shape[0])
     targets = tuple(
-        CardTarget(decode_mask(each.rle_size, each.rle_counts), each.phrase or "", each.score)
+        # one after the other: twelve masks of a large photo would be as many times its pixels
+        CardTarget(
+            _resize_mask(decode_mask(each.rle_size, each.rle_counts), size),
+            each.phrase or "",
+            each.score,
+        )
         for each in row.targets
         if each.area
     )
     note = _NOTES.get(row.status, "")
     if row.error_message:
         note = f"{note} {row.error_message}"
+    if row.n_targets and not targets:
+        note = f"{note} {_NO_MASK}".strip()
     return Card(photo, row.instruction, targets, note)
+
+
+def fit_photo(photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A photo (h, w, 3) as large as a card shows it; fitting it again changes nothing."""
+    image = Image.fromarray(photo)
+    return np.asarray(image.resize(_fitting_size(image), Image.Resampling.LANCZOS))
 
 
 def draw_sheet(cards: Sequence[Card], columns: int = 2) -> Image.Image:
@@ -151,11 +166,14 @@ def _draw_photo(card: Card) -> Image.Image:
         middle = (PHOTO_BOX[0] // 2, PHOTO_BOX[1] // 2)
         draw.text(middle, "no picture", PALE, pick_font(_PHRASE_SIZE), anchor="mm")
         return blank
-    photo = Image.fromarray(card.photo)
+    photo = Image.fromarray(fit_photo(card.photo))
+    masks = [_resize_mask(target.mask, photo.size) for target in card.targets]
+    return paint_masks(photo, masks)
+
+
+def _fitting_size(photo: Image.Image) -> tuple[int, int]:
     scale = min(PHOTO_BOX[0] / photo.width, PHOTO_BOX[1] / photo.height)
-    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    masks = [_resize_mask(target.mask, size) for target in card.targets]
-    return paint_masks(photo.resize(size, Image.Resampling.LANCZOS), masks)
+    return max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
 
 
 def _draw_text(card: Card) -> Image.Image:
