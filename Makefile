@@ -13,14 +13,15 @@ STAMP := .venv/.installed
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP) ## make .venv and install everything (about 3 minutes, 2 GB)
+setup: $(STAMP) ## make .venv and install everything (3 to 15 minutes, 2 GB)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	@echo "Installing PyTorch ($(TORCH)), then the rest; about 3 minutes ..."
-	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[line,dev]"
+	@echo "Installing into .venv: 3 to 15 minutes, as the network is. First PyTorch ($(TORCH)), the largest part."
+	$(PY) -m pip install --disable-pip-version-check $(TORCH)
+	@echo "Installing the rest: Ray, Transformers and what the tests need."
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[line,dev]"
 	@touch $(STAMP)
 
 demo: setup ## draw a folder of scenes, label it, show the masks

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pixellm.errors import PixelLMError
-from workers.errors import StorageUnavailable
+from workers.errors import SettingsError, StorageUnavailable
 from workers.progress import Progress, describe_run
 from workers.settings import LabelSettings
 from workers.storage.uris import shown
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(settings: LabelSettings, progress: Progress) -> int:
     # Only once the flags are known to be right: torch takes seconds to import.
+    progress.say(f"getting ready to label {shown(settings.input)}")
     from workers.driver import describe_plan, label_run, plan_run
     from workers.hardware import settle_hardware
 
@@ -50,7 +51,7 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
         if settings.export_coco and summary.exit_code == 0:
             print(f"coco       {_export(run, settings.export_coco)}")
     except PixelLMError as error:
-        return _complain(progress, error, 1)
+        return _complain(progress, error, 2 if isinstance(error, SettingsError) else 1)
     return summary.exit_code
 
 

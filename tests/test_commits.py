@@ -28,7 +28,7 @@ ABOUT = {"fingerprint": "f1", "source": "s3://in/photos", "source_etag": "e1"}
 def part(writer: str, rows: int = 3) -> bytes:
     """Rows that are blank but for what a marker repeats; the first is `empty`."""
     row = replace(blank_row(), status="ok", n_targets=2)
-    made = [replace(row, status="empty"), *[row] * (rows - 1)]
+    made = [replace(row, status="empty", error_code="no_room"), *[row] * (rows - 1)]
     return write_part(made, PartIdentity(writer, SHARD, "f1"))
 
 

@@ -22,9 +22,11 @@ from workers.labels.schema import LabelRow
 from workers.progress import Progress, describe_run
 from workers.replica import lay_out_bench
 from workers.settings import LabelSettings
+from workers.shards.listing import ShardKind
+from workers.shards.plan import Shard
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
-from workers.summaries import RunSummary, ShardSummary, Tally
+from workers.summaries import Pulse, RunSummary, ShardSummary, Tally
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def silent(_: str) -> None:
 def label_here(settings: LabelSettings, most: int | None = None) -> list[str]:
     """What replicas do, in this process and without Ray; returns what the model was asked."""
     run = plan_run(settings, silent)
-    bench = lay_out_bench(driver._assign(run, silent))
+    bench = lay_out_bench(driver._assign(run, silent), lambda *_: None)
     asked: list[str] = []
     answer = bench.batcher._answer
 
@@ -204,6 +206,40 @@ def test_an_input_in_one_store_and_an_output_in_another_are_one_run(read, photos
     label_run(plan_run(settings, silent), Progress(io.StringIO()))
     rows = table(output)
     assert {(row.instruction, row.error_code) for row in rows} == {("the red, round thing", None)}
+
+
+def test_where_nothing_is_asked_nothing_is_begun(read, photos, output):
+    with pytest.raises(PlanError, match=r"nothing is asked of the images.*--instruction"):
+        plan_run(read(photos, output).model_copy(update={"instruction": ()}), silent)
+    assert not (output / "_commits").exists()
+
+
+def test_images_that_nothing_is_asked_of_are_told_of_before_the_run(read, photos, output):
+    first = sorted(photos.iterdir())[0]
+    first.with_suffix(".txt").write_text("the cat\n")
+    told: list[str] = []
+    unasked = read(photos, output).model_copy(update={"instruction": ()})
+    plan_run(unasked, told.append)
+    (line,) = [line for line in told if "instruction" in line]
+    assert line.startswith("3 of 4 images come without an instruction and will be rejected")
+    told.clear()
+    plan_run(read(photos, output), told.append)
+    assert not [line for line in told if "rejected" in line]
+
+
+def test_instructions_of_a_folder_are_asked_of_all_its_images(read, photos, output):
+    (photos / "_instructions.txt").write_text("the cat\n")
+    told: list[str] = []
+    plan_run(read(photos, output).model_copy(update={"instruction": ()}), told.append)
+    assert not [line for line in told if "rejected" in line]
+
+
+def test_images_beside_a_list_are_told_of(read, photos, output):
+    (photos / "list.jsonl").write_text('{"image": "a.jpg"}\n')
+    told: list[str] = []
+    plan_run(read(photos, output), told.append)
+    (line,) = [line for line in told if "list records" in line]
+    assert line.startswith(f"4 images under '{photos}' will be labelled only where")
 
 
 def test_an_input_without_anything_is_told(read, output, tmp_path):
@@ -354,7 +390,7 @@ def work_through(read, photos, output, monkeypatch):
     def work(*summaries: ShardSummary | BaseException) -> tuple[RunSummary, str, int]:
         given = []
 
-        def replicas(shards, assignment, say):
+        def replicas(shards, assignment, progress):
             for each in summaries:
                 given.append(each)
                 if isinstance(each, BaseException):
@@ -399,6 +435,26 @@ def test_a_run_that_is_stopped_tells_so_and_what_is_left(work_through, read, pho
     assert why.count(driver.NOT_REACHED) == len(why) - 1 > 0
 
 
+def test_what_replicas_committed_and_could_not_tell_is_in_the_sums(
+    read, photos, output, monkeypatch
+):
+    settings = read(photos, output)
+
+    def replicas(shards, assignment, progress):
+        label_here(settings, most=1)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("workers.pool.label_on_ray", replicas)
+    label_here(settings, most=1)  # by an earlier start
+    ledger = plan_run(settings, silent).ledger
+    before = ledger.committed_ids()
+    made = label_run(plan_run(settings, silent), Progress(io.StringIO()))
+    (unheard,) = ledger.committed_ids() - before
+    assert (made.found_committed, len(made.failures)) == (1, made.shards - 2)
+    assert made.counts == ledger.get(unheard).counts
+
+
 # ---- what the user sees ----
 
 
@@ -419,8 +475,43 @@ def test_the_line_tells_shards_pace_failures_and_the_time_left():
         progress.add(summary(2, counts={"rejected_input": 4}))
         text = progress.line(seconds=4.0)
     assert text == (
-        "2/8 shards  1.0 records/s  3.0 targets/s  1 failed  4 rejected  12 s left"
-    ).replace("1 failed  4 rejected", "4 rejected  1 failed")
+        "2/8 shards  4 records  1.0 records/s  3.0 targets/s  4 rejected  1 failed  12 s left"
+    )
+
+
+def test_the_line_counts_records_of_shards_that_are_under_way():
+    progress = Progress(io.StringIO())
+    with progress.running(8, records=20):
+        progress.hear(Pulse(replicas=1, records=5))
+        text = progress.line(seconds=5.0)
+        assert text.startswith("0/8 shards  5/20 records  1.0 records/s  0.0 targets/s")
+        assert text.endswith("15 s left")
+        progress.hear(Pulse(replicas=1, records=0))  # its book was lost with a machine
+        progress.add(summary(1))
+        assert progress.line(seconds=5.0).startswith("1/8 shards  2/20 records  0.4 records/s")
+
+
+def test_the_pace_counts_from_the_first_replica_that_is_ready(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("workers.progress.time.monotonic", lambda: now)
+    told = io.StringIO()
+    progress = Progress(told)
+    progress.hear(Pulse(replicas=0, records=0))
+    now = 30.0
+    progress.hear(Pulse(replicas=1, records=0))
+    now = 40.0
+    progress.hear(Pulse(replicas=2, records=0))
+    assert told.getvalue().splitlines() == [
+        "label: the first replica has loaded the model, after 30 s"
+    ]
+    assert progress._started == 30.0
+
+
+def test_records_are_counted_before_the_run_where_the_plan_knows_them():
+    shard = Shard("a", ShardKind.JSONL, "u", "u", "e", 1)
+    counted_shard = replace(shard, count=3)
+    assert driver._count_records([counted_shard, counted_shard]) == 6
+    assert driver._count_records([counted_shard, shard]) is None
 
 
 def test_a_failed_shard_is_told_at_once_and_counted():
@@ -470,6 +561,7 @@ def make_run(**more) -> RunSummary:
         "shards": 9,
         "found_committed": 2,
         "counts": {"ok": 1200, "empty": 3},
+        "errors": {},
         "targets": 2000,
         "reused": 7,
         "seconds": 3725.0,
@@ -484,11 +576,28 @@ def test_the_summary_tells_counts_and_where_the_labels_are():
     text = describe_run(make_run(failures={f"{n}": "no room" for n in range(7)}))
     assert "2 of 9 committed, 2 of them before this start" in text
     assert "1,203" in text
-    assert "1 h 02 min, batches 88% full" in text
+    assert "1 h 02 min; the model's batches were 88% full" in text
+    assert "reused     7 of the rows, from earlier runs" in text
+    assert "reused" not in describe_run(make_run(reused=0))
     assert "'s3://b/out'" in text
     assert text.count("no room") == 5
     assert "and 2 more" in text
     assert "not done" not in describe_run(make_run())
+
+
+def test_the_summary_tells_why_rows_have_no_answer_the_commonest_first():
+    errors = {"image_broken": 2, "image_missing": 1000, "model_failed": 1}
+    text = describe_run(make_run(errors=errors))
+    assert "reasons    image_missing 1,000, image_broken 2, model_failed 1\n" in text
+    many = {f"reason_{number}": 9 - number for number in range(7)}
+    assert "reason_4 5, 2 more\n" in describe_run(make_run(errors=many))
+    assert "reasons" not in describe_run(make_run())
+
+
+def test_rows_of_an_unfinished_run_are_said_to_be_those_of_this_start():
+    unfinished = describe_run(make_run(failures={"a": "no room"}))
+    assert "1,203 in the shards that this start committed" in unfinished
+    assert "this start committed" not in describe_run(make_run())
 
 
 def test_batches_are_told_of_when_there_were_any():

@@ -33,8 +33,8 @@ from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
 from workers.labels.manifests import current_commits, read_rows, stale_commits
 from workers.labels.schema import LabelRow
+from workers.logbook import TELL_SECONDS, Begun, Book, Logbook, Teller
 from workers.model_files import ModelIdentity
-from workers.pool import _Book
 from workers.records.instructions import make_instruction
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap, ImageRef
@@ -121,7 +121,7 @@ def bench_for(store, model, run_id="run-1", batch=1, pictures=8, **more):
 
 def plan(store, records=2):
     listings = write_listings_to(store, f"{OUTPUT}/_plans")
-    return plan_shards(store, INPUT, records_per_shard=records, listing_writer=listings)
+    return plan_shards(store, INPUT, records_per_shard=records, listing_writer=listings).shards
 
 
 def label(store, model, shards=None, **more):
@@ -443,17 +443,20 @@ def test_no_more_pictures_are_alive_than_allowed(store, engine):
 # ---- what the replica makes of failures ----
 
 
-class Starts(replica.Starts):
+class OwnLogbook(Logbook):
     """What a run remembers of its shards, in this process."""
 
     def __init__(self) -> None:
-        self.book = _Book()
+        self.book = Book()
 
     def setup_begins(self):
         return self.book.setup_begins("the only worker")
 
-    def setup_ends(self):
-        self.book.setup_ends("the only worker")
+    def setup_ends(self, loaded):
+        self.book.setup_ends("the only worker", loaded)
+
+    def answered(self, records):
+        self.book.answered(records)
 
     async def begin(self, shard_id):
         return self.book.begin(shard_id)
@@ -463,11 +466,14 @@ class Starts(replica.Starts):
 
 
 @contextmanager
-def labeller_for(store, model, starts=None, **more):
+def labeller_for(store, model, logbook=None, **more):
     """A replica without a process of its own."""
-    with bench_for(store, model, **more) as bench:
+    logbook = logbook or OwnLogbook()
+    teller = Teller(logbook.answered)
+    with bench_for(store, model, tell=teller, **more) as bench:
         labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)  # loads no model
-        labeller._bench, labeller._starts, labeller._at_hand = bench, starts or Starts(), set()
+        labeller._bench, labeller._logbook, labeller._at_hand = bench, logbook, set()
+        labeller._teller = teller
         yield labeller
 
 
@@ -603,30 +609,69 @@ def test_a_replica_whose_model_is_broken_ends_itself(store, engine, monkeypatch,
 
 
 def test_a_replica_that_nobody_hears_ends_itself_too(store, engine, monkeypatch, mortal):
-    class Deaf(Starts):
+    class Deaf(OwnLogbook):
         async def broke(self, shard_ids, why):
             await asyncio.sleep(60)
 
-    class Gone(Starts):
+    class Gone(OwnLogbook):
         async def broke(self, shard_ids, why):
             raise ConnectionError("Ray is gone")
 
     monkeypatch.setattr(replica, "LAST_WORDS_SECONDS", 0.05)
     put_photos(store, 8)
     (shard,) = plan(store, 100)
-    for starts in (Deaf(), Gone()):
+    for logbook in (Deaf(), Gone()):
         with (
-            labeller_for(store, BrokenEngine(engine), starts) as labeller,
+            labeller_for(store, BrokenEngine(engine), logbook) as labeller,
             pytest.raises(Ended),
         ):
             asyncio.run(asyncio.wait_for(call(labeller, shard), 20))
 
 
+def test_the_logbook_knows_the_records_of_every_shard_that_was_called(store, engine):
+    put_photos(store, 8)
+    logbook = OwnLogbook()
+
+    async def call_all(labeller):
+        await asyncio.gather(*(call(labeller, shard) for shard in plan(store, 3)))
+
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller:
+        asyncio.run(asyncio.wait_for(call_all(labeller), 20))
+    assert logbook.book.pulse().records == 8
+
+
+def test_each_record_that_is_done_is_told_also_one_that_was_refused(store, engine):
+    put_photos(store, 3)
+    store.put(f"{INPUT}/broken.jpg", b"no image")
+    (shard,) = plan(store, 100)
+    told = []
+    label(store, CountingEngine(engine), [shard], tell=lambda *words: told.append(words))
+    assert told == [(shard.shard_id, done) for done in (1, 2, 3, 4)]
+
+
+def test_a_teller_sends_the_newest_counts_once_in_a_while(monkeypatch):
+    now, sent = 100.0, []
+    monkeypatch.setattr("workers.logbook.time.monotonic", lambda: now)
+    tell = Teller(lambda counts: sent.append(dict(counts)))
+    tell("a", 1)
+    for count in (2, 3):
+        tell("a", count)
+    tell("b", 1)
+    assert sent == [{"a": 1}]
+    now += TELL_SECONDS
+    tell("b", 2)
+    assert sent == [{"a": 1}, {"a": 3, "b": 2}]
+    tell("b", 3)
+    tell.flush()
+    tell.flush()
+    assert sent[2:] == [{"b": 3}]
+
+
 def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, engine, mortal):
     put_photos(store, 8)
-    (done, *_), starts = plan(store, 1), Starts()
+    (done, *_), logbook = plan(store, 1), OwnLogbook()
     (broken,) = plan(store, 100)
-    with labeller_for(store, CountingEngine(engine), starts) as labeller:
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller:
 
         async def call_both():
             await call(labeller, done)
@@ -635,8 +680,8 @@ def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, 
 
         with pytest.raises(Ended):
             asyncio.run(asyncio.wait_for(call_both(), 20))
-    assert starts.book.begin(done.shard_id) == replica.Begun(times=2)
-    assert "always" in (starts.book.begin(broken.shard_id).last_words or "")
+    assert logbook.book.begin(done.shard_id) == Begun(times=2)
+    assert "always" in (logbook.book.begin(broken.shard_id).last_words or "")
 
 
 def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine):
@@ -654,7 +699,7 @@ def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine):
 
 def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mortal):
     put_photos(store, 8)
-    shards, starts = plan(store, 4), Starts()
+    shards, logbook = plan(store, 4), OwnLogbook()
     assert len(shards) > 1
 
     async def call_all(labeller):
@@ -662,11 +707,11 @@ def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mort
 
     for _ in range(1 + replica.MAX_DEATHS):
         with (
-            labeller_for(store, BrokenEngine(engine), starts) as labeller,
+            labeller_for(store, BrokenEngine(engine), logbook) as labeller,
             pytest.raises(Ended),
         ):
             asyncio.run(asyncio.wait_for(call_all(labeller), 20))
-    with labeller_for(store, BrokenEngine(engine), starts) as labeller:
+    with labeller_for(store, BrokenEngine(engine), logbook) as labeller:
         summaries = asyncio.run(asyncio.wait_for(call_all(labeller), 20))
     said = "8 questions failed in a row, the last with RuntimeError: always"
     assert {summary.error for summary in summaries} == {
@@ -679,9 +724,9 @@ def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp
     (shard,) = plan(store)
     places = ["--input", INPUT, "--output", OUTPUT, "--model", str(tmp_path / "none")]
     settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
-    starts = Starts()
+    logbook = OwnLogbook()
     for _ in range(2 + replica.MAX_SETUP_DEATHS):  # those that can say why have not died
-        labeller = replica.ShardLabeller(assign(store, settings), 1, starts)
+        labeller = replica.ShardLabeller(assign(store, settings), 1, logbook)
         summary = asyncio.run(labeller.process(shard))
         assert summary.ends_run
         assert "the model can't be used: --model" in summary.error
@@ -701,11 +746,11 @@ def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, m
     put_photos(store, 1)
     (shard,) = plan(store)
     settings = LabelSettings(input=INPUT, output=OUTPUT, model="s3://models/large")
-    starts = Starts()
+    logbook = OwnLogbook()
     for _ in range(1 + replica.MAX_SETUP_DEATHS):
         with pytest.raises(Ended):
-            replica.ShardLabeller(assign(store, settings), 1, starts)
-    labeller = replica.ShardLabeller(assign(store, settings), 1, starts)
+            replica.ShardLabeller(assign(store, settings), 1, logbook)
+    labeller = replica.ShardLabeller(assign(store, settings), 1, logbook)
     summary = asyncio.run(call(labeller, shard))
     assert summary.ends_run
     assert summary.error.startswith("3 workers died while they loaded the model 's3://models/large")

@@ -26,9 +26,16 @@ def label(store, plan=PLAN, run="run-1", fingerprint="f1", source="s3://in", out
     return ledger
 
 
-def finish(ledger: Ledger, plan=PLAN, fingerprint="f1", settings="s1") -> Manifest:
+def finish(
+    ledger: Ledger, plan=PLAN, fingerprint="f1", settings="s1", planned_at="2026-01-02"
+) -> Manifest:
     return finish_run(
-        ledger, plan, source="s3://in", settings_digest=settings, fingerprint=fingerprint
+        ledger,
+        plan,
+        planned_at=planned_at,
+        source="s3://in",
+        settings_digest=settings,
+        fingerprint=fingerprint,
     )
 
 
@@ -43,6 +50,7 @@ def test_a_manifest_sums_up_its_run_and_holds_all_its_markers():
     assert read_manifest(store, OUTPUT, "run-1") == manifest
     assert (manifest.shards, manifest.rows, manifest.targets) == (3, 9, 18)
     assert manifest.counts == {"ok": 6, "empty": 3}
+    assert manifest.errors == {"no_room": 3}
     commits = list(current_commits(store, OUTPUT))
     assert commits == [ledger.get(shard_id) for shard_id in PLAN]
 
@@ -69,6 +77,16 @@ def test_finishing_again_writes_nothing():
     before = in_store(store)
     assert finish(label(store)) == finish(label(store), PLAN[::-1])
     assert in_store(store) == before
+
+
+def test_the_newest_plan_is_the_table_also_where_an_older_one_ends_last():
+    store = MemoryStore()
+    ledger = label(store)
+    newest = finish(ledger, PLAN, planned_at="2026-01-02")
+    assert finish(ledger, PLAN[:2], planned_at="2026-01-01") == newest
+    assert ids(current_commits(store, OUTPUT)) == PLAN
+    finish(ledger, PLAN[:2], planned_at="2026-01-03")
+    assert ids(current_commits(store, OUTPUT)) == PLAN[:2]
 
 
 def test_finishing_with_other_settings_writes_them_down():

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
 from pixellm.engine import Sample
@@ -190,19 +189,6 @@ def test_replicas_that_start_at_once_share_one_fetch(folder, cache, bucket):
     assert kept == {fetched.name, f"{fetched.name}.lock"}
     for path in folder.iterdir():
         assert (fetched / path.name).read_bytes() == path.read_bytes()
-
-
-def test_precision_and_gpus_are_settled_once_for_all_machines(monkeypatch):
-    places = ["--input", "/in", "--output", "/out"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
-    assert (settings.num_gpus_per_replica, settings.replica.precision) == (1.0, "bf16")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
-    assert (settings.num_gpus_per_replica, settings.replica.precision) == (0.0, "fp32")
-    given = [*places, "--num-gpus-per-replica", "2", "--replica.precision", "fp32"]
-    settings = settle_hardware(LabelSettings.from_everywhere(given, "label"))
-    assert (settings.num_gpus_per_replica, settings.replica.precision) == (2.0, "fp32")
 
 
 def test_the_code_has_a_version():

@@ -1,3 +1,4 @@
+import io
 import os
 import socket
 import time
@@ -11,20 +12,22 @@ from workers.earlier import index_earlier
 from workers.errors import LineError, SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.commits import Guarantee
+from workers.logbook import Begun, Book
 from workers.pool import (
     Machine,
     PoolSize,
-    _Book,
     _check_reachable,
     _check_room,
     _connected,
     label_on_ray,
     size_pool,
 )
-from workers.replica import Assignment, Begun
+from workers.progress import Progress
+from workers.replica import Assignment
 from workers.settings import LabelSettings
 from workers.shards.plan import plan_shards
 from workers.storage.memory import MemoryStore
+from workers.summaries import Pulse
 
 LAPTOP = [Machine(cpus=8, gpus=0)]
 CLUSTER = [Machine(cpus=4, gpus=0), Machine(cpus=32, gpus=4), Machine(cpus=32, gpus=4)]
@@ -34,7 +37,7 @@ def size(machines, *flags: str) -> PoolSize:
     given = ["--input", "/in", "--output", "/out", *flags]
     if "--num-gpus-per-replica" not in flags:
         given += ["--num-gpus-per-replica", "0"]
-    return size_pool(settle_hardware(LabelSettings.from_everywhere(given, "label")), machines)
+    return size_pool(LabelSettings.from_everywhere(given, "label"), machines)
 
 
 def test_a_laptop_gets_one_replica_with_all_its_processors():
@@ -74,7 +77,7 @@ def test_a_replica_that_fits_nowhere_is_refused_or_waited_for():
 
 
 def test_the_book_counts_starts_and_keeps_last_words_by_shard():
-    book = _Book()
+    book = Book()
     assert book.begin("a") == Begun(times=1)
     book.broke({"a", "b"}, "the device failed")
     book.broke({"a"}, "nothing was answered")
@@ -84,22 +87,33 @@ def test_the_book_counts_starts_and_keeps_last_words_by_shard():
 
 
 def test_the_book_counts_workers_that_begin_to_load_again_without_having_ended():
-    book = _Book()
+    book = Book()
     assert [book.setup_begins("a") for _ in range(3)] == [0, 1, 2]
     assert book.setup_begins("b") == 2  # new, and nothing has become better
     assert book.setup_begins("b") == 3
 
 
 def test_the_book_takes_workers_that_load_at_the_same_time_for_no_deaths():
-    book = _Book()
+    book = Book()
     assert [book.setup_begins(f"{n}") for n in range(9)] == [0] * 9
 
 
 def test_a_worker_that_has_loaded_ends_the_row_of_deaths():
-    book = _Book()
+    book = Book()
     assert [book.setup_begins(each) for each in "aab"] == [0, 1, 1]
-    book.setup_ends("b")
+    book.setup_ends("b", loaded=True)
     assert [book.setup_begins(each) for each in "bca"] == [0, 0, 1]
+
+
+def test_the_book_tells_how_many_replicas_are_ready_and_records_answered():
+    book = Book()
+    assert book.pulse() == Pulse(replicas=0, records=0)
+    for worker, loaded in (("a", True), ("b", False), ("c", True)):
+        book.setup_begins(worker)
+        book.setup_ends(worker, loaded)
+    book.answered({"one": 3, "two": 4})
+    book.answered({"one": 5})
+    assert book.pulse() == Pulse(replicas=2, records=9)
 
 
 @pytest.mark.slow
@@ -115,13 +129,13 @@ def test_replicas_that_are_killed_while_they_load_the_model_do_not_go_round_for_
 
     store = MemoryStore()
     store.put("mem://b/in/a.jsonl", b'{"image": "a.jpg"}')
-    shards = plan_shards(store, "mem://b/in", records_per_shard=1, listing_writer=str)
+    shards = plan_shards(store, "mem://b/in", records_per_shard=1, listing_writer=str).shards
     flags = ["--input", "mem://b/in", "--output", "mem://b/out", "--replica.num-cpus", "1"]
     flags += ["--num-gpus-per-replica", "0"]
     settings = settle_hardware(LabelSettings.from_everywhere(flags, "label"))
     nothing, exactly = index_earlier(store, "mem://b/out", []), Guarantee.EXACTLY_ONCE
     assignment = Assignment(settings, cast(Any, Deadly()), "run-1", exactly, nothing)
-    (summary,) = label_on_ray(shards, assignment, lambda _: None)
+    (summary,) = label_on_ray(shards, assignment, Progress(io.StringIO()))
     assert summary.ends_run
     assert (summary.error or "").startswith("3 workers died while they loaded the model")
 
@@ -165,12 +179,17 @@ def test_a_cluster_that_listens_is_reached():
 
 @pytest.mark.parametrize(
     "address",
-    ["auto", "local", "/tmp/ray/ray_current_cluster", "http://127.0.0.1:1", "anyscale://x:1"],
+    ["auto", "local", "/tmp/ray/ray_current_cluster", "anyscale://x:1"],
 )
 def test_addresses_of_other_forms_are_left_to_ray(address):
     started = time.monotonic()
     _check_reachable(address)
     assert time.monotonic() - started < 1
+
+
+def test_the_address_for_jobs_is_told_apart_from_that_of_the_cluster():
+    with pytest.raises(SettingsError, match="ray job submit"):
+        _check_reachable("http://head:8265")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", f"{'x' * 70}.example:1"])

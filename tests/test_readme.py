@@ -4,9 +4,13 @@ import re
 
 import pytest
 
+from tests.labels import MADE_BY, label_photos
 from tests.readme_tree import BEGIN, END, OTHERS, ROOT, columns, fields, modules, tree
+from workers.labels.commits import Ledger
 from workers.labels.schema import LABEL_SCHEMA, TARGET_TYPE
+from workers.labels.table import PartIdentity, write_part
 from workers.settings import LabelSettings
+from workers.storage.stores import Anywhere
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -55,3 +59,18 @@ def test_commands_of_the_readme_are_targets_of_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     outside_tree = README.split(BEGIN)[0] + README.split(END)[-1]
     assert set(re.findall(r"\bmake ([a-z-]+)\b", outside_tree)) <= targets | {"their"}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools under numpy 2
+def test_the_snippet_reads_every_mask_that_counts(tmp_path, monkeypatch, capsys):
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    rows, fingerprint = label_photos(), MADE_BY.label_fingerprint
+    ledger = Ledger(Anywhere(), str(tmp_path / "labels"), "run-1")
+    for number, row in enumerate(rows):
+        shard_id = f"{number:020}"
+        part = write_part([row], PartIdentity("run-1", shard_id, fingerprint))
+        ledger.commit(shard_id, part, fingerprint=fingerprint, source="in", source_etag="e")
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})  # as a user does who pastes it
+    told = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert told == [str(target.area) for row in rows for target in row.targets]

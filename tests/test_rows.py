@@ -140,13 +140,18 @@ def test_a_target_without_a_phrase_has_no_span():
     assert (target.phrase, target.span_start, target.span_end) == (None, None, None)
 
 
-@pytest.mark.parametrize("make", [rejected_rows, failed_rows])
-def test_every_instruction_of_a_record_without_an_answer_is_a_row(make):
+@pytest.mark.parametrize(
+    ("make", "why", "outcome"),
+    [
+        (rejected_rows, WHY, ("rejected_input", "image_broken", "cut off")),
+        (failed_rows, "no answer", ("failed", "model_failed", "no answer")),
+    ],
+)
+def test_every_instruction_of_a_record_without_an_answer_is_a_row(make, why, outcome):
     record = make_record("s3://b/a.jpg", make_instruction("the cat"), make_instruction("the dog"))
-    rows = make(record, WHY, ATTEMPT)
+    rows = make(record, why, ATTEMPT)
     assert [row.instruction for row in rows] == ["the cat", "the dog"]
-    assert {row.status for row in rows} == {"rejected_input" if make is rejected_rows else "failed"}
-    assert {(row.error_code, row.error_message) for row in rows} == {(WHY.code, WHY.message)}
+    assert {(row.status, row.error_code, row.error_message) for row in rows} == {outcome}
     assert {(row.n_targets, row.answer_text) for row in rows} == {(0, None)}
     assert len({row.item_id for row in rows}) == 2
 

@@ -175,6 +175,7 @@ def test_help_explains_every_setting(capsys):
         after = told.split(f"\n  {flag_of(path)}", 1)[1]
         words = after.split("\n  --", 1)[0].split("(default")[0].split()
         assert len(words) > 3, path
+    assert "tuple" not in told  # a type of Python's tells a user nothing
 
 
 def test_settings_are_frozen_and_travel_to_a_worker(monkeypatch):

@@ -33,7 +33,7 @@ def nowhere(_: bytes) -> str:
 def plan(store, prefix=ROOT, records_per_shard=10, writer=nowhere, exclude=()):
     return plan_shards(
         store, prefix, records_per_shard=records_per_shard, listing_writer=writer, exclude=exclude
-    )
+    ).shards
 
 
 def store_of(*names):
@@ -161,6 +161,19 @@ def test_the_same_lines_in_two_files_are_shards_of_two_sources():
     first, second = plan(store)
     assert first.shard_id != second.shard_id
     assert [first.source, second.source] == [f"{ROOT}/a.jsonl", f"{ROOT}/b.ndjson"]
+
+
+@pytest.mark.parametrize("other", ["cut", "windows"])
+def test_the_ends_of_lines_move_no_border(other):
+    """Whoever adds a line behind a last one without an end finds the shards before as they were."""
+    store = MemoryStore()
+    for count in range(1, 80):
+        text = jsonl(range(count))
+        ended = text[:-1] if other == "cut" else text.replace(b"\n", b"\r\n")
+        store.put(f"{ROOT}/a.jsonl", text)
+        expected = [shard.count for shard in plan(store)]
+        store.put(f"{ROOT}/a.jsonl", ended)
+        assert [shard.count for shard in plan(store)] == expected
 
 
 def test_a_line_longer_than_a_piece_is_one_record(monkeypatch):
@@ -470,7 +483,7 @@ def test_an_output_inside_the_input_is_no_input():
 @pytest.mark.parametrize(
     ("names_there", "message"),
     [
-        ((), r"There is nothing at all"),
+        ((), r"Nothing else is there either"),
         (("a.pdf", "b.docx"), r"Other things are there: 'mem://bucket/in/a\.pdf'"),
         (("a.txt", "_x.jpg"), r"no image \(bmp, gif"),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from tests.labels import ATTEMPT, label_photos, make_answer, make_record
 from workers.errors import CommitError
-from workers.labels.commits import Ledger
+from workers.labels.commits import Ledger, now
 from workers.labels.manifests import current_commits, finish_run, read_rows
 from workers.labels.rows import answer_row, blank_row, rejected_rows
 from workers.labels.schema import LABEL_SCHEMA, TARGET_TYPE, LabelRow
@@ -167,6 +167,7 @@ def test_a_part_describes_itself():
     facts = describe_part(data)
     assert facts.rows == len(rows)
     assert facts.counts == {"ok": 8, "empty": 1, "rejected_input": 1}
+    assert facts.errors == {"image_missing": 1}
     assert facts.targets == sum(len(row.targets) for row in rows) > 20
     assert PartReader(io.BytesIO(data), "").identity == IDENTITY
 
@@ -246,7 +247,14 @@ def test_a_part_that_is_gone_is_named_with_the_way_out(finished):
     made = commit(store, label_photos()[:1], "1" * 20)
     if finished:
         ledger = Ledger(store, output, "run-1")
-        finish_run(ledger, ["1" * 20], source="in", settings_digest="s", fingerprint="f")
+        finish_run(
+            ledger,
+            ["1" * 20],
+            planned_at=now(),
+            source="in",
+            settings_digest="s",
+            fingerprint="f",
+        )
     store.delete(f"{output}/{made.part}")
     with pytest.raises(CommitError) as caught:
         list(read_rows(store, output, current_commits(store, output)))

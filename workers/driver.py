@@ -12,27 +12,33 @@ looks at every picture and takes over the labels of those that are the same (`wo
 
 import json
 import time
+from collections.abc import Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 from workers.earlier import EarlierIndex, index_earlier
-from workers.labels.commits import PARTS, Guarantee, Ledger
-from workers.labels.manifests import finish_run, manifests, stale_commits
+from workers.errors import PlanError
+from workers.labels.commits import PARTS, Guarantee, Ledger, now
+from workers.labels.manifests import Manifest, finish_run, manifests, stale_commits
 from workers.model_files import ModelIdentity, identify_model
-from workers.progress import Progress, Say
+from workers.progress import Progress, Say, counted
 from workers.replica import Assignment
 from workers.settings import LabelSettings
 from workers.shards.listing import write_listings_to
-from workers.shards.plan import Shard, plan_shards
+from workers.shards.plan import Plan, Shard, plan_shards
 from workers.storage.stores import Anywhere
 from workers.storage.uris import join_uri, shown, under
-from workers.summaries import RunSummary
+from workers.summaries import RunSummary, ShardSummary, Tally
 
 PLANS = "_plans"  # folder of the output: lists of images that the plan refers to
 FAILED_IN_A_ROW = 20
 """Shards that fail with none committed in between: the store is down, and it isn't about them."""
 NOT_REACHED = "not reached: the run ended before"
+SHIPPED = (
+    "that is the small model of the project: it knows drawn scenes like those of `make demo`, and "
+    "nothing else; --model takes another"
+)
 AT_LEAST_ONCE = (
     "has no conditional writes, so every shard is committed at least once, not exactly once: no "
     "row is lost or doubled, but where two workers end the same shard in the same moment, its "
@@ -50,6 +56,8 @@ class Run:
     identity: ModelIdentity
     request: str
     """digest of what is asked: instructions, and how the input is read"""
+    planned_at: str
+    """when the input was about to be listed: UTC, ISO 8601"""
     ledger: Ledger
     shards: tuple[Shard, ...]
     committed: frozenset[str]
@@ -69,20 +77,22 @@ def plan_run(settings: LabelSettings, say: Say) -> Run:
         say: takes lines for the user.
 
     Raises:
-        PlanError: there is nothing to label.
+        PlanError: there is nothing to label, or nothing is asked of what there is.
         SettingsError, CheckpointError: the model can't be used.
         StorageError: a store failed.
     """
-    say(f"looking at {shown(settings.input)}")
-    shards = _plan(settings)
-    say(f"{len(shards):,} shards; identifying the model {shown(settings.model_place)}")
+    planned_at = now()
+    shards = _plan(settings, say).shards
+    say(f"{counted(len(shards), 'shard')}; identifying the model {shown(settings.model_place)}")
+    if settings.model is None:
+        say(SHIPPED)
     identity = identify_model(settings)
     request = _digest_request(settings)
     run_id = _choose_run_id(settings, identity.label_fingerprint, request)
     ledger = Ledger(Anywhere(), settings.output, run_id)
     planned = {shard.shard_id for shard in shards}
     committed = frozenset(planned & ledger.committed_ids())
-    return Run(settings, identity, request, ledger, tuple(shards), committed)
+    return Run(settings, identity, request, planned_at, ledger, shards, committed)
 
 
 def label_run(run: Run, progress: Progress) -> RunSummary:
@@ -100,31 +110,53 @@ def label_run(run: Run, progress: Progress) -> RunSummary:
             stopped = True
             progress.say("stopped; what is committed is kept, the same command does the rest")
     else:
-        progress.say(f"nothing to do: all {len(run.shards):,} shards are committed")
+        progress.say(f"nothing to do: {counted(len(run.shards), 'shard')}, all committed")
     return _finish(run, progress, time.monotonic() - started, stopped)
 
 
 def describe_plan(run: Run) -> str:
     """The plan as text, a line a shard; what `--dry-run` prints."""
-    lines = [f"run {run.ledger.run_id}: {len(run.shards):,} shards, {len(run.todo):,} to do"]
+    shards = counted(len(run.shards), "shard")
+    lines = [f"run {run.ledger.run_id}: {shards}, {len(run.todo):,} to do"]
     for shard in run.shards:
         state = "committed" if shard.shard_id in run.committed else "to do"
-        count = f"{shard.count:,} records" if shard.count >= 0 else "a whole file"
+        count = counted(shard.count, "record") if shard.count >= 0 else "a whole file"
         place = f"{shard.source} from record {shard.first:,}"
         lines.append(f"{shard.shard_id}  {state:<9}  {shard.kind:<7}  {count:>16}  {place}")
     return "\n".join(lines)
 
 
-def _plan(settings: LabelSettings) -> list[Shard]:
+def _plan(settings: LabelSettings, say: Say) -> Plan:
     keep = write_listings_to(Anywhere(), join_uri(settings.output, PLANS))
     inside = under(settings.output, settings.input) is not None
     own = settings.output if inside else join_uri(settings.output, PARTS)
-    return plan_shards(
+    plan = plan_shards(
         Anywhere(),
         settings.input,
         records_per_shard=settings.reading.records_per_shard,
         listing_writer=_written_nowhere if settings.dry_run else keep,
         exclude=(own,),
+    )
+    if plan.beside:
+        say(
+            f"{counted(plan.beside, 'image')} under {shown(settings.input)} will be labelled only "
+            "where the files there that list records name them"
+        )
+    if plan.unasked and not settings.instruction:
+        _tell_unasked(plan, settings, say)
+    return plan
+
+
+def _tell_unasked(plan: Plan, settings: LabelSettings, say: Say) -> None:
+    """That images will be rejected since nothing is asked of them; when all will, that is wrong."""
+    if plan.unasked == plan.images:
+        raise PlanError(
+            f"nothing is asked of the images under {shown(settings.input)}: give --instruction "
+            "TEXT, or put an _instructions.txt beside them"
+        )
+    say(
+        f"{plan.unasked:,} of {counted(plan.images, 'image')} come without an instruction and will "
+        "be rejected; with --instruction they are asked too"
     )
 
 
@@ -174,14 +206,20 @@ def _label_rest(run: Run, progress: Progress) -> None:
     from workers.pool import label_on_ray  # Ray takes seconds to import, and isn't always needed
 
     todo, failed_in_a_row = run.todo, 0
-    summaries = label_on_ray(todo, _assign(run, progress.say), progress.say)
-    with progress.running(len(todo)), closing(summaries):
+    summaries = label_on_ray(todo, _assign(run, progress.say), progress)
+    with progress.running(len(todo), _count_records(todo)), closing(summaries):
         for summary in summaries:
             progress.add(summary)
             failed_in_a_row = failed_in_a_row + 1 if summary.error else 0
             if summary.ends_run or failed_in_a_row >= FAILED_IN_A_ROW:
                 progress.say("the run ends here: the other shards would fail like this one")
                 return
+
+
+def _count_records(shards: Sequence[Shard]) -> int | None:
+    """In all of the shards; None when one is a whole file, whose records nobody has counted."""
+    counts = [shard.count for shard in shards]
+    return sum(counts) if min(counts) >= 0 else None
 
 
 def _assign(run: Run, say: Say) -> Assignment:
@@ -209,28 +247,42 @@ def _index_earlier(run: Run) -> EarlierIndex:
 def _finish(run: Run, progress: Progress, seconds: float, stopped: bool) -> RunSummary:
     tally = progress.tally
     plan = [shard.shard_id for shard in run.shards]
-    missing = set(plan) - run.ledger.committed_ids()
-    failures = {each: tally.failures.get(each, NOT_REACHED) for each in plan if each in missing}
-    counts, targets = dict(tally.counts), tally.targets
-    if not missing:
-        manifest = finish_run(
+    committed = run.ledger.committed_ids().intersection(plan)
+    failures = {
+        each: tally.failures.get(each, NOT_REACHED) for each in plan if each not in committed
+    }
+    if failures:
+        _count_unheard(run, committed, tally)
+        sums: Manifest | Tally = tally
+    else:
+        sums = finish_run(
             run.ledger,
             plan,
+            planned_at=run.planned_at,
             source=run.settings.input,
             settings_digest=run.request,
             fingerprint=run.identity.label_fingerprint,
         )
-        counts, targets = dict(manifest.counts), manifest.targets
     return RunSummary(
         run_id=run.ledger.run_id,
         output=run.ledger.output,
         shards=len(plan),
         found_committed=len(run.committed),
-        counts=counts,
-        targets=targets,
+        counts=dict(sums.counts),
+        errors=dict(sums.errors),
+        targets=sums.targets,
         reused=tally.reused,
         seconds=seconds,
         batch_fill=tally.batch_fill,
         failures=failures,
         stopped=stopped,
     )
+
+
+def _count_unheard(run: Run, committed: Set[str], tally: Tally) -> None:
+    """Counts in what replicas committed in this start and could not tell any more."""
+    for shard_id in sorted(committed - run.committed - tally.done):
+        if (commit := run.ledger.get(shard_id)) is not None:
+            tally.add(
+                ShardSummary(shard_id, commit.rows, commit.counts, commit.errors, commit.targets)
+            )

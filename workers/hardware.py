@@ -1,7 +1,10 @@
 """What the settings leave open about GPUs and precision, decided once for all machines of a run."""
 
+import os
+
 import torch
 
+from workers.errors import SettingsError
 from workers.settings import LabelSettings
 
 
@@ -9,10 +12,19 @@ def settle_hardware(settings: LabelSettings) -> LabelSettings:
     """Decides what the settings leave open about GPUs and precision, for all machines of the run.
 
     The precision is part of the fingerprint, so it must not depend on where a worker happens to be.
+
+    Raises:
+        SettingsError: this machine is to do it alone, and has not the GPUs that are asked for.
     """
+    here = torch.cuda.device_count()
     gpus = settings.num_gpus_per_replica
     if gpus is None:
-        gpus = 1.0 if torch.cuda.is_available() else 0.0
+        gpus = 1.0 if here else 0.0
+    if gpus > here and not os.environ.get("RAY_ADDRESS"):
+        raise SettingsError(
+            f"--num-gpus-per-replica {gpus:g}: this machine has {here}. Give fewer, or let a Ray "
+            "cluster do it (RAY_ADDRESS, or `ray job submit`)"
+        )
     precision = settings.replica.precision
     if precision == "auto":
         precision = "bf16" if gpus else "fp32"

@@ -31,9 +31,6 @@ from workers.shards.plan import Shard
 from workers.summaries import ShardSummary
 from workers.workbench import Workbench
 
-MODEL_FAILED = "model_failed"
-"""The `error_code` of rows of status `failed`."""
-
 
 async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardSummary:
     """Labels one shard and commits it; others may be labelling the same shard meanwhile.
@@ -57,6 +54,7 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
         shard_id=shard.shard_id,
         rows=commit.rows,
         counts=commit.counts,
+        errors=commit.errors,
         targets=commit.targets,
         records=len(labelled),
         reused=sum(each.reused for each in labelled),
@@ -79,12 +77,20 @@ async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> li
     """All records of a shard, as many at once as pictures may be alive."""
     tasks: list[asyncio.Task[_Labelled]] = []
     first: Exception | None = None
+    done = 0
+
+    def note(_: asyncio.Task[_Labelled]) -> None:
+        nonlocal done
+        done += 1
+        bench.pictures.release()
+        bench.tell(shard.shard_id, done)
+
     try:
         async with asyncio.TaskGroup() as group:
             async for record in _read(shard, bench):
                 await bench.pictures.acquire()
                 task = group.create_task(_label_record(record, bench, attempt))
-                task.add_done_callback(lambda _: bench.pictures.release())
+                task.add_done_callback(note)
                 tasks.append(task)
     except ExceptionGroup as errors:
         first = errors.exceptions[0]  # the others were on their way and are cancelled
@@ -187,7 +193,7 @@ def _make_rows(
     for instruction, reply in zip(record.instructions, replies, strict=True):
         single = replace(record, instructions=(instruction,))
         if isinstance(reply, Unanswered):
-            rows += failed_rows(single, Rejection(MODEL_FAILED, reply.message), attempt, facts)
+            rows += failed_rows(single, reply.message, attempt, facts)
         else:
             rows.append(answer_row(single, facts, reply, attempt, latency_ms))
     return rows

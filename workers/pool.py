@@ -8,10 +8,10 @@ import logging
 import os
 import re
 import socket
+import threading
 import time
-from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -21,21 +21,20 @@ import ray.data
 from ray.exceptions import RayError
 
 from workers.errors import LineError, SettingsError
-from workers.progress import Say
+from workers.logbook import Begun, Book, Logbook
+from workers.progress import Progress, Say
 from workers.replica import (
     MAX_SETUP_DEATHS,
     SHARD,
     SUMMARY,
     Assignment,
-    Begun,
     ShardBatch,
     ShardLabeller,
-    Starts,
     shard_to_json,
 )
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
-from workers.summaries import ShardSummary
+from workers.summaries import Pulse, ShardSummary
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a Ray of our own: it carries shard lists and summaries; images never go through it."""
@@ -44,6 +43,8 @@ REACH_SECONDS = 5.0
 for minutes, without a word."""
 TRY_SECONDS, PAUSE_SECONDS = 3.0, 1.0
 """Of one try to reach it, and between two."""
+LISTEN_SECONDS = 0.5
+"""Between two questions to the book on how far the replicas are."""
 _HOST_AND_PORT = re.compile(r"(?:ray://)?(\[[^\]]+\]|[^\[\]/:]+):(\d{1,5})(?:[/?].*)?")
 
 
@@ -66,30 +67,32 @@ class PoolSize:
 
 
 def label_on_ray(
-    shards: Sequence[Shard], assignment: Assignment, say: Say
+    shards: Sequence[Shard], assignment: Assignment, progress: Progress
 ) -> Generator[ShardSummary, None, None]:
     """Labels shards and yields what became of each, in the order in which they finish.
 
     Args:
         shards: at least one.
         assignment: what a replica must know.
-        say: takes lines for the user.
+        progress: hears of replicas that are ready, and of records while shards are under way.
 
     Raises:
         SettingsError: no machine can hold a replica.
         LineError: the cluster can't be reached, or no replica could be set up.
     """
-    with _connected(say) as own:
+    with _connected(progress.say) as own:
         machines = _machines()
         size = size_pool(assignment.settings, machines)
-        _check_room(size, machines, own, say)
-        say(f"starting {_replicas(size)}; the first one loads the model")
-        rows = _flow(shards, assignment, size).iter_rows()
-        try:
-            for row in rows:
-                yield ShardSummary.from_json(row[SUMMARY])
-        except RayError as error:
-            raise LineError(f"Ray gave up: {_last_line(error)}") from error
+        _check_room(size, machines, own, progress.say)
+        progress.say(f"starting {_replicas(size)}; the first one loads the model")
+        logbook = _SharedLogbook()
+        rows = _flow(shards, assignment, size, logbook).iter_rows()
+        with _listening(logbook, progress):
+            try:
+                for row in rows:
+                    yield ShardSummary.from_json(row[SUMMARY])
+            except RayError as error:
+                raise LineError(f"Ray gave up: {_last_line(error)}") from error
 
 
 def size_pool(settings: LabelSettings, machines: Sequence[Machine]) -> PoolSize:
@@ -103,13 +106,15 @@ def size_pool(settings: LabelSettings, machines: Sequence[Machine]) -> PoolSize:
     return PoolSize(settings.min_replicas, most, cpus, gpus)
 
 
-def _flow(shards: Sequence[Shard], assignment: Assignment, size: PoolSize) -> "ray.data.Dataset":
+def _flow(
+    shards: Sequence[Shard], assignment: Assignment, size: PoolSize, logbook: "_SharedLogbook"
+) -> "ray.data.Dataset":
     """One block a shard: a replica that dies takes no finished shard with it."""
     under_way = assignment.settings.replica.shards_in_flight
     items: list[ShardBatch] = [{SHARD: shard_to_json(shard)} for shard in shards]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         ShardLabeller,
-        fn_constructor_args=(assignment, size.cpus, _SharedStarts()),
+        fn_constructor_args=(assignment, size.cpus, logbook),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=size.least,
@@ -122,47 +127,28 @@ def _flow(shards: Sequence[Shard], assignment: Assignment, size: PoolSize) -> "r
     )
 
 
-class _Book:
-    """Remembers what `Starts` is told; a process of its own, beside the driver."""
-
-    def __init__(self) -> None:
-        self._counts = Counter[str]()
-        self._last_words: dict[str, str] = {}
-        self._loading: set[str] = set()
-        self._setup_deaths = 0
-
-    def setup_begins(self, worker: str) -> int:
-        # who begins again was killed: its process is new, and only its name is the same
-        self._setup_deaths += worker in self._loading
-        self._loading.add(worker)
-        return self._setup_deaths
-
-    def setup_ends(self, worker: str) -> None:
-        self._loading.discard(worker)
-        self._setup_deaths = 0
-
-    def begin(self, shard_id: str) -> Begun:
-        self._counts[shard_id] += 1
-        return Begun(self._counts[shard_id], self._last_words.get(shard_id))
-
-    def broke(self, shard_ids: Collection[str], why: str) -> None:
-        self._last_words.update(dict.fromkeys(shard_ids, why))
-
-
-class _SharedStarts(Starts):
+class _SharedLogbook(Logbook):
     """The way to the book, from wherever a replica is."""
 
     def __init__(self) -> None:
         # when its machine is lost it begins anew, and nobody fails for that
-        book = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Book)
+        book = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Book)
         self._book: Any = book.remote()  # Ray makes the methods at run time
 
     def setup_begins(self) -> int:
         deaths: int = ray.get(self._book.setup_begins.remote(_own_name()))
         return deaths
 
-    def setup_ends(self) -> None:
-        ray.get(self._book.setup_ends.remote(_own_name()))
+    def setup_ends(self, loaded: bool) -> None:
+        ray.get(self._book.setup_ends.remote(_own_name(), loaded))
+
+    def answered(self, records: Mapping[str, int]) -> None:
+        self._book.answered.remote(records)
+
+    def pulse(self) -> Pulse:
+        """How far all replicas are."""
+        pulse: Pulse = ray.get(self._book.pulse.remote())
+        return pulse
 
     async def begin(self, shard_id: str) -> Begun:
         begun: Begun = await self._book.begin.remote(shard_id)
@@ -170,6 +156,25 @@ class _SharedStarts(Starts):
 
     async def broke(self, shard_ids: Collection[str], why: str) -> None:
         await self._book.broke.remote(shard_ids, why)
+
+
+@contextmanager
+def _listening(logbook: _SharedLogbook, progress: Progress) -> Iterator[None]:
+    """Hands on what the replicas tell, while shards are being labelled."""
+    ended = threading.Event()
+
+    def listen() -> None:
+        while not ended.wait(LISTEN_SECONDS):
+            with suppress(RayError):  # the book is being made anew, or the cluster is gone
+                progress.hear(logbook.pulse())
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(LISTEN_SECONDS)
 
 
 def _own_name() -> str:
@@ -207,7 +212,7 @@ def _connected(say: Say) -> Iterator[bool]:
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        # only of those that raise: Ray restarts those that are killed and counts nothing, `_Book`
+        # only of those that raise: Ray restarts those that are killed and counts nothing, `Book`
         # does
         context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
         yield own
@@ -219,9 +224,15 @@ def _check_reachable(address: str) -> None:
     """Whether anybody listens where RAY_ADDRESS points to.
 
     Raises:
+        SettingsError: it is where jobs are submitted to.
         LineError: nobody does. Forms without a host and a port ("auto", "local", another scheme)
             are left to Ray, which is quick to say what is wrong with them.
     """
+    if address.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"RAY_ADDRESS={address} is where jobs are submitted to: put `ray job submit --working-"
+            "dir . --` before the command, or unset RAY_ADDRESS to work on this machine"
+        )
     named = _HOST_AND_PORT.fullmatch(address)
     if named is None:
         return

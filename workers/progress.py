@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from workers.storage.uris import shown
-from workers.summaries import RunSummary, ShardSummary, Tally
+from workers.summaries import Pulse, RunSummary, ShardSummary, Tally
 
 Say = Callable[[str], None]
 """Tells the user what is going on."""
@@ -20,6 +20,7 @@ TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 10.0
 WIDTH = 110  # of the line on a terminal; the rest of an older, longer line is wiped
 FAILURES_SHOWN = 5
+REASONS_SHOWN = 5
 
 
 class Progress:
@@ -35,7 +36,9 @@ class Progress:
         self._lock = threading.Lock()
         self._line_open = False
         self.tally = Tally()
-        self._total = 0
+        self._pulse = Pulse()
+        self._shards = 0
+        self._records: int | None = None
         self._started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -51,10 +54,25 @@ class Progress:
         if summary.error is not None:
             self.say(f"shard {summary.shard_id} failed: {summary.error}")
 
+    def hear(self, pulse: Pulse) -> None:
+        """Takes in how far the replicas are; pace is measured from when the first one is ready."""
+        first = pulse.replicas and not self._pulse.replicas
+        with self._lock:
+            self._pulse = pulse
+            waited, now = time.monotonic() - self._started, time.monotonic()
+            self._started = now if first else self._started
+        if first:
+            self.say(f"the first replica has loaded the model, after {_duration(waited)}")
+
     @contextmanager
-    def running(self, total: int) -> Iterator[None]:
-        """Shows the line while `total` shards are being labelled."""
-        self._total, self._started = total, time.monotonic()
+    def running(self, shards: int, records: int | None = None) -> Iterator[None]:
+        """Shows the line while shards are being labelled.
+
+        Args:
+            shards: how many.
+            records: in all of them; None where that isn't known before they are read.
+        """
+        self._shards, self._records, self._started = shards, records, time.monotonic()
         ended = threading.Event()
         ticker = threading.Thread(target=self._tick, args=(ended,), daemon=True)
         ticker.start()
@@ -67,22 +85,21 @@ class Progress:
                 self._show(final=True)
 
     def line(self, seconds: float) -> str:
-        """The line, `seconds` after the start.
-
-        Args:
-            seconds: since work began.
-        """
+        """The line, `seconds` after the first replica was ready."""
         tally, pace = self.tally, max(seconds, 1e-9)
-        done = tally.shards + len(tally.failures)
+        shards = len(tally.done) + len(tally.failures)
+        records = max(tally.records, self._pulse.records)
         parts = [
-            f"{done:,}/{self._total:,} shards",
-            f"{tally.records / pace:,.1f} records/s",
+            f"{shards:,}/{self._shards:,} shards",
+            f"{records:,}{f'/{self._records:,}' if self._records else ''} records",
+            f"{records / pace:,.1f} records/s",
             f"{tally.targets / pace:,.1f} targets/s",
             f"{tally.counts['rejected_input']:,} rejected",
             f"{tally.counts['failed'] + len(tally.failures):,} failed",
         ]
-        if 0 < done < self._total:
-            parts.append(f"{_duration(seconds / done * (self._total - done))} left")
+        done, total = (records, self._records) if self._records else (shards, self._shards)
+        if 0 < done < total:
+            parts.append(f"{_duration(seconds / done * (total - done))} left")
         return "  ".join(parts)
 
     def _tick(self, ended: threading.Event) -> None:
@@ -108,23 +125,40 @@ class Progress:
 def describe_run(summary: RunSummary) -> str:
     """The table at the end."""
     done = summary.shards - len(summary.failures)
-    fill = f", batches {summary.batch_fill:.0%} full" if summary.batch_fill else ""
+    fill = f"; the model's batches were {summary.batch_fill:.0%} full" if summary.batch_fill else ""
+    whose = " in the shards that this start committed" if summary.failures else ""
     lines = [
         f"run        {summary.run_id}",
         f"shards     {done:,} of {summary.shards:,} committed, {summary.found_committed:,} of them"
         " before this start",
-        f"rows       {sum(summary.counts.values()):,}",
+        f"rows       {sum(summary.counts.values()):,}{whose}",
         *(f"  {status:<15}{count:>10,}" for status, count in sorted(summary.counts.items())),
+        *_reasons(summary),
         f"masks      {summary.targets:,}",
-        f"carried    {summary.reused:,} rows over from earlier runs",
         f"time       {_duration(summary.seconds)}{fill}",
         f"labels     {shown(summary.output)}",
     ]
+    if summary.reused:
+        lines.insert(-2, f"reused     {summary.reused:,} of the rows, from earlier runs")
     for shard_id, why in list(summary.failures.items())[:FAILURES_SHOWN]:
         lines.append(f"not done   {shard_id}: {why}")
     if more := len(summary.failures) - FAILURES_SHOWN:
         lines += [f"           and {more:,} more"] if more > 0 else []
     return "\n".join(lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 shard", "1,000 shards"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _reasons(summary: RunSummary) -> list[str]:
+    """Why rows have no answer, the commonest first; `error_message` of each row says more."""
+    common = sorted(summary.errors.items(), key=lambda each: (-each[1], each[0]))
+    told = [f"{code} {count:,}" for code, count in common[:REASONS_SHOWN]]
+    if more := len(common) - REASONS_SHOWN:
+        told += [f"{more} more"] if more > 0 else []
+    return [f"reasons    {', '.join(told)}"] if told else []
 
 
 def _duration(seconds: float) -> str:

@@ -25,11 +25,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 
@@ -46,6 +46,7 @@ from workers.errors import (
 )
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
+from workers.logbook import Begun, Logbook, Teller
 from workers.model_files import ModelIdentity, load_engine
 from workers.settings import LabelSettings
 from workers.shards.listing import ShardKind
@@ -76,36 +77,6 @@ SHARD, SUMMARY = "shard", "summary"
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """What has become of a shard before this start of it."""
-
-    times: int
-    """that it was begun, this time included"""
-    last_words: str | None = None
-    """of the replica that was the last to break over it; those that are killed say nothing"""
-
-
-class Starts(Protocol):
-    """What is remembered while replicas come and go; one for all of them."""
-
-    def setup_begins(self) -> int:
-        """Notes that this replica begins to load the model.
-
-        Returns:
-            How many of the run died over that since one was last done with it.
-        """
-
-    def setup_ends(self) -> None:
-        """Notes that this replica has loaded the model, or can say why not."""
-
-    async def begin(self, shard_id: str) -> Begun:
-        """Notes that a replica begins a shard."""
-
-    async def broke(self, shard_ids: Collection[str], why: str) -> None:
-        """Notes why a replica ends itself that has these shards at hand."""
-
-
-@dataclass(frozen=True, slots=True)
 class Assignment:
     """What a replica must know; travels to it once."""
 
@@ -123,16 +94,17 @@ class ShardLabeller:
     Args:
         assignment: of the run.
         threads: of the model, when it runs on a CPU.
-        starts: hears of each set-up and shard that is begun, and why a replica broke.
+        logbook: hears of each set-up and shard that is begun, and why a replica broke.
     """
 
-    def __init__(self, assignment: Assignment, threads: int, starts: Starts) -> None:
+    def __init__(self, assignment: Assignment, threads: int, logbook: Logbook) -> None:
         torch.set_num_threads(threads)
-        self._starts = starts
+        self._logbook = logbook
+        self._teller = Teller(logbook.answered)
         self._at_hand: set[str] = set()
         self._bench: Workbench | None = None
         self._why_not = ""
-        deaths = starts.setup_begins()
+        deaths = logbook.setup_begins()
         if deaths > MAX_SETUP_DEATHS:  # what kills them would kill this one too
             self._why_not = describe_setup_deaths(deaths, assignment.settings)
             return
@@ -140,23 +112,24 @@ class ShardLabeller:
             self.setup(assignment)
         except PixelLMError as error:  # raised from here, Ray would bury it in tracebacks
             self._why_not = f"the model can't be used: {error}"
-        starts.setup_ends()
+        logbook.setup_ends(loaded=not self._why_not)
 
     def setup(self, assignment: Assignment) -> None:
         """Loads the model and puts everything else within reach."""
-        self._bench = lay_out_bench(assignment)
+        self._bench = lay_out_bench(assignment, self._teller)
 
     async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
         """One shard in, one summary out."""
         (text,) = batch[SHARD]
         shard = shard_from_json(text)
-        begun = await self._starts.begin(shard.shard_id)
+        begun = await self._logbook.begin(shard.shard_id)
         if begun.times > 1 + MAX_DEATHS:
             summary = ShardSummary(shard.shard_id, error=describe_deaths(begun))
         else:
             self._at_hand.add(shard.shard_id)
             summary = await self.process(shard)
             self._at_hand.discard(shard.shard_id)
+            self._teller.flush()
         yield {SUMMARY: [summary.to_json()]}
 
     async def process(self, shard: Shard) -> ShardSummary:
@@ -176,7 +149,7 @@ class ShardLabeller:
     async def _say_why(self, why: str) -> None:
         print(f"this replica is broken and will be replaced: {why}", file=sys.stderr, flush=True)
         with suppress(Exception):  # this process ends, whether it was heard or not
-            await asyncio.wait_for(self._starts.broke(self._at_hand, why), LAST_WORDS_SECONDS)
+            await asyncio.wait_for(self._logbook.broke(self._at_hand, why), LAST_WORDS_SECONDS)
 
     def destroy(self) -> None:
         """Lets the threads go; the process ends soon after."""
@@ -187,8 +160,13 @@ class ShardLabeller:
         self.destroy()
 
 
-def lay_out_bench(assignment: Assignment) -> Workbench:
-    """Loads the model and puts everything else within reach."""
+def lay_out_bench(assignment: Assignment, tell: Callable[[str, int], None]) -> Workbench:
+    """Loads the model and puts everything else within reach.
+
+    Args:
+        assignment: of the run.
+        tell: see `Workbench.tell`.
+    """
     settings, identity = assignment.settings, assignment.identity
     engine = _load_patiently(settings, identity)
     store, output = Anywhere(), settings.output
@@ -207,6 +185,7 @@ def lay_out_bench(assignment: Assignment) -> Workbench:
         fields=settings.field_map,
         limits=settings.picture_limits,
         roots=(settings.input, *settings.reading.roots),
+        tell=tell,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import NoDecode
+from typing_extensions import TypeAliasType
 
 import pixellm
 from pixellm.answers import DecodeSettings
@@ -59,15 +60,16 @@ def _askable(text: str) -> str:
         raise ValueError(error.message) from error
 
 
-Place = Annotated[str, AfterValidator(_place)]
-Texts = Annotated[
-    tuple[Annotated[str, AfterValidator(_askable)], ...],
-    NoDecode,
-    BeforeValidator(_lines),
-    Verbatim,
-]
-Places = Annotated[tuple[Place, ...], NoDecode, BeforeValidator(_lines), Verbatim]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+# An alias that has a name is what `--help` writes behind the flag, in the place of its type.
+PLACE = TypeAliasType("PLACE", str)
+TEXT = TypeAliasType("TEXT", tuple[Annotated[str, AfterValidator(_askable)], ...])
+PLACES = TypeAliasType("PLACES", tuple[Annotated[str, AfterValidator(_place)], ...])
+NAMES = TypeAliasType("NAMES", tuple[str, ...])
+
+Place = Annotated[PLACE, AfterValidator(_place)]
+Texts = Annotated[TEXT, NoDecode, BeforeValidator(_lines), Verbatim]
+Places = Annotated[PLACES, NoDecode, BeforeValidator(_lines), Verbatim]
+Names = Annotated[NAMES, NoDecode, BeforeValidator(_names)]
 
 
 class Group(BaseModel):

@@ -8,6 +8,16 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """How far the replicas of a run are, between two shards that end."""
+
+    replicas: int = 0
+    """that have loaded the model since the start"""
+    records: int = 0
+    """that are answered, also in shards that aren't committed yet"""
+
+
+@dataclass(frozen=True, slots=True)
 class ShardSummary:
     """What became of a shard; small enough to travel to the driver."""
 
@@ -15,6 +25,8 @@ class ShardSummary:
     rows: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     """rows by status"""
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """rows by `error_code`"""
     targets: int = 0
     records: int = 0
     reused: int = 0
@@ -50,6 +62,8 @@ class RunSummary:
     """of these, before this start"""
     counts: Mapping[str, int]
     """rows by status: of the whole plan when it is finished, else of what this start committed"""
+    errors: Mapping[str, int]
+    """rows by `error_code`, likewise"""
     targets: int
     reused: int
     """rows that were carried over from earlier runs"""
@@ -72,11 +86,13 @@ class RunSummary:
 class Tally:
     """The sum of the summaries so far."""
 
-    shards: int = 0
+    done: set[str] = field(default_factory=set)
+    """ids of shards that are committed"""
     records: int = 0
     targets: int = 0
     reused: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
     batch_fill: float = 0.0
 
@@ -86,8 +102,9 @@ class Tally:
         if summary.error is not None:
             self.failures[summary.shard_id] = summary.error
             return
-        self.shards += 1
+        self.done.add(summary.shard_id)
         self.records += summary.records
         self.targets += summary.targets
         self.reused += summary.reused
         self.counts.update(summary.counts)
+        self.errors.update(summary.errors)

@@ -18,6 +18,10 @@ from workers.storage.objects import Store
 T = TypeVar("T")
 
 
+def _to_nobody(shard_id: str, records: int) -> None:
+    """For whoever doesn't want to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workbench:
     """The model, the stores, the threads and the rules; the same for all shards of a replica."""
@@ -42,6 +46,8 @@ class Workbench:
     limits: PictureLimits = field(default_factory=PictureLimits)
     roots: tuple[str, ...] = ()
     """where images may lie besides the folder of the file that names them"""
+    tell: Callable[[str, int], None] = _to_nobody
+    """hears, after each record, of which shard it was and how many of that one are done"""
 
     async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         """Runs blocking work beside the event loop."""

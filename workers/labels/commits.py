@@ -90,6 +90,9 @@ class Commit(JsonFile):
     bytes: int
     rows: int
     counts: Mapping[str, int]
+    """Rows by status."""
+    errors: Mapping[str, int]
+    """Rows by `error_code`, of those that have one."""
     targets: int
     fingerprint: str
     source: str

@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from workers.errors import CommitError, ObjectMissing
@@ -53,8 +53,10 @@ class Manifest(JsonFile):
     input: str
     settings_digest: str
     fingerprint: str
+    planned_at: str
+    """When the input was about to be listed: UTC, ISO 8601."""
     finished_at: str
-    """UTC, ISO 8601."""
+    """Likewise."""
     plan_sha256: str
     """Of the sorted shard ids, one a line."""
     commits: str
@@ -64,16 +66,28 @@ class Manifest(JsonFile):
     targets: int
     counts: Mapping[str, int]
     """Rows by status."""
+    errors: Mapping[str, int]
+    """Rows by `error_code`, of those that have one."""
 
 
 def finish_run(
-    ledger: Ledger, plan: Iterable[str], *, source: str, settings_digest: str, fingerprint: str
+    ledger: Ledger,
+    plan: Iterable[str],
+    *,
+    planned_at: str,
+    source: str,
+    settings_digest: str,
+    fingerprint: str,
 ) -> Manifest:
     """Write the manifest of a run whose shards are all committed; nothing when it says so already.
+
+    Nor when a newer plan of the same run is finished: two starts may overlap, and the one that
+    listed the input first may end last. Its commits stay, and the newer plan is the table.
 
     Args:
         ledger: of the run.
         plan: the ids of all shards of the plan.
+        planned_at: when the input was about to be listed, from `commits.now`.
         source: the input prefix.
         settings_digest: of the settings, for whoever asks how this table was made.
         fingerprint: label fingerprint of the run.
@@ -87,8 +101,10 @@ def finish_run(
     if before and before.plan_sha256 == plan_digest and before.settings_digest == settings_digest:
         return before
     _check_whole(ledger, ids)
+    if before and before.planned_at > planned_at:
+        return before
     markers = _read_markers(ledger.store, ledger.output, ledger.run_id, ids)
-    packed, counts, targets = _pack(markers)
+    packed, sums = _pack(markers)
     name = f"{RUNS}/{ledger.run_id}.{sha256(packed).hexdigest()[:16]}.jsonl.gz"
     ledger.store.put(join_uri(ledger.output, name), packed)
     manifest = Manifest(
@@ -96,13 +112,15 @@ def finish_run(
         input=source,
         settings_digest=settings_digest,
         fingerprint=fingerprint,
+        planned_at=planned_at,
         finished_at=now(),
         plan_sha256=plan_digest,
         commits=name,
         shards=len(ids),
-        rows=counts.total(),
-        targets=targets,
-        counts=dict(counts),
+        rows=sums.counts.total(),
+        targets=sums.targets,
+        counts=dict(sums.counts),
+        errors=dict(sums.errors),
     )
     ledger.store.put(_manifest_uri(ledger.output, ledger.run_id), manifest.to_json())
     return manifest
@@ -260,15 +278,28 @@ def _manifest_uri(output: str, run_id: str) -> str:
     return join_uri(output, RUNS, f"{run_id}.json")
 
 
-def _pack(commits: Iterable[Commit]) -> tuple[bytes, Counter[str], int]:
-    """Markers as gzipped JSON lines, with the sums of rows by status and of targets."""
-    counts, targets, packed = Counter[str](), 0, io.BytesIO()
+@dataclass(slots=True)
+class _Sums:
+    """Over markers."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    targets: int = 0
+
+    def add(self, commit: Commit) -> None:
+        self.counts.update(commit.counts)
+        self.errors.update(commit.errors)
+        self.targets += commit.targets
+
+
+def _pack(commits: Iterable[Commit]) -> tuple[bytes, _Sums]:
+    """Markers as gzipped JSON lines, and their sums."""
+    sums, packed = _Sums(), io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:  # no clock in the bytes
         for commit in commits:
             file.write(commit.to_json())
-            counts.update(commit.counts)
-            targets += commit.targets
-    return packed.getvalue(), counts, targets
+            sums.add(commit)
+    return packed.getvalue(), sums
 
 
 def _unpack(store: Store, output: str, manifest: Manifest) -> Iterator[Commit]:

@@ -29,7 +29,8 @@ from workers.records.rejections import Rejection
 
 LABELLED = ("ok", "empty", "partial")
 """The statuses of rows that a model or a person has answered."""
-
+MODEL_FAILED = "model_failed"
+"""The `error_code` of rows of status `failed`."""
 _UNREAD = PictureFacts(sha256="", width=0, height=0, exif_orientation=0)
 
 
@@ -63,7 +64,8 @@ class Outcome:
     """How one question ended."""
 
     status: str
-    error: Rejection | None = None
+    error_code: str | None = None
+    error_message: str | None = None
     answer_text: str | None = None
     targets: tuple[TargetRow, ...] = ()
     qa_flags: tuple[str, ...] = ()
@@ -91,14 +93,22 @@ def rejected_rows(
         attempt: where the rows come from.
         picture: what is known of the image, if its bytes could be read.
     """
-    return _rows_without_answer(record, Outcome("rejected_input", rejection), attempt, picture)
+    outcome = Outcome("rejected_input", rejection.code, rejection.message)
+    return _rows_without_answer(record, outcome, attempt, picture)
 
 
 def failed_rows(
-    record: Record, error: Rejection, attempt: Attempt, picture: PictureFacts | None = None
+    record: Record, why: str, attempt: Attempt, picture: PictureFacts | None = None
 ) -> list[LabelRow]:
-    """Rows of a record that could have been answered, but for a failure of ours."""
-    return _rows_without_answer(record, Outcome("failed", error), attempt, picture)
+    """Rows of a record that could have been answered, but for a failure of ours.
+
+    Args:
+        record: as it was read.
+        why: one sentence.
+        attempt: where the rows come from.
+        picture: what is known of the image.
+    """
+    return _rows_without_answer(record, Outcome("failed", MODEL_FAILED, why), attempt, picture)
 
 
 def carry_over(
@@ -145,8 +155,8 @@ def _make_row(
         height=picture.height,
         exif_orientation=picture.exif_orientation,
         status=outcome.status,
-        error_code=outcome.error.code if outcome.error else None,
-        error_message=outcome.error.message if outcome.error else None,
+        error_code=outcome.error_code,
+        error_message=outcome.error_message,
         attempts=attempt.number,
         answer_text=outcome.answer_text,
         n_targets=len(outcome.targets),
@@ -219,4 +229,4 @@ def _describe_answer(
     # an answer that was cut off before its first target has not said that nothing matches
     status = "partial" if flags else "ok" if targets else "empty"
     flags += sorted({flag for target in targets for flag in target.flags})
-    return Outcome(status, None, answer.text, targets, tuple(flags), latency_ms)
+    return Outcome(status, None, None, answer.text, targets, tuple(flags), latency_ms)

@@ -55,6 +55,8 @@ class PartFacts:
     rows: int
     counts: Mapping[str, int]
     """rows by status"""
+    errors: Mapping[str, int]
+    """rows by `error_code`, of those that have one"""
     targets: int
 
 
@@ -62,6 +64,7 @@ def write_part(rows: Iterable[LabelRow], identity: PartIdentity) -> bytes:
     """Writes one part: the rows of a shard, sorted by `item_id`."""
     ordered = sorted(rows, key=lambda row: (row.item_id, row.row_index))
     counts = Counter(row.status for row in ordered)
+    errors = Counter(row.error_code for row in ordered if row.error_code)
     footer = {
         "pixellm.schema_version": SCHEMA_VERSION,
         "pixellm.rle": RLE_FORM,
@@ -70,6 +73,7 @@ def write_part(rows: Iterable[LabelRow], identity: PartIdentity) -> bytes:
         "pixellm.shard_id": identity.shard_id,
         "pixellm.label_fingerprint": identity.label_fingerprint,
         "pixellm.counts": json.dumps(counts, sort_keys=True),
+        "pixellm.errors": json.dumps(errors, sort_keys=True),
         "pixellm.targets": str(sum(row.n_targets for row in ordered)),
     }
     columns = [_column(ordered, field) for field in LABEL_SCHEMA]
@@ -117,6 +121,7 @@ class PartReader:
             self.facts = PartFacts(
                 rows=self._file.metadata.num_rows,
                 counts=json.loads(footer["pixellm.counts"]),
+                errors=json.loads(footer["pixellm.errors"]),
                 targets=int(footer["pixellm.targets"]),
             )
 

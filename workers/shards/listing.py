@@ -103,6 +103,10 @@ class Inputs(AbstractContextManager["Inputs"]):
     """The folder up to which instructions are looked for."""
     files: list[ObjectInfo] = field(default_factory=list)
     """Files that list records; when there are any, `images` is empty: they refer to the images."""
+    images_seen: int = 0
+    """Images that lie there, also where there are `files`."""
+    unasked: int = 0
+    """Of the images given out, those that have no text of their own."""
     others: list[str] = field(default_factory=list)
     """A few URIs of things that are no input, for the message when nothing else is there."""
     _instructions: dict[str, list[ObjectInfo]] = field(default_factory=dict)
@@ -116,6 +120,11 @@ class Inputs(AbstractContextManager["Inputs"]):
 
     def __exit__(self, *_: object) -> None:
         self._spool.close()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found, of whatever form."""
+        return not (self.files or self.images_seen or self.others)
 
     def add(self, info: ObjectInfo) -> None:
         """Take in one object; they must come sorted."""
@@ -139,12 +148,15 @@ class Inputs(AbstractContextManager["Inputs"]):
         return False
 
     def _add_visible(self, last: str, info: ObjectInfo) -> None:
+        suffix = _suffix(last)
         if kind_of(last):
             self.files.append(info)
-        elif _suffix(last) not in IMAGE_SUFFIXES and _suffix(last) not in SIDECAR_SUFFIXES:
+        elif suffix in IMAGE_SUFFIXES or suffix in SIDECAR_SUFFIXES:
+            self.images_seen += suffix in IMAGE_SUFFIXES
+            if not self.files:
+                self._spool.write(json.dumps((info.uri, info.size, info.etag)) + "\n")
+        else:
             self.others = [*self.others[:2], info.uri]
-        elif not self.files:
-            self._spool.write(json.dumps((info.uri, info.size, info.etag)) + "\n")
 
     def images(self) -> Iterator[ImageLine]:
         """Every image with its texts; sorted by URI, but for `1.b.jpg` before `1.jpg`."""
@@ -153,6 +165,7 @@ class Inputs(AbstractContextManager["Inputs"]):
         self._spool.seek(0)
         for image, sidecar in _paired(ObjectInfo(*json.loads(line)) for line in self._spool):
             nearest = self._nearest(under(image.uri, self.root) or "")
+            self.unasked += sidecar is None and nearest is None
             yield ImageLine.of(image, sidecar, nearest)
 
     def _nearest(self, name: str) -> ObjectInfo | None:
@@ -178,6 +191,8 @@ def find_inputs(store: Store, prefix: str, exclude: Sequence[str] = ()) -> Input
         for info in single or store.list(prefix):
             if all(under(info.uri, folder) is None for folder in exclude):
                 inputs.add(info)
+        if inputs.is_empty and (file := _stat(store, prefix)):
+            inputs.others.append(file.uri)
         failed.pop_all()
     return inputs
 

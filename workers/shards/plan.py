@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 LISTING_BYTES = 4 * 2**20  # of one listing object: some 15,000 images, one request to read
+NOTHING_ELSE = "Nothing else is there either: is the place right?"
 PIECE_BYTES = 2**20  # a line longer than this is read in pieces, whatever its length
 
 
@@ -63,6 +64,20 @@ class Shard:
     """Bytes in `uri`; -1 for all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An input, cut into shards, and what a person should know of it before work begins."""
+
+    shards: tuple[Shard, ...]
+    """at least one"""
+    images: int
+    """that are asked by themselves, since no file lists them"""
+    unasked: int
+    """of these, without an instruction beside or above them"""
+    beside: int
+    """that lie beside files that list records, and are labelled where those name them"""
+
+
 def plan_shards(
     store: Store,
     prefix: str,
@@ -70,7 +85,7 @@ def plan_shards(
     records_per_shard: int,
     listing_writer: ListingWriter,
     exclude: Sequence[str] = (),
-) -> list[Shard]:
+) -> Plan:
     """Cut everything under a prefix into shards of at most `records_per_shard` records.
 
     Where there are files that list records (JSONL, Parquet, tar), images beside them are not
@@ -95,7 +110,9 @@ def plan_shards(
         shards += _cut_images(inputs, prefix, border, identity, listing_writer)
         if not shards:
             raise PlanError(_nothing(prefix, inputs))
-    return shards
+        seen = inputs.images_seen
+        images, beside = (0, seen) if inputs.files else (seen, 0)
+        return Plan(tuple(shards), images, inputs.unasked, beside)
 
 
 def _cut_file(
@@ -230,5 +247,5 @@ def _nothing(prefix: str, inputs: Inputs) -> str:
     return (
         f"nothing to label under {shown(prefix)}: no file ending in {', '.join(SHARD_SUFFIXES)} "
         f"and no image ({', '.join(sorted(IMAGE_SUFFIXES))}); names that begin with '_' or '.' "
-        f"do not count. {f'Other things are there: {seen}' if seen else 'There is nothing at all.'}"
+        f"do not count. {f'Other things are there: {seen}' if seen else NOTHING_ELSE}"
     )
