@@ -239,7 +239,7 @@ def test_images_beside_a_list_are_told_of(read, photos, output):
     told: list[str] = []
     plan_run(read(photos, output), told.append)
     (line,) = [line for line in told if "list records" in line]
-    assert line.startswith(f"4 images under '{photos}' will be labelled only where")
+    assert line.startswith("4 images beside files that list records: labelled where")
 
 
 def test_an_input_without_anything_is_told(read, output, tmp_path):

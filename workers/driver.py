@@ -139,8 +139,8 @@ def _plan(settings: LabelSettings, say: Say) -> Plan:
     )
     if plan.beside:
         say(
-            f"{counted(plan.beside, 'image')} under {shown(settings.input)} will be labelled only "
-            "where the files there that list records name them"
+            f"{counted(plan.beside, 'image')} beside files that list records: labelled where those "
+            "name them"
         )
     if plan.unasked and not settings.instruction:
         _tell_unasked(plan, settings, say)

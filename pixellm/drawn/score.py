@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     engine = Engine(load_checkpoint(options.model), DecodeSettings(max_new_tokens=80))
-    seeds = TEST_SEEDS[: options.scenes]
+    seeds = TEST_SEEDS[options.skip :][: options.scenes]
     scores = summary(verdicts(engine, seeds, options.questions))
     print(format_table(scores))
     if options.json:
@@ -162,6 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
     add, default = parser.add_argument, "(default: %(default)s)"
     add("--model", type=Path, required=True, help="folder of the model (must be given)")
     add("--scenes", type=int, default=500, help=f"how many are asked about {default}")
+    add("--skip", type=int, default=0, help=f"held-out scenes to pass over first {default}")
     add("--questions", type=int, default=4, help=f"asked about each scene {default}")
     add("--threads", type=int, default=2, help=f"CPU threads {default}")
     add("--json", type=Path, help="file for the scores, beside the table (default: none)")
