@@ -17,7 +17,8 @@ from workers.errors import PlanError, SettingsError
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
-from workers.labels.manifests import current_commits, manifests, read_rows
+from workers.labels.manifests import current_commits, manifests
+from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.progress import Progress, describe_run
 from workers.replica import lay_out_bench

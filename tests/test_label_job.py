@@ -28,7 +28,8 @@ from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.conftest import S3Server, free_ports
 from tests.photos import load_photos
-from workers.labels.manifests import current_commits, manifests, read_rows
+from workers.labels.manifests import current_commits, manifests
+from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.storage.stores import open_store
 from workers.storage.uris import join_uri

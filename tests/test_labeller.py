@@ -31,7 +31,8 @@ from workers.errors import (
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
-from workers.labels.manifests import current_commits, read_rows, stale_commits
+from workers.labels.manifests import current_commits, stale_commits
+from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.logbook import TELL_SECONDS, Begun, Book, Logbook, Teller
 from workers.model_files import ModelIdentity

@@ -493,6 +493,11 @@ def test_where_there_is_nothing_to_label_the_message_says_what_was_looked_for(na
         plan(store_of(*names_there))
 
 
+def test_an_input_that_is_a_file_of_no_known_form_is_not_said_to_be_missing():
+    with pytest.raises(PlanError, match=r"Other things are there: 'mem://bucket/in/a\.heic'"):
+        plan(store_of("a.heic"), f"{ROOT}/a.heic")
+
+
 def test_files_without_records_are_nothing_to_label():
     store = MemoryStore()
     store.put(f"{ROOT}/a.jsonl", b" \n\n")

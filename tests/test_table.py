@@ -12,7 +12,8 @@ import pytest
 from tests.labels import ATTEMPT, label_photos, make_answer, make_record
 from workers.errors import CommitError
 from workers.labels.commits import Ledger, now
-from workers.labels.manifests import current_commits, finish_run, read_rows
+from workers.labels.manifests import current_commits, finish_run
+from workers.labels.parts import read_rows
 from workers.labels.rows import answer_row, blank_row, rejected_rows
 from workers.labels.schema import LABEL_SCHEMA, TARGET_TYPE, LabelRow
 from workers.labels.table import PartIdentity, PartReader, describe_part, read_part, write_part

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import Commit
-from workers.labels.manifests import read_rows
+from workers.labels.parts import read_rows
 from workers.labels.rows import LABELLED
 from workers.labels.schema import LabelRow
 from workers.labels.table import read_part

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from workers.labels.commits import Commit
-from workers.labels.manifests import current_commits, read_rows
+from workers.labels.manifests import current_commits
+from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.storage.objects import Store
 

@@ -20,14 +20,12 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import (
     MARKERS,
-    PARTS,
     Commit,
     JsonFile,
     Ledger,
@@ -35,8 +33,6 @@ from workers.labels.commits import (
     now,
     part_name,
 )
-from workers.labels.schema import LabelRow
-from workers.labels.table import PartIdentity, PartReader
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
@@ -166,26 +162,6 @@ def current_commits(store: Store, output: str, run_id: str | None = None) -> Ite
     yield from _read_markers(store, output, run, ids)
 
 
-def read_rows(
-    store: Store, output: str, commits: Iterable[Commit], columns: Sequence[str] | None = None
-) -> Iterator[LabelRow]:
-    """Streams the rows of committed parts, in the order of the commits.
-
-    Args:
-        store: where the output lies.
-        output: its prefix.
-        commits: from `current_commits`.
-        columns: read only these, which can be a hundredth of the bytes; see `PartReader.rows`.
-
-    Raises:
-        CommitError: a part is damaged or gone, or is not the one that its marker is about.
-        StorageError: the store failed.
-    """
-    for commit in commits:
-        with _open_part(store, output, commit) as part:
-            yield from part.rows(columns)
-
-
 def stale_commits(
     store: Store,
     output: str,
@@ -231,39 +207,6 @@ def _of_fingerprint(
         sample = next(_read_markers(store, output, run, left[:1]), None)
         if sample and sample.fingerprint == fingerprint:
             yield from _read_markers(store, output, run, left)
-
-
-@contextmanager
-def _open_part(store: Store, output: str, commit: Commit) -> Iterator[PartReader]:
-    uri, marker = join_uri(output, commit.part), marker_uri(output, commit.run_id, commit.shard_id)
-    try:
-        file = store.open(uri)
-    except ObjectMissing as error:
-        raise CommitError(
-            f"{shown(uri)} is committed and is not there any more. Delete its marker"
-            f" {shown(marker)} (where all of {PARTS!r} is gone: {MARKERS!r} and {RUNS!r} under"
-            f" {shown(output)}) and start the run again: then it is labelled anew."
-        ) from error
-    with file:
-        part = PartReader(file, shown(uri))
-        _check_part(part, commit, shown(uri))
-        yield part
-
-
-def _check_part(part: PartReader, commit: Commit, name: str) -> None:
-    """Looks at what the open footer says; digest and size would cost reading all of the part.
-
-    Not at the counts by status: where a store gives no more than `Guarantee.AT_LEAST_ONCE`, the
-    marker may have those of another attempt at the same shard, and the rows are as good.
-    """
-    said = PartIdentity(commit.run_id, commit.shard_id, commit.fingerprint), commit.rows
-    found = part.identity, part.facts.rows
-    if said != found:
-        raise CommitError(
-            f"{name} is not what was committed: its marker is about {said[1]:,} rows of {said[0]},"
-            f" and it holds {found[1]:,} rows of {found[0]}. Delete the part and its marker and"
-            " start the run again: then the shard is labelled anew."
-        )
 
 
 def _check_whole(ledger: Ledger, ids: Sequence[str]) -> None:
