@@ -23,7 +23,7 @@ from workers.exports.formats import FORMATS, export_run
 from workers.exports.selection import ExportOptions
 from workers.exports.settings import MAX_CARDS
 from workers.exports.sheet import check_sheet
-from workers.labels import manifests
+from workers.labels import parts
 from workers.labels.commits import Ledger
 from workers.labels.rows import answer_row, rejected_rows
 from workers.labels.schema import LabelRow
@@ -117,7 +117,7 @@ def test_masks_are_read_of_the_parts_that_are_shown_and_of_no_others(tmp_path, m
             opened.append((self.identity.shard_id[0], columns is None or "targets" in columns))
             return super().rows(columns)
 
-    monkeypatch.setattr(manifests, "PartReader", Watched)
+    monkeypatch.setattr(parts, "PartReader", Watched)
     for number, row in enumerate(put_files(tmp_path)):
         commit(tmp_path / "out", [row], f"{number}" * 20)
     sheet(tmp_path / "out", cards=2)
