@@ -8,7 +8,6 @@ sheet go to OUTPUT/labels.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def from_here(path: Path) -> Path:
-    """The path as short as it can be typed here: relative, unless the absolute one is shorter."""
-    return Path(min(os.path.relpath(path), str(path.absolute()), key=len))
+    """The path as it is typed here: relative when it lies below, else absolute."""
+    here, place = Path.cwd(), path.absolute()
+    return place.relative_to(here) if place.is_relative_to(here) else place
 
 
 def _read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:

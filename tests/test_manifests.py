@@ -89,6 +89,14 @@ def test_the_newest_plan_is_the_table_also_where_an_older_one_ends_last():
     assert ids(current_commits(store, OUTPUT)) == PLAN[:2]
 
 
+def test_a_plan_from_a_future_that_a_wrong_clock_made_up_is_replaced():
+    store = MemoryStore()
+    ledger = label(store)
+    finish(ledger, PLAN[:2], planned_at="9999-01-01")
+    finish(ledger, PLAN, planned_at="2026-01-01")
+    assert ids(current_commits(store, OUTPUT)) == PLAN
+
+
 def test_finishing_with_other_settings_writes_them_down():
     store = MemoryStore()
     finish(label(store))

@@ -732,6 +732,16 @@ def test_a_member_that_is_cut_off_is_named():
     assert "no whole tar archive: member 'b.jpg' is cut off" in records[1].rejection.message
 
 
+@pytest.mark.parametrize("good", [0, 1], ids=["first", "later"])
+def test_an_extended_header_that_makes_no_sense_ends_the_archive_and_not_the_run(good):
+    member = tarfile.TarInfo("b.jpg")
+    member.pax_headers = {"GNU.sparse.map": "a,b"}
+    data = tar(("a.jpg", b"1"))[: 1024 * good] + member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    records = read_archive(data)
+    assert codes(records) == [*[None] * good, Reason.SHARD_TRUNCATED]
+    assert "no whole tar archive: a header that can't be read" in records[-1].rejection.message
+
+
 @pytest.mark.parametrize("name", ["b.jpg", "b"])
 def test_a_header_that_claims_more_bytes_than_there_are_is_not_waited_for(name):
     """To step over 2**60 bytes piece by piece would take for ever."""

@@ -197,3 +197,10 @@ def test_values_that_no_machine_has_are_refused(tmp_path):
         assert "no YAML" in refusal("--config", str(config))
     config.write_text("replica: 0x" + "f" * 10_000)
     assert "thousands of digits" in refusal("--config", str(config))
+
+
+def test_a_variable_for_a_whole_group_is_told_with_its_name(monkeypatch):
+    monkeypatch.setenv("PIXELLM_READING", "threads=3")
+    assert refusal() == (
+        "PIXELLM_READING is no setting, but a group: give PIXELLM_READING__... one by one"
+    )

@@ -547,3 +547,10 @@ def test_signatures_and_passwords_are_not_shown():
         normalise_uri(signed)
     assert "abc" not in str(caught.value)
     assert "pw" not in str(caught.value)
+
+
+def test_a_pipe_is_no_file_and_nobody_waits_for_its_other_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (LocalStore().get, LocalStore().open):
+        with pytest.raises(ObjectMissing, match="is not a file"):
+            read(str(tmp_path / "pipe"))

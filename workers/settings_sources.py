@@ -8,6 +8,7 @@ are told at once, a line each.
 import argparse
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Self
@@ -30,6 +31,7 @@ from workers.yaml_files import read_yaml
 
 PREFIX = "PIXELLM_"
 _NESTED = "__"
+_NO_GROUP = re.compile(r'error parsing value for field "(\w+)" from source "EnvSettings')
 SettingPath = tuple[str, ...]
 """Of a setting in the tree: ("reading", "roots")."""
 
@@ -91,7 +93,7 @@ class FlagSettings(BaseSettings):
             problems = (_describe(problem, cls) for problem in error.errors(include_url=False))
             raise SettingsError("\n".join(problems)) from None
         except SourceError as error:
-            raise SettingsError(_describe_flag(f"{error}", cls)) from None
+            raise SettingsError(_describe_source(f"{error}", cls)) from None
 
 
 class SettingsTree(FlagSettings):
@@ -237,8 +239,11 @@ def _quote(value: object) -> str:
         return "a number with thousands of digits"
 
 
-def _describe_flag(message: str, model: type[BaseModel]) -> str:
-    """One line for what argparse says."""
+def _describe_source(message: str, model: type[BaseModel]) -> str:
+    """One line for what argparse says, or for a group of settings that a variable can't give."""
+    if found := _NO_GROUP.match(message):
+        group = variable_of([found[1]])
+        return f"{group} is no setting, but a group: give {group}{_NESTED}... one by one"
     message = message.removeprefix("error parsing CLI: ")
     unknown = message.removeprefix("unrecognized arguments: ")
     if unknown == message:

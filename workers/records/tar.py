@@ -5,10 +5,13 @@ IMAGE_ENDINGS, `json` (the record's other keys) or `txt` (an instruction a line)
 extracted to a disk, and only regular files are read.
 """
 
+import itertools
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from workers.errors import RecordRejected
 from workers.records.instructions import MAX_FILE_BYTES
@@ -49,7 +52,7 @@ def read_tar(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Record]
     """
     with store.open(shard.uri) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r|") as archive:
+            with _open_archive(file) as archive:
                 for row_index, sample in enumerate(_samples(archive, shard)):
                     yield from _make_records(sample, row_index, maker)
         except (tarfile.TarError, EOFError, OverflowError) as error:
@@ -90,7 +93,12 @@ def _make_records(sample: _Sample, row_index: int, maker: RecordMaker) -> Iterat
 
 def _members(archive: tarfile.TarFile, shard: Shard) -> Iterator[tarfile.TarInfo]:
     """The members one by one, in bounded memory and time."""
-    for number, member in enumerate(archive):
+    headers = iter(archive)
+    for number in itertools.count():
+        with _headers_told():
+            member = next(headers, None)
+        if member is None:
+            return
         # tarfile remembers every header, 1 KB a member, for a seek that a stream can't do
         archive.members.clear()  # type: ignore[attr-defined]
         if number >= MAX_MEMBERS:
@@ -104,6 +112,24 @@ def _members(archive: tarfile.TarFile, shard: Shard) -> Iterator[tarfile.TarInfo
             raise _cut_off(member)
 
 
+def _open_archive(file: BinaryIO) -> tarfile.TarFile:
+    with _headers_told():  # reads the first one
+        return tarfile.open(fileobj=file, mode="r|")
+
+
+class _BadHeader(tarfile.ReadError):
+    """What follows it can't be found."""
+
+
+@contextmanager
+def _headers_told() -> Iterator[None]:
+    """What tarfile raises on extended headers that are no numbers or no text isn't a `TarError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise _BadHeader(f"a header that can't be read: {error}") from error
+
+
 def _cut_off(member: tarfile.TarInfo) -> tarfile.TarError:
     return tarfile.ReadError(f"member {member.name!r} is cut off")
 
@@ -111,17 +137,22 @@ def _cut_off(member: tarfile.TarInfo) -> tarfile.TarError:
 def _samples(archive: tarfile.TarFile, shard: Shard) -> Iterator[_Sample]:
     """Groups neighbouring members by key; a sample is given out before the next one is read."""
     sample: _Sample | None = None
-    for member in _members(archive, shard):
-        found = _NAME.fullmatch(member.name)
-        if member.isdir() or not found:
-            continue
-        key, ending = found["key"].removeprefix("./"), found["ending"].lower()
-        if sample and (key != sample.key or ending in sample.endings):
+    try:
+        for member in _members(archive, shard):
+            found = _NAME.fullmatch(member.name)
+            if member.isdir() or not found:
+                continue
+            key, ending = found["key"].removeprefix("./"), found["ending"].lower()
+            if sample and (key != sample.key or ending in sample.endings):
+                yield sample
+                sample = None
+            sample = sample or _Sample(key)
+            sample.endings.add(ending)
+            _add_member(sample, archive, member, ending, shard.uri)
+    except _BadHeader:
+        if sample:  # it stands before the damage
             yield sample
-            sample = None
-        sample = sample or _Sample(key)
-        sample.endings.add(ending)
-        _add_member(sample, archive, member, ending, shard.uri)
+        raise
     if sample:
         yield sample
 

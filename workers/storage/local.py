@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,13 +58,18 @@ class LocalStore(Store):
         return ObjectInfo(uri, found.st_size, f"{found.st_size:x}-{found.st_mtime_ns:x}")
 
     def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
-        with _told(Path(uri)), Path(uri).open("rb") as file:
+        with _told(Path(uri)), self.open(uri) as file:
             file.seek(start)
             return file.read(-1 if length is None else length)
 
     def open(self, uri: str) -> BinaryIO:
         with _told(Path(uri)):
-            return Path(uri).open("rb")
+            # else the other end of a pipe would be waited for, for ever
+            file = os.fdopen(os.open(uri, os.O_RDONLY | os.O_NONBLOCK), "rb")
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            file.close()
+            raise ObjectMissing(f"{uri!r} is not a file")
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
         """A crash at any moment leaves the old file or the new one."""
