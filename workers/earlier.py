@@ -20,7 +20,7 @@ import numpy.typing as npt
 from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import Commit
 from workers.labels.parts import read_rows
-from workers.labels.rows import LABELLED
+from workers.labels.rows import LABELLED, item_id_of
 from workers.labels.schema import LabelRow
 from workers.labels.table import read_part
 from workers.records.instructions import Instruction
@@ -132,5 +132,4 @@ def _labelled(rows: Iterable[LabelRow]) -> Iterable[LabelRow]:
 
 
 def _key(image_sha256: str, instruction: str) -> int:
-    text = f"{image_sha256}\n{instruction}".encode("utf-8", "replace")
-    return int.from_bytes(sha256(text).digest()[:8], "big")
+    return int(item_id_of(image_sha256, instruction)[:16], 16)

@@ -77,7 +77,7 @@ async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> li
     """All records of a shard, as many at once as pictures may be alive."""
     tasks: list[asyncio.Task[_Labelled]] = []
     first: Exception | None = None
-    done = 0
+    done = due = 0
 
     def note(_: asyncio.Task[_Labelled]) -> None:
         nonlocal done
@@ -92,11 +92,14 @@ async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> li
                 task = group.create_task(_label_record(record, bench, attempt))
                 task.add_done_callback(note)
                 tasks.append(task)
+                due += max(1, len(record.instructions))
     except ExceptionGroup as errors:
         first = errors.exceptions[0]  # the others were on their way and are cancelled
     if first is not None:
         raise first  # out here it keeps its own cause, and a traceback of one screen
-    return [task.result() for task in tasks]
+    labelled = [task.result() for task in tasks]
+    assert sum(len(each.rows) for each in labelled) == due, "a row for each record and instruction"
+    return labelled
 
 
 async def _read(shard: Shard, bench: Workbench) -> AsyncIterator[Record]:

@@ -1,15 +1,11 @@
 """Ray: whole shards to a pool of replicas that grows and shrinks, and their summaries back.
 
-The one door to Ray. It gives us processes, GPUs, restarts and autoscaling; what counts as done is
-decided by the commits in the output and not by Ray.
+Ray gives us processes, GPUs, restarts and autoscaling; what counts as done is decided by the
+commits in the output and not by Ray.
 """
 
 import logging
-import os
-import re
-import socket
 import threading
-import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +16,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
+from workers.cluster import Machine, connected, list_machines
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
 from workers.progress import Progress, Say
@@ -36,24 +33,8 @@ from workers.settings import LabelSettings
 from workers.shards.plan import Shard
 from workers.summaries import Pulse, ShardSummary
 
-OBJECT_STORE_BYTES = 256 * 2**20
-"""Of a Ray of our own: it carries shard lists and summaries; images never go through it."""
-REACH_SECONDS = 5.0
-"""A cluster's head gets this long to be there, since it may just be starting. Ray itself would wait
-for minutes, without a word."""
-TRY_SECONDS, PAUSE_SECONDS = 3.0, 1.0
-"""Of one try to reach it, and between two."""
 LISTEN_SECONDS = 0.5
 """Between two questions to the book on how far the replicas are."""
-_HOST_AND_PORT = re.compile(r"(?:ray://)?(\[[^\]]+\]|[^\[\]/:]+):(\d{1,5})(?:[/?].*)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What Ray says of a node."""
-
-    cpus: float
-    gpus: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +61,8 @@ def label_on_ray(
         SettingsError: no machine can hold a replica.
         LineError: the cluster can't be reached, or no replica could be set up.
     """
-    with _connected(progress.say) as own:
-        machines = _machines()
+    with connected(progress.say) as own:
+        machines = list_machines()
         size = size_pool(assignment.settings, machines)
         _check_room(size, machines, own, progress.say)
         progress.say(f"starting {_replicas(size)}; the first one loads the model")
@@ -110,6 +91,11 @@ def _flow(
     shards: Sequence[Shard], assignment: Assignment, size: PoolSize, logbook: "_SharedLogbook"
 ) -> "ray.data.Dataset":
     """One block a shard: a replica that dies takes no finished shard with it."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # only of those that raise: Ray restarts those that are killed and counts nothing, `Book` does
+    context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
     under_way = assignment.settings.replica.shards_in_flight
     items: list[ShardBatch] = [{SHARD: shard_to_json(shard)} for shard in shards]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -180,85 +166,6 @@ def _listening(logbook: _SharedLogbook, progress: Progress) -> Iterator[None]:
 def _own_name() -> str:
     """Of this worker; Ray restarts one that was killed, at any place, under the same name."""
     return ray.get_runtime_context().get_actor_id() or ""
-
-
-@contextmanager
-def _connected(say: Say) -> Iterator[bool]:
-    """Ray for a run: the cluster that RAY_ADDRESS names, as in a job, or one of our own.
-
-    Yields whether it is our own.
-    """
-    address = os.environ.get("RAY_ADDRESS")
-    own = not address
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its future; else a warning
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if address:
-        say(f"connecting to the Ray cluster at {address}")
-        _check_reachable(address)
-    try:
-        if own:
-            say("starting Ray on this machine (10 to 20 seconds)")
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(logging_level=logging.ERROR)
-    except Exception as error:  # it raises whatever the layer below raised
-        raise LineError(f"Ray can't be {'started' if own else 'reached'}: {error}") from error
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        # only of those that raise: Ray restarts those that are killed and counts nothing, `Book`
-        # does
-        context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
-        yield own
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Whether anybody listens where RAY_ADDRESS points to.
-
-    Raises:
-        SettingsError: it is where jobs are submitted to.
-        LineError: nobody does. Forms without a host and a port ("auto", "local", another scheme)
-            are left to Ray, which is quick to say what is wrong with them.
-    """
-    if address.startswith(("http://", "https://")):
-        raise SettingsError(
-            f"RAY_ADDRESS={address} is where jobs are submitted to: put `ray job submit --working-"
-            "dir . --` before the command, or unset RAY_ADDRESS to work on this machine"
-        )
-    named = _HOST_AND_PORT.fullmatch(address)
-    if named is None:
-        return
-    deadline = time.monotonic() + REACH_SECONDS
-    while why_not := _try_to_reach(named[1].strip("[]"), int(named[2])):
-        if time.monotonic() + PAUSE_SECONDS > deadline:
-            raise LineError(
-                f"no Ray cluster can be reached at RAY_ADDRESS={address} ({why_not}). Start it, "
-                "correct the address, or unset RAY_ADDRESS to work on this machine."
-            )
-        time.sleep(PAUSE_SECONDS)
-
-
-def _try_to_reach(host: str, port: int) -> str:
-    """Connects once; what was wrong, or nothing."""
-    try:
-        socket.create_connection((host, port), TRY_SECONDS).close()
-    except (OSError, OverflowError, UnicodeError) as error:  # the latter two: no port, no name
-        return f"{error}"
-    return ""
-
-
-def _machines() -> list[Machine]:
-    known = ray.nodes()  # type: ignore[no-untyped-call]
-    nodes = [node["Resources"] for node in known if node["Alive"]]
-    return [Machine(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
 
 
 def _check_room(size: PoolSize, machines: Sequence[Machine], own: bool, say: Say) -> None:

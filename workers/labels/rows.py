@@ -118,6 +118,11 @@ def carry_over(
     return replace(row, **_place(record, instruction, attempt))
 
 
+def item_id_of(image: str, instruction: str) -> str:
+    """The `item_id` of an instruction and an image, which its SHA-256 stands for."""
+    return _digest(f"{image}\n{instruction}")
+
+
 def blank_row() -> LabelRow:
     """A row that says nothing; what a reader gets for columns that were not asked for."""
     nobody = Provenance("", "", "", None, "", "", "", "", origin="")
@@ -209,7 +214,7 @@ def _item_id(
         image = f"unread {record.image.uri}#{record.image.member or ''}"
     else:
         image = f"no image {attempt.shard_id}:{record.row_index}"
-    return _digest(f"{image}\n{instruction.text}")
+    return item_id_of(image, instruction.text)
 
 
 def _result_id(item_id: str, attempt: Attempt) -> str:

@@ -1,0 +1,106 @@
+"""The Ray that a run works on: the cluster that RAY_ADDRESS names, or one of this machine's own."""
+
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from workers.errors import LineError, SettingsError
+from workers.progress import Say
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Of a Ray of our own: it carries shard lists and summaries; images never go through it."""
+REACH_SECONDS = 5.0
+"""A cluster's head gets this long to be there, since it may just be starting. Ray itself would wait
+for minutes, without a word."""
+TRY_SECONDS, PAUSE_SECONDS = 3.0, 1.0
+"""Of one try to reach it, and between two."""
+_HOST_AND_PORT = re.compile(r"(?:ray://)?(\[[^\]]+\]|[^\[\]/:]+):(\d{1,5})(?:[/?].*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What Ray says of a node."""
+
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def connected(say: Say) -> Iterator[bool]:
+    """Ray for a run: the cluster that RAY_ADDRESS names, as in a job, or one of our own.
+
+    Yields whether it is our own.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    own = not address
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its future; else a warning
+    if address:
+        say(f"connecting to the Ray cluster at {address}")
+        _check_reachable(address)
+    try:
+        if own:
+            say("starting Ray on this machine (10 to 20 seconds)")
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(logging_level=logging.ERROR)
+    except Exception as error:  # it raises whatever the layer below raised
+        raise LineError(f"Ray can't be {'started' if own else 'reached'}: {error}") from error
+    try:
+        yield own
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Whether anybody listens where RAY_ADDRESS points to.
+
+    Raises:
+        SettingsError: it is where jobs are submitted to.
+        LineError: nobody does. Forms without a host and a port ("auto", "local", another scheme)
+            are left to Ray, which is quick to say what is wrong with them.
+    """
+    if address.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"RAY_ADDRESS={address} is where jobs are submitted to: put `ray job submit --working-"
+            "dir . --` before the command, or unset RAY_ADDRESS to work on this machine"
+        )
+    named = _HOST_AND_PORT.fullmatch(address)
+    if named is None:
+        return
+    deadline = time.monotonic() + REACH_SECONDS
+    while why_not := _try_to_reach(named[1].strip("[]"), int(named[2])):
+        if time.monotonic() + PAUSE_SECONDS > deadline:
+            raise LineError(
+                f"no Ray cluster can be reached at RAY_ADDRESS={address} ({why_not}). Start it, "
+                "correct the address, or unset RAY_ADDRESS to work on this machine."
+            )
+        time.sleep(PAUSE_SECONDS)
+
+
+def _try_to_reach(host: str, port: int) -> str:
+    """Connects once; what was wrong, or nothing."""
+    try:
+        socket.create_connection((host, port), TRY_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:  # the latter two: no port, no name
+        return f"{error}"
+    return ""
+
+
+def list_machines() -> list[Machine]:
+    """Those that are there now; a cluster may grow."""
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in known if node["Alive"]]
+    return [Machine(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
