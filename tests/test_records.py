@@ -201,6 +201,11 @@ def test_an_address_under_a_root_is_read(path, roots, uri):
     assert (record.rejection, record.image.uri) == (None, uri)
 
 
+def test_a_root_that_is_named_twice_is_told_once():
+    (record,) = read_lines({"image": "/elsewhere/a.jpg"}, roots=(ROOT, ROOT))
+    assert record.rejection.message.count(ROOT) == 1
+
+
 def test_the_folder_of_the_file_may_be_read_beside_the_roots_but_nothing_around_it():
     beside, root, outside = read_lines(
         {"image": "x/a.jpg"},

@@ -493,6 +493,13 @@ def test_where_there_is_nothing_to_label_the_message_says_what_was_looked_for(na
         plan(store_of(*names_there))
 
 
+def test_a_folder_that_is_not_there_is_told_from_an_empty_one(tmp_path):
+    with pytest.raises(PlanError, match=r"there is no file or folder .*photo_s'"):
+        plan(LocalStore(), f"{tmp_path}/photo_s")
+    with pytest.raises(PlanError, match="nothing to label under"):
+        plan(LocalStore(), str(tmp_path))
+
+
 def test_an_input_that_is_a_file_of_no_known_form_is_not_said_to_be_missing():
     with pytest.raises(PlanError, match=r"Other things are there: 'mem://bucket/in/a\.heic'"):
         plan(store_of("a.heic"), f"{ROOT}/a.heic")

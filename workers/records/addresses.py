@@ -39,7 +39,7 @@ def resolve_image(path: object, folder: str, roots: Iterable[str]) -> str:
         uri = normalise_uri(path if scheme or path.startswith("/") else _join(folder, path))
     except (SettingsError, StorageError) as error:  # the second: a bucket without a name
         raise RecordRejected(Reason.IMAGE_REFUSED, f"{error}") from error
-    allowed = tuple(roots)
+    allowed = tuple(dict.fromkeys(roots))  # the input may be the folder that names the image
     if ".." in uri.split("/") or all(under(uri, root) is None for root in allowed):
         raise RecordRejected(
             Reason.IMAGE_REFUSED,

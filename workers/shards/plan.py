@@ -29,7 +29,7 @@ from workers.shards.listing import (
 )
 from workers.shards.parquet import row_groups
 from workers.storage.objects import ObjectInfo, Store
-from workers.storage.uris import NOT_TEXT, is_text, shown
+from workers.storage.uris import NOT_TEXT, is_text, scheme_of, shown
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -243,6 +243,8 @@ def _image_runs(inputs: Inputs, border: Border) -> Iterator[tuple[list[bytes], i
 def _nothing(prefix: str, inputs: Inputs) -> str:
     if inputs.files:
         return f"the files under {shown(prefix)} hold no records: {shown(inputs.files[0].uri)}..."
+    if not scheme_of(prefix) and not os.path.lexists(prefix):
+        return f"there is no file or folder {shown(prefix)}"
     seen = ", ".join(shown(uri) for uri in inputs.others)
     return (
         f"nothing to label under {shown(prefix)}: no file ending in {', '.join(SHARD_SUFFIXES)} "
