@@ -1,8 +1,10 @@
 import io
 import os
+import threading
 from typing import Any, cast
 
 import pytest
+from ray.exceptions import RayError
 
 from workers.cluster import Machine
 from workers.earlier import index_earlier
@@ -13,6 +15,7 @@ from workers.logbook import Begun, Book
 from workers.pool import (
     PoolSize,
     _check_room,
+    _listening,
     label_on_ray,
     size_pool,
 )
@@ -97,6 +100,28 @@ def test_a_worker_that_has_loaded_ends_the_row_of_deaths():
     assert [book.setup_begins(each) for each in "aab"] == [0, 1, 1]
     book.setup_ends("b", loaded=True)
     assert [book.setup_begins(each) for each in "bca"] == [0, 0, 1]
+
+
+def test_a_book_that_can_not_be_read_for_once_does_not_end_the_listening(monkeypatch):
+    monkeypatch.setattr("workers.pool.LISTEN_SECONDS", 0.01)
+    heard = threading.Event()
+
+    class Listener(Progress):
+        def hear(self, pulse):
+            assert pulse == Pulse(1, 5)
+            heard.set()
+
+    class Book:
+        tries = 0
+
+        def pulse(self):
+            self.tries += 1
+            if self.tries == 1:
+                raise RayError("the book is being made anew")
+            return Pulse(1, 5)
+
+    with _listening(cast(Any, Book()), Listener(io.StringIO())):
+        assert heard.wait(10)
 
 
 def test_the_book_tells_how_many_replicas_are_ready_and_records_answered():
