@@ -141,7 +141,7 @@ def test_a_key_with_an_empty_value_is_passed_over():
     entry = {"image": "", "path": "a.jpg", "instructions": [], "caption": "the cat", "x": None}
     (record,) = read_lines(entry)
     assert (record.image.uri, texts(record)) == (f"{ROOT}/a.jpg", ["the cat"])
-    assert json.loads(record.meta_json) == {"image": "", "instructions": []}
+    assert record.meta_json is None
 
 
 def test_a_key_of_the_record_comes_before_that_of_its_meta_and_other_meta_is_kept_whole():
@@ -199,6 +199,11 @@ def test_meta_that_is_no_json_or_too_long_does_no_harm():
 def test_an_address_under_a_root_is_read(path, roots, uri):
     (record,) = read_lines({"image": path}, roots=roots)
     assert (record.rejection, record.image.uri) == (None, uri)
+
+
+def test_an_empty_instruction_is_none_and_no_other_thing_to_keep():
+    (record,) = read_lines({"image": "a.jpg", "instruction": "", "note": ""})
+    assert (record.instructions, record.meta_json) == (DEFAULTS, '{"note": ""}')
 
 
 def test_a_root_that_is_named_twice_is_told_once():

@@ -204,10 +204,10 @@ class _Fields:
         self._left = dict(values)
 
     def take(self, names: Iterable[str]) -> object:
+        """The first value that says something."""
         for name in names:
-            value = self._left.get(name)
+            value = self._left.pop(name, None)
             if value is not None and value != "" and value != []:
-                del self._left[name]
                 return value
         return None
 
