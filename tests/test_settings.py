@@ -116,7 +116,7 @@ def test_the_flags_of_the_readme_are_on_the_top_level():
         (("--min-replicas", "4", "--max-replicas", "2"), "--max-replicas 2 is less than"),
         (("--instruction", "[SEG]"), "--instruction: the instruction is empty"),
         (("--model", "http://host/m"), "--model: 'http://host/m' is no place for files"),
-        (("--instruction",), "expected one argument"),
+        (("--instruction",), "expected at least one argument"),
         (("--config", "/nowhere.yaml"), "--config '/nowhere.yaml' can't be read"),
     ],
 )
@@ -204,3 +204,10 @@ def test_a_variable_for_a_whole_group_is_told_with_its_name(monkeypatch):
     assert refusal() == (
         "PIXELLM_READING is no setting, but a group: give PIXELLM_READING__... one by one"
     )
+
+
+def test_several_texts_may_follow_one_flag_or_stand_behind_one_each():
+    behind_one = read("--instruction", "the red mug", "the blue one, please", "--refresh")
+    one_each = read("--instruction", "the red mug", "--instruction", "the blue one, please")
+    assert behind_one.instruction == one_each.instruction == ("the red mug", "the blue one, please")
+    assert behind_one.refresh

@@ -99,7 +99,7 @@ class Reading(Group):
     records_per_shard: int = Field(default=64, ge=1, le=100_000)
     """most records in a shard: what is lost and done again when a worker dies"""
     roots: Places = ()
-    """folder or bucket that images may lie in besides the input; give it again for more"""
+    """folders or buckets that images may lie in besides the input"""
     threads: int = Field(default=8, ge=1, le=256)
     """images that one replica fetches and decodes at once"""
     pictures: int = Field(default=64, ge=1, le=10_000)
@@ -147,7 +147,7 @@ class LabelSettings(SettingsTree):
     """model folder or s3://bucket/prefix (safetensors); without it, the small model that comes
     with the project"""
     instruction: Texts = ()
-    """asked of every image that comes without instructions of its own; give it again for more"""
+    """asked of every image that comes without instructions of its own; one text or several"""
     num_gpus_per_replica: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """GPUs for each replica, 0 for none; without it, 1 where this machine has a GPU, else 0"""
     min_replicas: int = Field(default=1, ge=1)

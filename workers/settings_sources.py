@@ -37,9 +37,9 @@ SettingPath = tuple[str, ...]
 
 
 class Verbatim:
-    """Marks a setting in its `Annotated`: its flag takes one value as it is, commas and all.
+    """Marks a setting in its `Annotated`: its flag takes values as they are, commas and all.
 
-    The flag is given again for more. Flags without the mark are cut at commas.
+    Several may stand behind it, or it is given again. Flags without the mark are cut at commas.
     """
 
 
@@ -176,7 +176,7 @@ def _take_verbatim(
     free = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     paths = [path for path, field in _fields(model) if Verbatim in field.metadata]
     for path in paths:
-        free.add_argument(flag_of(path), action="append", dest=".".join(path))
+        free.add_argument(flag_of(path), action="extend", nargs="+", dest=".".join(path))
     free.add_argument("--config")
     try:
         found, rest = free.parse_known_args(list(arguments))

@@ -93,7 +93,8 @@ class LabelRow:
     image_uri: str
     """the image file, or the archive or table that holds it; empty if the record names none"""
     image_member: str | None
-    """which image of `image_uri`: the member's name in a tar, the row's number in Parquet"""
+    """which image of `image_uri`: the member's name in a tar; in Parquet the row's number, from 0,
+    with `/` and the image's own path where it has one"""
     image_etag: str | None
     """the store's version of the image file, if the listing gave it"""
     image_sha256: str
