@@ -244,7 +244,7 @@ def test_images_beside_a_list_are_told_of(read, photos, output):
 
 
 def test_an_input_without_anything_is_told(read, output, tmp_path):
-    with pytest.raises(PlanError, match="nothing to label"):
+    with pytest.raises(PlanError, match="there is no file or folder"):
         plan_run(read(tmp_path / "nothing", output), silent)
     assert not output.exists()
 
