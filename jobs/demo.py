@@ -51,17 +51,39 @@ def from_here(path: Path) -> Path:
 
 
 def _read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Draws a folder of scenes and labels it.")
+    parser = argparse.ArgumentParser(
+        prog="python jobs/demo.py",
+        description="Draws a folder of scenes, labels it with the shipped model, shows the masks.",
+    )
     add = parser.add_argument
     add(
         "--output",
+        metavar="FOLDER",
         type=Path,
         default=Path("demo"),
         help="folder of the demo (default: %(default)s)",
     )
-    add("--pictures", type=int, default=PICTURES, help="how many are drawn (default: %(default)s)")
-    add("--seed", type=int, default=0, help="which pictures are drawn (default: %(default)s)")
+    add(
+        "--pictures",
+        metavar="NUMBER",
+        type=_read_count,
+        default=PICTURES,
+        help="how many are drawn (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        metavar="NUMBER",
+        type=int,
+        default=0,
+        help="another number draws other pictures (default: %(default)s)",
+    )
     return parser.parse_args(arguments)
+
+
+def _read_count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return int(text)
 
 
 def _show_command(job: str, given: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from workers.settings import LabelSettings
 from workers.storage.uris import shown
 
 if TYPE_CHECKING:
-    from workers.driver import Run
+    from workers.runs import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(settings: LabelSettings, progress: Progress) -> int:
     # Only once the flags are known to be right: torch takes seconds to import.
     progress.say(f"getting ready to label {shown(settings.input)}")
-    from workers.driver import describe_plan, label_run, plan_run
+    from workers.driver import label_run
     from workers.hardware import settle_hardware
+    from workers.runs import describe_plan, plan_run
 
     run = plan_run(settle_hardware(settings), progress.say)
     if settings.dry_run:
@@ -48,6 +49,8 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
     try:
         summary = label_run(run, progress)
         print(describe_run(summary))
+        if run.beside:
+            print(f"beside     {run.beside}")
         if settings.export_coco and summary.exit_code == 0:
             print(f"coco       {_export(run, settings.export_coco)}")
     except PixelLMError as error:

@@ -19,13 +19,8 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from pixellm.config import (
-    DecoderSizes,
-    PixelLMConfig,
-    clip_from_json,
-    config_from_json,
-    read_json,
-)
+from pixellm.config import PixelLMConfig, clip_from_json, config_from_json, read_json
+from pixellm.decoder import read_sizes
 from pixellm.errors import CheckpointError, ConfigError
 from pixellm.model import PixelLM
 from pixellm.tokenizer import ADDED_FILE, CONFIG_FILE, MAP_FILE, MODEL_FILE, Tokenizer
@@ -84,19 +79,16 @@ def clip_name(key: str) -> str:
 
 def read_config(folder: Path, weights: WeightSource, clip: Mapping[str, Any]) -> PixelLMConfig:
     """Every size, from config.json, the tokenizer and the shapes of the weights."""
-    scales, width = weights.shape("model.mask_decoder.level_embed.weight")
-    mask_tokens, _ = weights.shape("model.mask_decoder.mask_tokens.weight")
-    mlp, _ = weights.shape("model.mask_decoder.transformer.0.layers.0.mlp.lin1.weight")
+    sizes = read_sizes(lambda name: weights.shape(official_name(f"decoder.{name}")))
     tokenizer = Tokenizer.from_folder(folder)
     seg_tokens = len(tokenizer.seg_ids)
-    if seg_tokens % scales:
+    if seg_tokens % sizes.scales:
         raise CheckpointError(
             f"the tokenizer in {str(folder)!r} has {seg_tokens} segmentation tokens, which can't "
-            f"be shared among {scales} image scales"
+            f"be shared among {sizes.scales} image scales"
         )
-    sizes = DecoderSizes(width=width, mlp=mlp, scales=scales, mask_tokens=mask_tokens)
     keys = read_json(folder / "config.json")
-    config = config_from_json(keys, clip, sizes, seg_tokens // scales)
+    config = config_from_json(keys, clip, sizes, seg_tokens // sizes.scales)
     if tokenizer.vocab_size > int(config.llama["vocab_size"]):
         raise CheckpointError(
             f"the tokenizer in {str(folder)!r} has ids up to {tokenizer.vocab_size - 1}, the "

@@ -7,7 +7,7 @@ Shapes: N targets, S scales, H language model width, D decoder width, g CLIP gri
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -165,6 +165,14 @@ class PixelDecoder(nn.Module):
         coefficients = self.output_hypernetworks_mlps[0](tokens[:, 1])  # (N, D / 8)
         logits = torch.einsum("nc,nchw->nhw", coefficients, fine)[:, None]
         return ScaleMasks(logits=logits, iou=self.iou_prediction_head(tokens[:, 0])[:, :1])
+
+
+def read_sizes(shape: Callable[[str], tuple[int, ...]]) -> DecoderSizes:
+    """The sizes of a decoder, from the shapes of its weights by their names in `PixelDecoder`."""
+    scales, width = shape("level_embed.weight")
+    mask_tokens, _ = shape("mask_tokens.weight")
+    mlp, _ = shape("transformer.0.layers.0.mlp.lin1.weight")
+    return DecoderSizes(width=width, mlp=mlp, scales=scales, mask_tokens=mask_tokens)
 
 
 def _as_planes(feature: Tensor) -> Tensor:

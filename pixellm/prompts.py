@@ -54,6 +54,11 @@ def render_prompt(question: str, system: str = SYSTEM_TEXT) -> str:
     return f"{system} {turn}" if system else turn
 
 
+def prompt_ids(tokenizer: Tokenizer, question: str, system: str = SYSTEM_TEXT) -> list[int]:
+    """Ids of what the model reads before it answers, `IMAGE_TOKEN_INDEX` at the image."""
+    return tokenizer.encode_prompt(render_prompt(question, system))
+
+
 def render_conversation(question: str, answer: str, system: str = SYSTEM_TEXT) -> str:
     """Write a question with its answer, as training and teacher forcing need it."""
     return f"{render_prompt(question, system)} {answer}</s>"
@@ -64,7 +69,7 @@ def label_conversation(
 ) -> LabelledIds:
     """Tokenize a question with its answer; only the answer and `</s>` are learned."""
     ids = tokenizer.encode_prompt(render_conversation(question, answer, system))
-    asked = len(tokenizer.encode_prompt(render_prompt(question, system)))
+    asked = len(prompt_ids(tokenizer, question, system))
     return LabelledIds(tuple(ids), (IGNORE_INDEX,) * asked + tuple(ids[asked:]))
 
 

@@ -1,7 +1,8 @@
-"""A real S3 server for the tests: SeaweedFS on loopback, one a test session, with keys of its own.
+"""What many tests share: what the official code computed, and a real S3 server.
 
-Use `bucket` for a fresh bucket (the environment is set for this process), and `s3_server.env` or
-`s3_env` to give the same access to a process of its own, a Ray job for example.
+The server is SeaweedFS on loopback, one a test session, with keys of its own. Use `bucket` for a
+fresh bucket (the environment is set for this process), and `s3_server.env` or `s3_env` to give the
+same access to a process of its own, a Ray job for example.
 """
 
 import json
@@ -22,6 +23,10 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.official import FIXTURE
 
 START_SECONDS = 30  # it is up in one second; a loaded machine takes longer
 STARTS = 5  # another session may take the ports between our look and the server's start
@@ -136,6 +141,12 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process that this session started; its data is thrown away, so it need not tidy up."""
     process.kill()
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def tensors() -> dict[str, Tensor]:
+    """What the official code computed with the small model of the parity tests."""
+    return load_file(FIXTURE / "tensors.safetensors")
 
 
 @pytest.fixture(scope="session")

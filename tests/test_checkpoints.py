@@ -1,6 +1,4 @@
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +15,7 @@ from pixellm.errors import CheckpointError, ConfigError
 from pixellm.model import PixelLM
 from pixellm.tiny import tiny_checkpoint
 from pixellm.weights import WEIGHTS_FILE, save_weights
-
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
-META = json.loads((FIXTURE / "meta.json").read_text())
+from tests.official import FIXTURE, META
 
 
 @pytest.fixture(scope="module")

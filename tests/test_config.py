@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,8 @@ from pixellm.config import (
 )
 from pixellm.errors import ConfigError
 from pixellm.tiny import tiny_checkpoint
+from tests.official import FIXTURE
 
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
 SIZES = DecoderSizes(width=64, mlp=128, scales=2)
 
 

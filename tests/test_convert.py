@@ -13,8 +13,8 @@ from pixellm.convert import convert, main
 from pixellm.errors import CheckpointError
 from pixellm.tiny import tiny_checkpoint
 from pixellm.weights import WEIGHTS_FILE
+from tests.official import FIXTURE
 
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
 CLIP = FIXTURE / "clip"
 PICKLES = "pytorch_model-{:05d}-of-{:05d}.bin"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.demo import from_here
+from jobs.demo import from_here, main
 from workers.exports.coco_check import validate_coco
 from workers.sheets.sheet import PHOTO_BOX
 from workers.sheets.text import COLOURS
@@ -33,6 +33,8 @@ def test_the_demo_labels_what_it_draws_and_shows_the_masks(tmp_path):
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
+    beside = "2 images beside files that list records: labelled where those name them; "
+    assert f"\nbeside     {beside}'{tmp_path}/bucket/scene-0000.jpg' is the first" in done.stdout
     sheet_path, coco_path = tmp_path / "labels" / "sheet.png", tmp_path / "labels" / "coco.json"
     last = done.stdout.splitlines()[-3:]
     places = (sheet_path, tmp_path / "labels" / "labels", coco_path)
@@ -51,3 +53,12 @@ def test_the_demo_labels_what_it_draws_and_shows_the_masks(tmp_path):
     assert len(document["images"]) == 2
     assert {each["image_id"] for each in document["annotations"]} == {1, 2}
     assert all(each["area"] for each in document["annotations"])
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "two", "1.5"])
+def test_a_number_of_pictures_that_makes_no_demo_is_refused(number, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--output", str(tmp_path / "demo"), f"--pictures={number}"])
+    assert ended.value.code == 2
+    assert f"must be a whole number from 1, not '{number}'" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()

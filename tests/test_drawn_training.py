@@ -98,6 +98,11 @@ def test_packed_conversations_read_the_same_as_each_alone(model, tokenizer):
             alone = read_packed(model.language, head, tokens, single, shown).last[0]
             same = packed[together.row[0] == number]
             assert torch.allclose(same, alone, atol=1e-5)
+            before = torch.tensor([0, int((together.row[0] == number).nonzero()[0])])
+            own = together.target_of == number
+            assert torch.equal(together.asked_at[number] - before, single.asked_at[0])
+            assert torch.equal(together.group_at[own] - before, single.group_at)
+            assert torch.equal(together.thing[own], single.thing)
 
 
 def test_a_packed_row_marks_the_words_and_groups_that_the_losses_look_at(tokenizer):

@@ -1,19 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pixellm.errors import ImageError
 from pixellm.images import prepare_image, resize_longest_side
-
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    return load_file(FIXTURE / "tensors.safetensors")
 
 
 @pytest.mark.parametrize("image", [0, 1])

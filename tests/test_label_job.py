@@ -31,6 +31,7 @@ from tests.photos import load_photos
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
+from workers.pool import RAY_COMPLAINT
 from workers.storage.stores import open_store
 from workers.storage.uris import join_uri
 
@@ -254,6 +255,13 @@ def test_images_that_are_added_cost_only_their_own_answers(grown, undisturbed):
     assert 0 < int(reused) < len(known)
 
 
+def test_the_line_of_ray_that_looks_like_an_error_is_explained_just_before_it_comes(grown):
+    lines = grown.told.splitlines()
+    (explained,) = [n for n, line in enumerate(lines) if RAY_COMPLAINT in line]
+    (printed,) = [n for n, line in enumerate(lines) if "has constructor arguments in the" in line]
+    assert explained < printed, "where Ray prints it no longer, the explanation must go"
+
+
 def test_a_second_start_of_a_finished_run_does_nothing(undisturbed, tmp_path):
     rows = undisturbed.table()
     bad = {row.image_uri.rpartition("/")[2] for row in rows if row.status == "rejected_input"}
@@ -410,7 +418,7 @@ def test_what_can_not_be_begun_is_told_in_a_line(new_job, grown, bucket, capsys,
     (line,) = [line for line in printed.err.splitlines() if told in line]
     assert line.startswith("label: ")
     assert printed.out == ""
-    assert job.markers() == 0
+    assert list(open_store(job.output).list(job.output)) == []
 
 
 @pytest.mark.parametrize(
@@ -427,7 +435,7 @@ def test_the_process_ends_with_the_code_and_without_a_traceback(new_job, grown, 
     assert got == code, text
     assert told in text
     assert "Traceback" not in text
-    assert job.markers() == 0
+    assert list(open_store(job.output).list(job.output)) == []
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,12 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pixellm.losses import LossWeights, mask_losses, next_token_loss, sum_losses
 from pixellm.prompts import IGNORE_INDEX
+from tests.official import META
 
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
-META = json.loads((FIXTURE / "meta.json").read_text())
 LOSSES, COUNTS = META["losses"], META["masks_per_question"]
 IMAGE_TOKENS = 256
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    return load_file(FIXTURE / "tensors.safetensors")
 
 
 @pytest.fixture

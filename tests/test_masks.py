@@ -1,19 +1,10 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pixellm.masks import combine_scales, mask_scores, postprocess_masks
 
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
 SIZES = {0: ((336, 448), (90, 120)), 1: ((448, 302), (150, 101))}
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    return load_file(FIXTURE / "tensors.safetensors")
 
 
 def stretch(new, old):

@@ -1,9 +1,5 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pixellm.matching import (
     MaskPair,
@@ -13,15 +9,10 @@ from pixellm.matching import (
     pairing_cost,
     score_pairs,
 )
+from tests.official import META
 
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
-MUSE = json.loads((FIXTURE / "meta.json").read_text())["muse"]
+MUSE = META["muse"]
 CASES = ["equal", "more_pred", "more_gt"]
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    return load_file(FIXTURE / "tensors.safetensors")
 
 
 @pytest.fixture

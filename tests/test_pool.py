@@ -154,6 +154,6 @@ def test_replicas_that_are_killed_while_they_load_the_model_do_not_go_round_for_
     settings = settle_hardware(LabelSettings.from_everywhere(flags, "label"))
     nothing, exactly = index_earlier(store, "mem://b/out", []), Guarantee.EXACTLY_ONCE
     assignment = Assignment(settings, cast(Any, Deadly()), "run-1", exactly, nothing)
-    (summary,) = label_on_ray(shards, assignment, Progress(io.StringIO()))
+    (summary,) = label_on_ray(shards, settings, lambda: assignment, Progress(io.StringIO()))
     assert summary.ends_run
     assert (summary.error or "").startswith("3 workers died while they loaded the model")

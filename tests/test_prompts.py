@@ -1,8 +1,4 @@
-import json
-from pathlib import Path
-
 import pytest
-from safetensors.torch import load_file
 
 from pixellm.errors import InstructionError
 from pixellm.prompts import (
@@ -15,14 +11,7 @@ from pixellm.prompts import (
     render_prompt,
 )
 from pixellm.tokenizer import Tokenizer
-
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
-META = json.loads((FIXTURE / "meta.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    return load_file(FIXTURE / "tensors.safetensors")
+from tests.official import FIXTURE, META
 
 
 @pytest.fixture(scope="module")

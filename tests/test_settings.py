@@ -1,4 +1,5 @@
 import pickle
+import re
 from typing import Annotated
 
 import pytest
@@ -6,10 +7,12 @@ from pydantic import BaseModel
 
 from pixellm.answers import DecodeSettings
 from workers.errors import SettingsError
+from workers.exports.settings import ExportSettings
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
 from workers.settings import SHIPPED_MODEL, LabelSettings
-from workers.settings_sources import SettingsTree, Verbatim, flag_of, leaves, variable_of
+from workers.settings_names import flag_of, leaves, variable_of
+from workers.settings_sources import SettingsTree, Verbatim
 
 PLACES = ("--input", "/in", "--output", "/out")
 
@@ -108,7 +111,7 @@ def test_the_flags_of_the_readme_are_on_the_top_level():
     ("arguments", "told"),
     [
         (("--instructoin", "x"), "unknown flag --instructoin; did you mean --instruction?"),
-        (("--in", "x"), "unknown flag --in"),
+        (("--in", "x"), "unknown flag --in; --help lists all"),
         (("--replica.batch-question=3",), "did you mean --replica.batch-questions?"),
         (("stray",), "unexpected argument 'stray'"),
         (("--reading.threads", "0"), "--reading.threads: input should be greater than"),
@@ -116,7 +119,9 @@ def test_the_flags_of_the_readme_are_on_the_top_level():
         (("--min-replicas", "4", "--max-replicas", "2"), "--max-replicas 2 is less than"),
         (("--instruction", "[SEG]"), "--instruction: the instruction is empty"),
         (("--model", "http://host/m"), "--model: 'http://host/m' is no place for files"),
-        (("--instruction",), "expected at least one argument"),
+        (("--instruction",), "--instruction needs a value behind it"),
+        (("--model",), "--model needs a value behind it"),
+        (("--refresh=ja",), "--refresh takes no value, and 'ja' stands behind it"),
         (("--config", "/nowhere.yaml"), "--config '/nowhere.yaml' can't be read"),
     ],
 )
@@ -131,17 +136,20 @@ def test_every_problem_is_told_at_once():
     with pytest.raises(SettingsError) as caught:
         LabelSettings.from_everywhere(["--reading.threads", "0"], "label")
     lines = str(caught.value).splitlines()
-    assert lines[:2] == ["--input is missing", "--output is missing"]
+    assert lines[:2] == [
+        f"{each} is missing; --help explains it" for each in ("--input", "--output")
+    ]
     assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("PIXELLM_BATHC", "unknown variable PIXELLM_BATHC"),
+        ("PIXELLM_FOO", "unknown variable PIXELLM_FOO; --help lists all: PIXELLM_REPLICA__"),
+        ("PIXELLM_BATHC", "unknown variable PIXELLM_BATHC; --help lists all"),
         ("PIXELLM_INSTRUCTIONS", "did you mean PIXELLM_INSTRUCTION?"),
         ("PIXELLM_REPLICA__BATCH", "did you mean PIXELLM_REPLICA__"),
-        ("pixellm_modle", "unknown variable pixellm_modle"),
+        ("pixellm_modle", "unknown variable pixellm_modle; did you mean PIXELLM_MODEL?"),
     ],
 )
 def test_an_unknown_variable_is_refused(monkeypatch, name, near):
@@ -154,9 +162,10 @@ def test_an_unknown_variable_is_refused(monkeypatch, name, near):
     [
         ("modle: x", "unknown setting 'modle'; did you mean model?"),
         ("reading: {fields: {ids: a}}", "unknown setting 'reading.fields.ids'"),
-        ("- a", "must be a mapping"),
-        ("a: [", "is no YAML"),
-        ("min_replicas: many", "--min-replicas: input should be a valid integer"),
+        ("- a", "must hold settings, a line each such as `min_replicas: 2`"),
+        ("min_replicas:2", "(with a space behind the colon), not 'min_replicas:2'"),
+        ("a: [", "run.yaml' is no YAML: line 1, column 5, `a: [`: a value is missing, or a"),
+        ("min_replicas: many", "min_replicas: must be a whole number, not 'many'"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_told_in_one_line(tmp_path, text, told):
@@ -175,7 +184,70 @@ def test_help_explains_every_setting(capsys):
         after = told.split(f"\n  {flag_of(path)}", 1)[1]
         words = after.split("\n  --", 1)[0].split("(default")[0].split()
         assert len(words) > 3, path
-    assert "tuple" not in told  # a type of Python's tells a user nothing
+    # what Python calls a type or writes for a value tells a user nothing
+    assert not re.findall(r"tuple|None|\(\)|False|\bint\b|\bstr\b|float|Path|default: [()]", told)
+    assert "(default: instruction,instructions,text," in " ".join(told.split())
+    assert told.startswith("usage: python jobs/label.py --input PLACE --output PLACE [--flag")
+    assert "PIXELLM_REPLICA__PRECISION=fp32" in told
+
+
+def test_help_of_an_export_is_in_the_same_words(capsys):
+    with pytest.raises(SystemExit):
+        ExportSettings.from_flags(["--help"], "python jobs/export.py")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--labels PLACE" in told
+    assert not re.findall(r"None|\bint\b|\bstr\b|float|default: 0\.0", told)
+
+
+def test_help_is_given_whatever_else_is_wrong(monkeypatch, capsys):
+    monkeypatch.setenv("PIXELLM_FOO", "1")
+    with pytest.raises(SystemExit):
+        LabelSettings.from_everywhere(["--config", "/nowhere.yaml", "--help"], "label")
+    assert "--instruction" in capsys.readouterr().out
+
+
+CONFIG = """\
+min_replicas: {min_replicas}
+replica:
+  num_cpus: {num_cpus}
+reading: {reading}
+instruction: {instruction}
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"min_replicas": 0}, "line 1, column 1: min_replicas: input should be greater"),
+        ({"num_cpus": "'two'"}, "line 3, column 3: replica.num_cpus: must be a whole number, not"),
+        ({"reading": "threads:8"}, "line 4, column 1: reading: must be a group of settings, not"),
+        ({"reading": "[a]"}, "a line each such as `records_per_shard: ...`"),
+        ({"reading": "{thread: 1}"}, "line 4, column 11: unknown setting 'reading.thread'; did"),
+        ({"instruction": "[a, 7]"}, "line 5, column 1: instruction: must be a text, not 7: a text"),
+        ({"instruction": "[the mug: red]"}, "a colon, a number and a `yes` need quotes"),
+        ({"instruction": "{}"}, "instruction: must be a text or a list of texts, not {}"),
+    ],
+)
+def test_a_wrong_value_in_the_file_is_told_with_its_place(tmp_path, wrong, told):
+    right = {"min_replicas": 1, "num_cpus": 1, "reading": "{threads: 1}", "instruction": "a"}
+    (tmp_path / "run.yaml").write_text(CONFIG.format(**{**right, **wrong}))
+    message = refusal("--config", str(tmp_path / "run.yaml"))
+    assert message.startswith(f"--config '{tmp_path}/run.yaml', line ")
+    assert told in message
+    assert "\n" not in message
+
+
+def test_settings_of_the_file_that_do_not_fit_together_are_told_by_name(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("{input: /in, output: /out, min_replicas: 2, max_replicas: 1}")
+    with pytest.raises(SettingsError, match=r"^--max-replicas 1 is less than --min-replicas 2$"):
+        LabelSettings.from_everywhere(["--config", str(file)], "label")
+
+
+def test_a_wrong_flag_is_not_taken_for_the_value_of_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("min_replicas: 2\n")
+    message = refusal("--config", str(tmp_path / "run.yaml"), "--min-replicas", "x")
+    assert message == "--min-replicas: must be a whole number, not 'x'"
 
 
 def test_settings_are_frozen_and_travel_to_a_worker(monkeypatch):

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from workers.errors import PlanError, StorageUnavailable
-from workers.shards import listing
+from workers.shards import listing, waiting
 from workers.shards import plan as planning
 from workers.shards.borders import Border
 from workers.shards.listing import ImageLine, ShardKind, find_inputs, write_listings_to
 from workers.shards.plan import Shard, plan_shards
+from workers.shards.waiting import WaitingListings
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.storage.objects import ObjectInfo
@@ -339,8 +340,9 @@ def test_the_nearest_instructions_count_up_to_the_root_and_yaml_goes_before_json
 def test_images_beside_a_file_that_lists_records_are_not_planned_by_themselves():
     store = store_of("a/1.jpg", "z/2.jpg")
     store.put(f"{ROOT}/metadata.jsonl", jsonl(range(3)))
-    (shard,) = plan(store)
-    assert shard.kind is ShardKind.JSONL
+    found = plan_shards(store, ROOT, records_per_shard=5, listing_writer=str)
+    assert [shard.kind for shard in found.shards] == [ShardKind.JSONL]
+    assert (found.images, found.beside, found.first_beside) == (0, 2, f"{ROOT}/a/1.jpg")
 
 
 def test_one_image_in_a_thousand_more_changes_few_shards():
@@ -412,6 +414,22 @@ def test_a_listing_that_is_there_already_is_left_alone():
     write = write_listings_to(store, "mem://bucket/plans")
     assert write(b"a") == write(b"a") != write(b"b")
     assert store.puts == 2
+
+
+def test_what_a_plan_lists_waits_until_it_is_stored(monkeypatch):
+    monkeypatch.setattr(planning, "LISTING_BYTES", 1_000)
+    monkeypatch.setattr(waiting, "SPOOL_BYTES", 2_000)
+    store = store_of(*(f"{i:04d}.jpg" for i in range(50)))
+    lists = WaitingListings("mem://bucket/later")
+    found = plan(store, writer=lists.keep)
+    assert list(store.list("mem://bucket/later")) == []
+    lists.store_in(store)
+    stored = {info.uri for info in store.list("mem://bucket/later")}
+    assert stored == {shard.uri for shard in found}
+    assert len(stored) > 1
+    lines = [line for shard in found for line in read(store, shard).splitlines()]
+    assert names(map(json.loads, lines)) == [f"{i:04d}.jpg" for i in range(50)]
+    assert found == plan(store, writer=write_listings_to(store, "mem://bucket/later"))
 
 
 def test_a_line_of_a_listing_is_read_back_and_its_form_never_changes():

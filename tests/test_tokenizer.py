@@ -1,9 +1,7 @@
 import json
 import shutil
-from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from pixellm.errors import CheckpointError, ConfigError, InstructionError
 from pixellm.tokenizer import (
@@ -15,19 +13,13 @@ from pixellm.tokenizer import (
     Tokenizer,
     train_tokenizer,
 )
+from tests.official import FIXTURE, META
 
-FIXTURE = Path(__file__).parent / "fixtures" / "pixellm-a"
-META = json.loads((FIXTURE / "meta.json").read_text())
 FILES = (MODEL_FILE, ADDED_FILE, MAP_FILE, CONFIG_FILE)
 CORPUS = [
     "USER: Where is the large red striped circle? ASSISTANT: the large red striped circle",
     "USER: Which small blue star is left of the green square? ASSISTANT: the small blue star,.",
 ] * 20
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    return load_file(FIXTURE / "tensors.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
 
 from workers.errors import SettingsError
-from workers.yaml_files import read_yaml
+from workers.yaml_files import find_place, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,53 @@ def test_what_is_no_yaml_is_told_in_one_line_that_names_the_file(data):
     with pytest.raises(SettingsError, match=r"^run\.yaml is no YAML: ") as caught:
         read_yaml(data, "run.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "place", "advice"),
+    [
+        ("a:\n\tb: 8", r"line 2, column 1, `\tb: 8`", "there is a tab: put spaces"),
+        ("a:\tb", r"line 1, column 3, `a:\tb`", "there is a tab: put spaces"),
+        ("a: 1\nb:3\nc: 2", "line 2, column 1, `b:3`", "a colon and a space belong behind"),
+        ("a:1\nb: 3", "line 2, column 2, `b: 3`", "look at the line before: a space may be"),
+        ("a: 'x\nb: 1", "line 1, column 4, `a: 'x`", "the quote that opens here is never closed"),
+        ("a: 'it's red'", "line 1, column 8, `a: 'it's red'`", "behind its closing quote"),
+        ("a: the mug: red", "line 1, column 11, `a: the mug: red`", "a colon inside a text: put"),
+        ("b:\n    c: 1\n  d: 2", "line 3, column 3, `d: 2`", "indented unlike the lines before"),
+        ("b: 1\n- a", "line 2, column 1, `- a`", "a list item stands where"),
+        ("a: [b, c\nd: 1", "line 1, column 4, `a: [b, c`", "'[' is not closed"),
+        ("a: {b: c", "line 1, column 4, `a: {b: c`", "'{' is not closed"),
+        ("a: @home", "line 1, column 4, `a: @home`", "no text can begin with @: put all"),
+        ("a: *mug", "line 1, column 4, `a: *mug`", "a '*' before a word means something else"),
+        ('a: "C:\\Users"', 'line 1, column 4, `a: "C:\\Users"`', "take single quotes"),
+        ("a: 1\n---\nb: 2", "line 2, column 1, `---`", "take out the '---'"),
+        ("a: " + "x" * 99 + ": b", "`a: " + "x" * 57 + "...`", "a colon inside a text"),
+    ],
+)
+def test_a_common_mistake_is_told_with_its_place_and_the_way_out(data, place, advice):
+    for form in (
+        data,
+        data.encode(),
+        data.replace("\n", "\r\n").encode("utf-8-sig"),
+        data.encode("utf-16"),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            read_yaml(form, "run.yaml")
+        message = str(caught.value)
+        assert message.startswith("run.yaml is no YAML: line ")
+        assert place in message
+        assert advice in message
+        assert "while scanning" not in message
+
+
+def test_bytes_that_are_no_text_are_told_with_their_place():
+    with pytest.raises(SettingsError, match="is no YAML: not utf-8 at byte 3: save it as UTF-8"):
+        read_yaml(b"caf\xe9: 1", "run.yaml")
+    assert read_yaml("a: café".encode("utf-16"), "run.yaml") == {"a": "café"}
+
+
+def test_a_name_is_found_where_it_stands():
+    data = b"a: 1\nb:\n  c: 2\n"
+    assert find_place(data, ["b", "c"]) == "line 3, column 3"
+    assert find_place(data, ["b", "d"]) == "line 2, column 1"  # the nearest around it
+    assert find_place(b"- b", ["b"]) == ""

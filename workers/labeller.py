@@ -45,7 +45,6 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
         OutputUnwritable: the output takes nothing; waiting won't help.
         ReplicaBroken: the model can't answer any more.
     """
-    started = time.monotonic()
     attempt = Attempt(bench.provenance, shard.shard_id, number, datetime.now(UTC))
     labelled = await _label_records(shard, bench, attempt)
     rows = [row for each in labelled for row in each.rows]
@@ -58,8 +57,6 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
         targets=commit.targets,
         records=len(labelled),
         reused=sum(each.reused for each in labelled),
-        seconds=time.monotonic() - started,
-        attempts=number,
         batch_fill=bench.batcher.fill,
     )
 

@@ -6,7 +6,7 @@ commits in the output and not by Ray.
 
 import logging
 import threading
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
@@ -36,6 +36,13 @@ from workers.summaries import Pulse, ShardSummary
 LISTEN_SECONDS = 0.5
 """Between two questions to the book on how far the replicas are."""
 
+RAY_COMPLAINT = (
+    'Ray may print a line now that looks like an error, about "constructor arguments in the object '
+    'store". It is harmless: workers are restarted all the same'
+)
+"""Ray Data puts its own arguments there, so that the only way to be without this line would be to
+give up restarts (`max_restarts=0`); and Ray's log can only be silenced for all errors at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolSize:
@@ -48,13 +55,18 @@ class PoolSize:
 
 
 def label_on_ray(
-    shards: Sequence[Shard], assignment: Assignment, progress: Progress
+    shards: Sequence[Shard],
+    settings: LabelSettings,
+    begin: Callable[[], Assignment],
+    progress: Progress,
 ) -> Generator[ShardSummary, None, None]:
     """Labels shards and yields what became of each, in the order in which they finish.
 
     Args:
         shards: at least one.
-        assignment: what a replica must know.
+        settings: with GPUs and precision settled.
+        begin: called once it is sure that there is room for a replica, since it writes to the
+            output; returns what a replica must know.
         progress: hears of replicas that are ready, and of records while shards are under way.
 
     Raises:
@@ -63,9 +75,11 @@ def label_on_ray(
     """
     with connected(progress.say) as own:
         machines = list_machines()
-        size = size_pool(assignment.settings, machines)
+        size = size_pool(settings, machines)
         _check_room(size, machines, own, progress.say)
+        assignment = begin()
         progress.say(f"starting {_replicas(size)}; the first one loads the model")
+        progress.say(RAY_COMPLAINT)
         logbook = _SharedLogbook()
         rows = _flow(shards, assignment, size, logbook).iter_rows()
         with _listening(logbook, progress):

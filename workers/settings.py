@@ -63,6 +63,7 @@ def _askable(text: str) -> str:
 # An alias that has a name is what `--help` writes behind the flag, in the place of its type.
 PLACE = TypeAliasType("PLACE", str)
 TEXT = TypeAliasType("TEXT", tuple[Annotated[str, AfterValidator(_askable)], ...])
+FILE = TypeAliasType("FILE", str)
 PLACES = TypeAliasType("PLACES", tuple[Annotated[str, AfterValidator(_place)], ...])
 NAMES = TypeAliasType("NAMES", tuple[str, ...])
 
@@ -136,7 +137,14 @@ class Decoding(Group):
 
 
 class LabelSettings(SettingsTree):
-    """Labels the images under a prefix with PixelLM: a table of masks (Parquet), and COCO."""
+    """Labels images with PixelLM: a table of masks (Parquet), and COCO if asked for.
+
+    python jobs/label.py --input photos --output labels --instruction "the mugs on the table"
+
+    A setting may also stand in a variable (PIXELLM_REPLICA__PRECISION=fp32 is --replica.precision
+    fp32) or in a YAML file (--config), as `replica: {precision: fp32}`. Flags go before variables,
+    and variables before the file.
+    """
 
     input: Place
     """what to label: a folder or s3://bucket/prefix with JSONL, Parquet, tar files or images, or
@@ -165,8 +173,8 @@ class LabelSettings(SettingsTree):
         default=Path("~/.cache/pixellm"), validate_default=True
     )
     """folder of each machine where models from a bucket are kept"""
-    config: str | None = None
-    """YAML file with settings"""
+    config: FILE | None = None
+    """YAML file with settings: a path or s3://bucket/key"""
     reading: Reading = Reading()
     """how the input is read"""
     replica: Replica = Replica()

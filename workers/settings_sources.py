@@ -6,10 +6,10 @@ are told at once, a line each.
 """
 
 import argparse
-import difflib
+import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Self
 
@@ -18,22 +18,33 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    CliSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 from pydantic_settings import SettingsError as SourceError
 
-from workers.errors import LineError, SettingsError
-from workers.storage.stores import open_store
-from workers.storage.uris import normalise_uri, shown
-from workers.yaml_files import read_yaml
+from workers.errors import SettingsError
+from workers.settings_file import SettingsFile, read_settings_file, typed
+from workers.settings_names import NESTED, PREFIX, fields, flag_of, leaves, nearest, variable_of
 
-PREFIX = "PIXELLM_"
-_NESTED = "__"
 _NO_GROUP = re.compile(r'error parsing value for field "(\w+)" from source "EnvSettings')
-SettingPath = tuple[str, ...]
-"""Of a setting in the tree: ("reading", "roots")."""
+_NO_VALUE = re.compile(r"argument (--[^:/]+): expected .*argument")
+_TOO_MUCH = re.compile(r"argument (--[^:/]+)/?.*: ignored explicit argument (.*)")
+_HELP = frozenset({"-h", "--help"})
+_KINDS = {"int": "NUMBER", "float": "NUMBER", "str": "TEXT", "Path": "FOLDER"}
+"""What `--help` writes behind a flag in the place of a type of Python's."""
+_WANTED = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    **dict.fromkeys(("tuple_type", "tuple_parsing"), "must be a text or a list of texts"),
+    **dict.fromkeys(("model_type", "dict_type"), "must be a group of settings"),
+    "string_type": "must be a text",
+}
+"""What a value must be, by pydantic's name of the problem."""
+_GROUP_TYPES = frozenset({"model_type", "dict_type"})
 
 
 class Verbatim:
@@ -43,7 +54,8 @@ class Verbatim:
     """
 
 
-_file_values: ContextVar[Mapping[str, Any] | None] = ContextVar("_file_values", default=None)
+_NO_FILE = SettingsFile("", b"", {})
+_file: ContextVar[SettingsFile] = ContextVar("_file", default=_NO_FILE)
 
 
 class FlagSettings(BaseSettings):
@@ -83,12 +95,13 @@ class FlagSettings(BaseSettings):
         Raises:
             SettingsError: with a line for each problem.
         """
-        return cls._filled({"_cli_parse_args": list(arguments), "_cli_prog_name": program})
+        return cls._filled({}, arguments, program)
 
     @classmethod
-    def _filled(cls, values: Mapping[str, Any]) -> Self:
+    def _filled(cls, texts: Mapping[str, Any], arguments: Sequence[str], program: str) -> Self:
         try:
-            return cls(**values)
+            flags = _read_flags(cls, arguments, program)
+            return cls(**{"_cli_settings_source": flags, **texts})
         except ValidationError as error:
             problems = (_describe(problem, cls) for problem in error.errors(include_url=False))
             raise SettingsError("\n".join(problems)) from None
@@ -101,7 +114,7 @@ class SettingsTree(FlagSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_nested_delimiter=_NESTED,
+        env_nested_delimiter=NESTED,
         nested_model_default_partial_update=True,
     )
 
@@ -115,7 +128,7 @@ class SettingsTree(FlagSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Variables, then the file; the flags come before both by themselves."""
-        file = InitSettingsSource(settings_cls, init_kwargs=dict(_file_values.get() or {}))
+        file = InitSettingsSource(settings_cls, init_kwargs=dict(_file.get().values))
         return init_settings, env_settings, file
 
     @classmethod
@@ -129,40 +142,48 @@ class SettingsTree(FlagSettings):
         Raises:
             SettingsError: with a line for each problem.
         """
+        if not _HELP.isdisjoint(arguments):  # which is where a refusal sends people to
+            return cls._filled({}, arguments, program)
         _refuse_unknown_variables(cls)
         texts, rest = _take_verbatim(cls, arguments)
         config = texts.get("config") or os.environ.get(f"{PREFIX}CONFIG")
-        token = _file_values.set(_read_file(config) if config else None)
+        token = _file.set(read_settings_file(config) if config else _NO_FILE)
         try:
-            return cls._filled({"_cli_parse_args": rest, "_cli_prog_name": program, **texts})
+            return cls._filled(texts, rest, program)
         finally:
-            _file_values.reset(token)
+            _file.reset(token)
 
 
-def leaves(model: type[BaseModel]) -> Iterator[SettingPath]:
-    """The path of every setting in a tree."""
-    return (path for path, _ in _fields(model))
+def _read_flags(
+    model: type[BaseSettings], arguments: Sequence[str], program: str
+) -> CliSettingsSource[argparse.ArgumentParser]:
+    """The flags as a source of settings, with a `--help` in words of people who type."""
+    source = CliSettingsSource[argparse.ArgumentParser](model, cli_prog_name=program)
+    parser, known = source.root_parser, {".".join(path): field for path, field in fields(model)}
+    must = [
+        f"{flag_of([name])} {each.annotation}" for name, each in known.items() if each.is_required()
+    ]
+    parser.usage = f"{program} {' '.join(must)} [--flag value ...]"
+    parser.description = inspect.cleandoc(model.__doc__ or "")
+    for action in parser._actions:  # argparse gives them out in no other way
+        if field := known.get(action.dest):
+            action.help = _explain(field).replace("%", "%%")
+            if isinstance(action.metavar, str):
+                action.metavar = _KINDS.get(action.metavar, action.metavar)
+    source(args=list(arguments))
+    return source
 
 
-def _fields(
-    model: type[BaseModel], above: SettingPath = ()
-) -> Iterator[tuple[SettingPath, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _fields(kind, (*above, name))
-        else:
-            yield (*above, name), field
-
-
-def flag_of(path: Iterable[str]) -> str:
-    """How a setting is given on the command line."""
-    return "--" + ".".join(path).replace("_", "-")
-
-
-def variable_of(path: Iterable[str]) -> str:
-    """How a setting is given in the environment."""
-    return PREFIX + _NESTED.join(path).upper()
+def _explain(field: FieldInfo) -> str:
+    """The text of a setting, and its default where that says something."""
+    default = field.default
+    if field.is_required():
+        return f"{field.description} (required)"
+    if default is None or default is False or default == ():
+        return f"{field.description}"
+    shown = ",".join(default) if isinstance(default, tuple) else default
+    shown = f"{shown:g}" if isinstance(shown, float) else shown
+    return f"{field.description} (default: {shown})"
 
 
 def _take_verbatim(
@@ -174,14 +195,14 @@ def _take_verbatim(
         What was given, as a tree, and the other arguments.
     """
     free = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    paths = [path for path, field in _fields(model) if Verbatim in field.metadata]
+    paths = [path for path, field in fields(model) if Verbatim in field.metadata]
     for path in paths:
         free.add_argument(flag_of(path), action="extend", nargs="+", dest=".".join(path))
     free.add_argument("--config")
     try:
         found, rest = free.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
-        raise SettingsError(f"{error}") from None
+        raise SettingsError(_describe_source(f"{error}", model)) from None
     tree: dict[str, Any] = {"config": found.config} if found.config is not None else {}
     for path in paths:
         if (values := getattr(found, ".".join(path))) is not None:
@@ -200,51 +221,45 @@ def _refuse_unknown_variables(model: type[BaseModel]) -> None:
     )
     if unknown:
         raise SettingsError(
-            "\n".join(f"unknown variable {name}{_nearest(name.upper(), known)}" for name in unknown)
+            "\n".join(
+                f"unknown variable {name}{nearest(name.upper(), known, PREFIX)}" for name in unknown
+            )
         )
-
-
-def _read_file(config: str) -> Mapping[str, Any]:
-    try:
-        uri = normalise_uri(config)
-        data = open_store(uri).get(uri)
-    except LineError as error:
-        raise SettingsError(f"--config {config!r} can't be read: {error}") from None
-    values = read_yaml(data, f"--config {shown(uri)}")
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise SettingsError(f"--config {shown(uri)} must be a mapping of settings to values")
-    return values
 
 
 def _describe(problem: ErrorDetails, model: type[BaseModel]) -> str:
     """One line for one problem of pydantic's."""
     path = tuple(part for part in problem["loc"] if isinstance(part, str))
+    dotted = ".".join(path)
     if problem["type"] == "missing":
-        return f"{flag_of(path)} is missing"
+        return f"{flag_of(path)} is missing; --help explains it"
+    place = _file.get().place_of(path, problem["input"])
     if problem["type"] == "extra_forbidden":
         known = {".".join(each[:end]) for each in leaves(model) for end in range(1, len(each) + 1)}
-        return f"unknown setting {'.'.join(path)!r}{_nearest('.'.join(path), known)}"
+        return f"{place}unknown setting {dotted!r}{nearest(dotted, known)}"
     message = " ".join(problem["msg"].removeprefix("Value error, ").split())
-    if problem["type"] == "value_error":
-        return f"{flag_of(path)}: {message}" if path else message
-    return f"{flag_of(path)}: {message[:1].lower()}{message[1:]}, not {_quote(problem['input'])}"
-
-
-def _quote(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # Python refuses to write down more than 4300 digits
-        return "a number with thousands of digits"
+    if problem["type"] != "value_error":
+        wanted = _WANTED.get(problem["type"]) or f"{message[:1].lower()}{message[1:]}"
+        message = f"{wanted}, not {typed(problem['input'])}"
+        if problem["type"] == "string_type":
+            message += ": a text with a colon, a number and a `yes` need quotes to be a text"
+    if problem["type"] in _GROUP_TYPES:
+        inner = next(each for each in leaves(model) if each[: len(path)] == path)[len(path)]
+        message += f": its settings stand below it, indented, a line each such as `{inner}: ...`"
+    name = f"{place}{dotted}" if place else flag_of(path)
+    return f"{name}: {message}" if path else message
 
 
 def _describe_source(message: str, model: type[BaseModel]) -> str:
     """One line for what argparse says, or for a group of settings that a variable can't give."""
     if found := _NO_GROUP.match(message):
         group = variable_of([found[1]])
-        return f"{group} is no setting, but a group: give {group}{_NESTED}... one by one"
+        return f"{group} is no setting, but a group: give {group}{NESTED}... one by one"
     message = message.removeprefix("error parsing CLI: ")
+    if found := _NO_VALUE.match(message):
+        return f"{found[1]} needs a value behind it"
+    if found := _TOO_MUCH.match(message):
+        return f"{found[1]} takes no value, and {found[2]} stands behind it"
     unknown = message.removeprefix("unrecognized arguments: ")
     if unknown == message:
         return " ".join(message.split())
@@ -252,9 +267,4 @@ def _describe_source(message: str, model: type[BaseModel]) -> str:
     if not name.startswith("-"):
         return f"unexpected argument {name!r}: every setting has a flag before it"
     flags = {flag_of(path) for path in leaves(model)} | {"--help"}
-    return f"unknown flag {name}{_nearest(name, flags)}"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {near[0]}?" if near else "; see --help"
+    return f"unknown flag {name}{nearest(name, flags, '--')}"

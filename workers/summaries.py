@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
+from workers.labels.sums import Sums
+
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
@@ -18,21 +20,13 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardSummary:
+class ShardSummary(Sums):
     """What became of a shard; small enough to travel to the driver."""
 
     shard_id: str
-    rows: int = 0
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """rows by status"""
-    errors: Mapping[str, int] = field(default_factory=dict)
-    """rows by `error_code`"""
-    targets: int = 0
     records: int = 0
     reused: int = 0
     """rows that were carried over from an earlier run"""
-    seconds: float = 0.0
-    attempts: int = 1
     batch_fill: float = 0.0
     """how full the batches of its replica were until now, 0 to 1; 0 before there was any"""
     error: str | None = None
@@ -102,9 +96,13 @@ class Tally:
         if summary.error is not None:
             self.failures[summary.shard_id] = summary.error
             return
-        self.done.add(summary.shard_id)
         self.records += summary.records
-        self.targets += summary.targets
         self.reused += summary.reused
-        self.counts.update(summary.counts)
-        self.errors.update(summary.errors)
+        self.add_committed(summary.shard_id, summary)
+
+    def add_committed(self, shard_id: str, sums: Sums) -> None:
+        """Counts the rows of one in."""
+        self.done.add(shard_id)
+        self.counts.update(sums.counts)
+        self.errors.update(sums.errors)
+        self.targets += sums.targets

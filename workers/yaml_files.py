@@ -1,10 +1,54 @@
 """YAML that people wrote, read with errors of one line. JSON is YAML, too."""
 
+import codecs
+import re
+from collections.abc import Sequence
 from typing import cast
 
 import yaml
 
 from workers.errors import SettingsError
+
+QUOTED_CHARS = 60
+"""Of the line where a mistake stands, in a message."""
+_LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what YAML takes for one
+_NO_START = re.compile(r"found character '(.+)' that cannot start any token")
+_QUOTE_IT = "put all of the text in quotes"
+# What PyYAML finds, and what a person most likely did; the first that fits is told.
+_MISTAKES: Sequence[tuple[str, str]] = (
+    (
+        "mapping values are not allowed here",
+        "look at the line before: a space may be missing behind its colon, or it begins in another "
+        "column",
+    ),
+    (
+        "could not find expected ':'",
+        "this is no `name: value`: a colon and a space belong behind the name",
+    ),
+    ("quoted scalar found unexpected", "the quote that opens here is never closed"),
+    ("expected ',' or ']'", "the list that opens with '[' is not closed, or lacks a comma"),
+    ("expected ',' or '}'", "the mapping that opens with '{' is not closed, or lacks a comma"),
+    ("expected the node content", "a value is missing, or a bracket before it is not closed"),
+    ("escape", "in double quotes a backslash means something else: take single quotes"),
+    (
+        "expected <block end>, but found '<scalar>'",
+        "a text goes on behind its closing quote: put the other kind of quotes around all of it",
+    ),
+    (
+        "expected <block end>, but found '-'",
+        "a list item stands where a `name: value` is expected: indent it below its name",
+    ),
+    (
+        "expected <block end>",
+        "this is indented unlike the lines before: lines of one group begin in the same column",
+    ),
+    ("single document", "a second document begins here: a file holds one, so take out the '---'"),
+    ("undefined alias", f"a '*' before a word means something else in YAML: {_QUOTE_IT}"),
+    ("anchor", f"an '&' before a word means something else in YAML: {_QUOTE_IT}"),
+    ("the tag", f"a '!' before a word means something else in YAML: {_QUOTE_IT}"),
+)
+_AT_ITS_START = ("quoted scalar", "simple key", "flow sequence", "flow mapping")
+"""Where PyYAML notices these says little: a person looks for where they begin."""
 
 
 def read_yaml(data: str | bytes, name: str) -> object:
@@ -15,15 +59,80 @@ def read_yaml(data: str | bytes, name: str) -> object:
         name: what a message calls the file.
 
     Raises:
-        SettingsError: it is no YAML.
+        SettingsError: it is no YAML; with line, column and what stands there, where that is known.
     """
     try:
-        return cast(object, yaml.safe_load(data))
+        text = _decode(data)
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{name} is no YAML: not {error.encoding} at byte {error.start}: save it as UTF-8"
+        ) from error
+    try:
+        return cast(object, yaml.safe_load(text))
     except MemoryError:
         raise
+    except yaml.MarkedYAMLError as error:
+        raise SettingsError(f"{name} is no YAML: {_explain(error, text)}") from error
     except Exception as error:  # only PyYAML runs inside; `!!bool foo` is a KeyError, and so on
-        text = (
+        what = (
             f"{error}" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
         )
-        what = " ".join(text.split())  # it spans lines, and names line and column
-        raise SettingsError(f"{name} is no YAML: {what}") from error
+        raise SettingsError(f"{name} is no YAML: {' '.join(what.split())}") from error
+
+
+def find_place(data: bytes, path: Sequence[str]) -> str:
+    """Where a name of nested mappings stands: "line 3, column 5"; empty where it is not found.
+
+    Args:
+        data: a document that `read_yaml` has read.
+        path: the names, from the outermost.
+    """
+    node, mark = yaml.compose(_decode(data), Loader=yaml.SafeLoader), None
+    for name in path:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = [(key, value) for key, value in pairs if key.value == name]
+        if not found:
+            break
+        key, node = found[-1]
+        mark = key.start_mark
+    return _shown(mark) if mark else ""
+
+
+def _decode(data: str | bytes) -> str:
+    """Without a byte order mark, which PyYAML would count as a column."""
+    if isinstance(data, str):
+        return data
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig")
+
+
+def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
+    """Place, what stands there, and what to do."""
+    said = " ".join(f"{error.context or ''} {error.problem or ''}".split())
+    mark = error.problem_mark or error.context_mark
+    if error.context_mark and any(what in said for what in _AT_ITS_START):
+        mark = error.context_mark
+    if mark is None:
+        return said
+    lines = _LINE_END.split(text)
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    return f"{_shown(mark)}, {_quote(line)}: {_advise(said, line)}"
+
+
+def _advise(said: str, line: str) -> str:
+    if "\t" in line[: len(line) - len(line.lstrip())] or r"'\t'" in said:
+        return "there is a tab: put spaces in its place"
+    if "mapping values" in said and line.count(": ") > 1:
+        return f"there is a colon inside a text: {_QUOTE_IT}"
+    if found := _NO_START.search(said):
+        return f"no text can begin with {found[1]}: {_QUOTE_IT}"
+    return next((advice for what, advice in _MISTAKES if what in said), said)
+
+
+def _quote(line: str) -> str:
+    text = line.strip(" ").replace("\t", r"\t")
+    return f"`{text if len(text) <= QUOTED_CHARS else f'{text[:QUOTED_CHARS]}...'}`"
+
+
+def _shown(mark: yaml.Mark) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"

@@ -3,16 +3,16 @@
 Shapes: B images, P slots up to the end of the image, L slots behind it, Q questions, N targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pixellm.drawn.questions import GROUP, Question
-from pixellm.prompts import IGNORE_INDEX, render_prompt
+from pixellm.prompts import IGNORE_INDEX, prompt_ids
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
 
 
@@ -70,25 +70,23 @@ class Row:
     groups: list[int]
     """Index that predicts the first codebook token of each group."""
 
+    def predicts(self) -> list[int]:
+        """The answer's id that each index predicts, or IGNORE_INDEX."""
+        return [IGNORE_INDEX] * self.asked_at + self.ids[self.asked_at + 1 :] + [IGNORE_INDEX]
+
 
 class Conversations:
     """Encodes questions with one tokenizer. Parts of texts are remembered: they recur a lot."""
 
     def __init__(self, tokenizer: Tokenizer, system: str = "") -> None:
-        self.tokenizer, self.system = tokenizer, system
-        self._text = lru_cache(maxsize=100_000)(self._encode)
-        self._prompt = lru_cache(maxsize=100_000)(self._encode_prompt)
+        self.tokenizer = tokenizer
+        self._text = lru_cache(maxsize=100_000)(partial(tokenizer.encode, bos=False))
+        self._prompt = lru_cache(maxsize=100_000)(partial(prompt_ids, tokenizer, system=system))
 
     def head(self) -> list[int]:
         """Ids before the image."""
-        ids = self._encode_prompt("x")
+        ids = self._prompt("x")
         return ids[: ids.index(IMAGE_TOKEN_INDEX)]
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, bos=False)
-
-    def _encode_prompt(self, question: str) -> list[int]:
-        return self.tokenizer.encode_prompt(render_prompt(question, self.system))
 
     def row(self, question: Question) -> Row:
         """Encodes one question and its answer."""
@@ -112,51 +110,59 @@ class Conversations:
             questions: per image.
             first: index of each image's first thing among all things of the batch.
         """
-        ids, row_of, place, predicts = [], [], [], []
-        asked: list[tuple[int, int]] = []
-        target_of, thing, group_at, anchored, anchor = [], [], [], [], []
-        for image, asks in enumerate(questions):
-            line: list[int] = []
-            rows: list[int] = []
-            places: list[int] = []
-            labels: list[int] = []
-            for number, question in enumerate(asks):
-                row, start = self.row(question), len(line)
-                target_of += [len(asked)] * len(row.groups)
-                if question.anchor is not None:
-                    anchored.append(len(asked))
-                    anchor.append(first[image] + question.anchor)
-                asked.append((image, start + row.asked_at))
-                thing += [first[image] + index for index in question.targets]
-                group_at += [(image, start + at) for at in row.groups]
-                line += row.ids
-                rows += [number] * len(row.ids)
-                places += range(len(row.ids))
-                labels += (
-                    [IGNORE_INDEX] * row.asked_at + row.ids[row.asked_at + 1 :] + [IGNORE_INDEX]
-                )
-            ids.append(line)
-            row_of.append(rows)
-            place.append(places)
-            predicts.append(labels)
+        lines = [[self.row(question) for question in asks] for asks in questions]
+        asked = list(_find_places(lines, questions))
+        group_at = [(each.image, each.start + at) for each in asked for at in each.row.groups]
+        anchors = [
+            (number, first[each.image] + each.question.anchor)
+            for number, each in enumerate(asked)
+            if each.question.anchor is not None
+        ]
         return Packed(
-            ids=_pad(ids, 0),
-            row=_pad(row_of, -1),
-            place=_pad(place, 0),
-            predicts=_pad(predicts, IGNORE_INDEX),
-            asked_at=_pairs(asked),
-            target_of=torch.tensor(target_of, dtype=torch.long),
-            thing=torch.tensor(thing, dtype=torch.long),
+            ids=_pad([[each for row in line for each in row.ids] for line in lines], 0),
+            row=_pad([[n for n, row in enumerate(line) for _ in row.ids] for line in lines], -1),
+            place=_pad([[at for row in line for at in range(len(row.ids))] for line in lines], 0),
+            predicts=_pad(
+                [[each for row in line for each in row.predicts()] for line in lines], IGNORE_INDEX
+            ),
+            asked_at=_pairs([(each.image, each.start + each.row.asked_at) for each in asked]),
+            target_of=_indices(n for n, each in enumerate(asked) for _ in each.row.groups),
+            thing=_indices(first[each.image] + t for each in asked for t in each.question.targets),
             group_at=_pairs(group_at),
             after_at=_pairs([(image, at + len(self.tokenizer.seg_ids)) for image, at in group_at]),
-            anchored=torch.tensor(anchored, dtype=torch.long),
-            anchor=torch.tensor(anchor, dtype=torch.long),
+            anchored=_indices(number for number, _ in anchors),
+            anchor=_indices(thing for _, thing in anchors),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question at its place in a batch."""
+
+    image: int
+    start: int
+    """Slot of its first id."""
+    row: Row
+    question: Question
+
+
+def _find_places(
+    lines: Sequence[Sequence[Row]], questions: Sequence[Sequence[Question]]
+) -> Iterator[_Asked]:
+    for image, (line, asks) in enumerate(zip(lines, questions, strict=True)):
+        start = 0
+        for row, question in zip(line, asks, strict=True):
+            yield _Asked(image, start, row, question)
+            start += len(row.ids)
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     lines = [torch.tensor(row, dtype=torch.long) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=value)
+
+
+def _indices(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.long)
 
 
 def _pairs(values: Sequence[tuple[int, int]]) -> Tensor:

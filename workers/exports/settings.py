@@ -7,15 +7,22 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
+from typing_extensions import TypeAliasType
 
 from workers.exports.formats import FORMATS
 from workers.exports.selection import SHEET_CARDS, ExportOptions
-from workers.settings_sources import FlagSettings, flag_of
+from workers.settings_names import flag_of
+from workers.settings_sources import FlagSettings
 
 if TYPE_CHECKING:
     FormatName = str
 else:
     FormatName = Literal[tuple(FORMATS)]  # so that --help and the error message list them
+
+# What `--help` writes behind a flag, in the place of its type.
+PLACE = TypeAliasType("PLACE", str)
+RULE = TypeAliasType("RULE", str)
+RUN = TypeAliasType("RUN", str)
 
 MAX_CARDS = 100
 """A picture of 17,000 lines and some 80 MB of memory; viewers refuse those of 90 megapixels."""
@@ -23,24 +30,29 @@ _OPTIONS = frozenset(field.name for field in fields(ExportOptions))
 
 
 class ExportSettings(FlagSettings):
-    """Writes a label table as COCO or as a picture sheet; only committed shards are read."""
+    """Writes a label table as COCO or as a picture sheet; only committed shards are read.
 
-    labels: str
-    """the output prefix of jobs/label.py: a folder, or s3://bucket/prefix"""
-    output: str
+    python jobs/export.py --labels labels --output coco.json
+    python jobs/export.py --labels labels --output sheet.png --to sheet
+    """
+
+    labels: PLACE
+    """the --output of jobs/label.py: a folder, or s3://bucket/prefix"""
+    output: PLACE
     """the file to write: a path, or s3://bucket/key"""
     to: FormatName = "coco"
     """the form to write: coco, or sheet (a PNG of the first images with their masks and phrases)"""
     segmentation: Literal["rle", "polygon"] = "rle"
     """of coco: masks as compressed run lengths, or as polygons (for tools that can't read run
     lengths)"""
-    categories: str = "phrase"
+    categories: RULE = "phrase"
     """of coco: phrase (one category for each phrase), object (one for all), or a JSON or YAML file
     that maps phrases to categories: {"red mug": "mug", "plate": {"id": 7, "name": "dish"}}"""
     cards: int = Field(default=SHEET_CARDS, ge=1, le=MAX_CARDS)
     """of a sheet: how many answers it shows, one for each image and instruction"""
-    run: str | None = None
-    """the id of the run to export; without it, the newest finished one"""
+    run: RUN | None = None
+    """the id of the run to export, as the label job prints it; without it, the newest finished
+    one"""
     min_score: float = Field(default=0.0, ge=0.0, le=1.0)
     """leave out masks with a lower score, 0 to 1"""
 

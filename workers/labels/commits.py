@@ -16,7 +16,6 @@ A run id stands for one input and one label fingerprint; whoever makes run ids s
 import json
 import re
 import uuid
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from hashlib import sha256
 from typing import Any, Self, get_origin
 
 from workers.errors import AccessDenied, CommitError, ConditionUnsupported, ObjectMissing
+from workers.labels.sums import Sums
 from workers.labels.table import describe_part, read_part
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
@@ -78,7 +78,7 @@ class JsonFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit(JsonFile):
+class Commit(JsonFile, Sums):
     """A marker: this part counts."""
 
     run_id: str
@@ -88,12 +88,6 @@ class Commit(JsonFile):
     sha256: str
     """Of the bytes of the part, in hex."""
     bytes: int
-    rows: int
-    counts: Mapping[str, int]
-    """Rows by status."""
-    errors: Mapping[str, int]
-    """Rows by `error_code`, of those that have one."""
-    targets: int
     fingerprint: str
     source: str
     source_etag: str

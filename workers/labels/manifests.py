@@ -18,9 +18,9 @@ table, until the new plan is committed whole and the manifest is replaced.
 import gzip
 import io
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 from workers.errors import CommitError, ObjectMissing
@@ -33,6 +33,7 @@ from workers.labels.commits import (
     now,
     part_name,
 )
+from workers.labels.sums import Sums
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
@@ -42,7 +43,7 @@ AT_ONCE = 1_000  # markers asked for before the first of them is used; some 2 MB
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest(JsonFile):
+class Manifest(JsonFile, Sums):
     """A run that is finished: every shard of its plan is committed."""
 
     run_id: str
@@ -58,12 +59,6 @@ class Manifest(JsonFile):
     commits: str
     """Path below the output of the object with all markers."""
     shards: int
-    rows: int
-    targets: int
-    counts: Mapping[str, int]
-    """Rows by status."""
-    errors: Mapping[str, int]
-    """Rows by `error_code`, of those that have one."""
 
 
 def finish_run(
@@ -99,10 +94,7 @@ def finish_run(
     _check_whole(ledger, ids)
     if before and planned_at < before.planned_at <= now():  # a wrong clock must not hold for ever
         return before
-    markers = _read_markers(ledger.store, ledger.output, ledger.run_id, ids)
-    packed, sums = _pack(markers)
-    name = f"{RUNS}/{ledger.run_id}.{sha256(packed).hexdigest()[:16]}.jsonl.gz"
-    ledger.store.put(join_uri(ledger.output, name), packed)
+    name, sums = _put_markers(ledger, ids)
     manifest = Manifest(
         run_id=ledger.run_id,
         input=source,
@@ -113,10 +105,7 @@ def finish_run(
         plan_sha256=plan_digest,
         commits=name,
         shards=len(ids),
-        rows=sums.counts.total(),
-        targets=sums.targets,
-        counts=dict(sums.counts),
-        errors=dict(sums.errors),
+        **asdict(sums),
     )
     ledger.store.put(_manifest_uri(ledger.output, ledger.run_id), manifest.to_json())
     return manifest
@@ -221,28 +210,19 @@ def _manifest_uri(output: str, run_id: str) -> str:
     return join_uri(output, RUNS, f"{run_id}.json")
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Over markers."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    targets: int = 0
-
-    def add(self, commit: Commit) -> None:
-        self.counts.update(commit.counts)
-        self.errors.update(commit.errors)
-        self.targets += commit.targets
-
-
-def _pack(commits: Iterable[Commit]) -> tuple[bytes, _Sums]:
-    """Markers as gzipped JSON lines, and their sums."""
-    sums, packed = _Sums(), io.BytesIO()
+def _put_markers(ledger: Ledger, ids: Sequence[str]) -> tuple[str, Sums]:
+    """Writes all markers into one object; its path below the output, and their sums."""
+    rows, errors, targets = Counter[str](), Counter[str](), 0
+    packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:  # no clock in the bytes
-        for commit in commits:
+        for commit in _read_markers(ledger.store, ledger.output, ledger.run_id, ids):
             file.write(commit.to_json())
-            sums.add(commit)
-    return packed.getvalue(), sums
+            rows.update(commit.counts)
+            errors.update(commit.errors)
+            targets += commit.targets
+    name = f"{RUNS}/{ledger.run_id}.{sha256(packed.getvalue()).hexdigest()[:16]}.jsonl.gz"
+    ledger.store.put(join_uri(ledger.output, name), packed.getvalue())
+    return name, Sums(rows=rows.total(), counts=dict(rows), errors=dict(errors), targets=targets)
 
 
 def _unpack(store: Store, output: str, manifest: Manifest) -> Iterator[Commit]:

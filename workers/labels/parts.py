@@ -56,7 +56,7 @@ def _check_part(part: PartReader, commit: Commit, name: str) -> None:
     marker may have those of another attempt at the same shard, and the rows are as good.
     """
     said = PartIdentity(commit.run_id, commit.shard_id, commit.fingerprint), commit.rows
-    found = part.identity, part.facts.rows
+    found = part.identity, part.sums.rows
     if said != found:
         raise CommitError(
             f"{name} is not what was committed: its marker is about {said[1]:,} rows of {said[0]},"

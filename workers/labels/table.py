@@ -27,6 +27,7 @@ from workers.labels.schema import (
     LabelRow,
     TargetRow,
 )
+from workers.labels.sums import Sums
 from workers.labels.targets import blank_target
 from workers.shards.parquet import PARQUET_ERRORS, is_damage
 
@@ -46,18 +47,6 @@ class PartIdentity:
     run_id: str
     shard_id: str
     label_fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class PartFacts:
-    """What a part holds, in numbers."""
-
-    rows: int
-    counts: Mapping[str, int]
-    """rows by status"""
-    errors: Mapping[str, int]
-    """rows by `error_code`, of those that have one"""
-    targets: int
 
 
 def write_part(rows: Iterable[LabelRow], identity: PartIdentity) -> bytes:
@@ -118,7 +107,7 @@ class PartReader:
             raise CommitError(f"{name} is damaged: its columns are not those of a label table")
         with _as_damage(f"{name} is damaged"):
             self.identity = _read_identity(footer)
-            self.facts = PartFacts(
+            self.sums = Sums(
                 rows=self._file.metadata.num_rows,
                 counts=json.loads(footer["pixellm.counts"]),
                 errors=json.loads(footer["pixellm.errors"]),
@@ -141,13 +130,13 @@ class PartReader:
                 yield from map(_to_row, batch.to_pylist())
 
 
-def describe_part(data: bytes) -> PartFacts:
+def describe_part(data: bytes) -> Sums:
     """What the bytes of a part say about themselves: what a commit marker repeats.
 
     Raises:
         CommitError: they are no part of a label table, or of another version.
     """
-    return PartReader(io.BytesIO(data), "the part").facts
+    return PartReader(io.BytesIO(data), "the part").sums
 
 
 def read_part(data: bytes) -> list[LabelRow]:

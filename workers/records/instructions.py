@@ -83,9 +83,15 @@ def read_instruction(value: object) -> Instruction:
     if isinstance(value, str):
         return make_instruction(value)
     if not isinstance(value, Mapping):
-        raise _reject(f"an instruction must be a text or a mapping, not {quote(value)}")
+        raise _reject(
+            f"an instruction must be a text or a mapping, not {quote(value)}: a number or a `yes` "
+            "is a text when it stands in quotes"
+        )
     if unknown := sorted(quote(key) for key in value if key not in _FIELDS):
-        raise _reject(f"an instruction has no field {unknown[0]}; it has {sorted(_FIELDS)}")
+        raise _reject(
+            f"an instruction has no field {unknown[0]}; it has {', '.join(sorted(_FIELDS))}. A "
+            "text with a colon in it must stand in quotes"
+        )
     text = value.get("text")
     if not isinstance(text, str):
         raise _reject(f"an instruction needs a `text`, and {quote(value)} has none")

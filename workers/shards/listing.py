@@ -105,6 +105,8 @@ class Inputs(AbstractContextManager["Inputs"]):
     """Files that list records; when there are any, `images` is empty: they refer to the images."""
     images_seen: int = 0
     """Images that lie there, also where there are `files`."""
+    first_image: str | None = None
+    """The first of these."""
     unasked: int = 0
     """Of the images given out, those that have no text of their own."""
     others: list[str] = field(default_factory=list)
@@ -152,7 +154,9 @@ class Inputs(AbstractContextManager["Inputs"]):
         if kind_of(last):
             self.files.append(info)
         elif suffix in IMAGE_SUFFIXES or suffix in SIDECAR_SUFFIXES:
-            self.images_seen += suffix in IMAGE_SUFFIXES
+            if suffix in IMAGE_SUFFIXES:
+                self.images_seen += 1
+                self.first_image = self.first_image or info.uri
             if not self.files:
                 self._spool.write(json.dumps((info.uri, info.size, info.etag)) + "\n")
         else:
@@ -210,12 +214,17 @@ def write_listings_to(store: Store, folder: str) -> ListingWriter:
     """
 
     def write(text: bytes) -> str:
-        uri = join_uri(folder, f"{sha256(text).hexdigest()[:20]}.jsonl")
+        uri = listing_uri(folder, text)
         if not _stat(store, uri):
             store.put(uri, text)
         return uri
 
     return write
+
+
+def listing_uri(folder: str, text: bytes) -> str:
+    """Where a piece lies in a folder of listings."""
+    return join_uri(folder, f"{sha256(text).hexdigest()[:20]}.jsonl")
 
 
 @dataclass(slots=True)

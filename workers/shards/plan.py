@@ -76,6 +76,8 @@ class Plan:
     """of these, without an instruction beside or above them"""
     beside: int
     """that lie beside files that list records, and are labelled where those name them"""
+    first_beside: str | None = None
+    """one of them"""
 
 
 def plan_shards(
@@ -97,7 +99,7 @@ def plan_shards(
         prefix: a folder, or one file.
         records_per_shard: at least 1.
         listing_writer: stores a listing of images (`LISTING_BYTES` at most, unless one shard is
-            longer) and returns its URI. A dry run gives one that stores nothing.
+            longer) and returns its URI; see `WaitingListings`.
         exclude: folders that are no input although they lie under the prefix.
 
     Raises:
@@ -112,7 +114,8 @@ def plan_shards(
             raise PlanError(_nothing(prefix, inputs))
         seen = inputs.images_seen
         images, beside = (0, seen) if inputs.files else (seen, 0)
-        return Plan(tuple(shards), images, inputs.unasked, beside)
+        first = inputs.first_image if beside else None
+        return Plan(tuple(shards), images, inputs.unasked, beside, first)
 
 
 def _cut_file(

@@ -1,0 +1,150 @@
+import io
+
+import pytest
+
+from workers.progress import Progress, describe_run
+from workers.summaries import Pulse, RunSummary, ShardSummary, Tally
+
+
+def summary(number: int, **more) -> ShardSummary:
+    values = {"rows": 4, "counts": {"ok": 3, "failed": 1}, "targets": 6, "records": 2, **more}
+    return ShardSummary(f"{number:020}", **values)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_line_tells_shards_pace_failures_and_the_time_left():
+    progress = Progress(io.StringIO())
+    with progress.running(8):
+        progress.add(summary(1))
+        progress.add(summary(2, counts={"rejected_input": 4}))
+        text = progress.line(seconds=4.0)
+    assert text == (
+        "2/8 shards  4 records  1.0 records/s  3.0 targets/s  4 rejected  1 failed  12 s left"
+    )
+
+
+def test_the_line_counts_records_of_shards_that_are_under_way():
+    progress = Progress(io.StringIO())
+    with progress.running(8, records=20):
+        progress.hear(Pulse(replicas=1, records=5))
+        text = progress.line(seconds=5.0)
+        assert text.startswith("0/8 shards  5/20 records  1.0 records/s  0.0 targets/s")
+        assert text.endswith("15 s left")
+        progress.hear(Pulse(replicas=1, records=0))  # its book was lost with a machine
+        progress.add(summary(1))
+        assert progress.line(seconds=5.0).startswith("1/8 shards  2/20 records  0.4 records/s")
+
+
+def test_the_pace_counts_from_the_first_replica_that_is_ready(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("workers.progress.time.monotonic", lambda: now)
+    told = io.StringIO()
+    progress = Progress(told)
+    progress.hear(Pulse(replicas=0, records=0))
+    now = 30.0
+    progress.hear(Pulse(replicas=1, records=0))
+    now = 40.0
+    progress.hear(Pulse(replicas=2, records=0))
+    assert told.getvalue().splitlines() == [
+        "label: the first replica has loaded the model, after 30 s"
+    ]
+    assert progress._started == 30.0
+
+
+def test_a_failed_shard_is_told_at_once_and_counted():
+    told = io.StringIO()
+    progress = Progress(told)
+    with progress.running(3):
+        progress.add(ShardSummary("a" * 20, error="the store is down"))
+    assert f"shard {'a' * 20} failed: the store is down" in told.getvalue()
+    assert "1/3 shards" in told.getvalue()
+    assert "1 failed" in told.getvalue()
+
+
+def test_a_terminal_gets_one_line_that_is_written_over():
+    told = Terminal()
+    progress = Progress(told)
+    with progress.running(2):
+        with progress._lock:
+            progress._show()
+        progress.say("something happened")
+        progress.add(summary(1))
+    text = told.getvalue()
+    assert text.count("\n") == 2
+    assert "\rlabel: something happened\n" in text
+    assert text.endswith("\n")
+
+
+def test_a_log_gets_whole_lines_only():
+    told = io.StringIO()
+    with Progress(told).running(2):
+        pass
+    assert "\r" not in told.getvalue()
+    assert told.getvalue().startswith("label: 0/2 shards")
+
+
+@pytest.mark.parametrize(
+    ("failures", "stopped", "code"),
+    [({}, False, 0), ({"a": "x"}, False, 1), ({"a": "x"}, True, 130)],
+)
+def test_the_exit_code_tells_whether_all_is_committed(failures, stopped, code):
+    assert make_run(failures=failures, stopped=stopped).exit_code == code
+
+
+def make_run(**more) -> RunSummary:
+    values = {
+        "run_id": "label-1",
+        "output": "s3://b/out",
+        "shards": 9,
+        "found_committed": 2,
+        "counts": {"ok": 1200, "empty": 3},
+        "errors": {},
+        "targets": 2000,
+        "reused": 7,
+        "seconds": 3725.0,
+        "batch_fill": 0.875,
+        "failures": {},
+        **more,
+    }
+    return RunSummary(**values)
+
+
+def test_the_summary_tells_counts_and_where_the_labels_are():
+    text = describe_run(make_run(failures={f"{n}": "no room" for n in range(7)}))
+    assert "2 of 9 committed, 2 of them before this start" in text
+    assert "1,203" in text
+    assert "1 h 02 min; the model's batches were 88% full" in text
+    assert "reused     7 of the rows, from earlier runs" in text
+    assert "reused" not in describe_run(make_run(reused=0))
+    assert "'s3://b/out'" in text
+    assert text.count("no room") == 5
+    assert "and 2 more" in text
+    assert "not done" not in describe_run(make_run())
+
+
+def test_the_summary_tells_why_rows_have_no_answer_the_commonest_first():
+    errors = {"image_broken": 2, "image_missing": 1000, "model_failed": 1}
+    text = describe_run(make_run(errors=errors))
+    assert "reasons    image_missing 1,000, image_broken 2, model_failed 1\n" in text
+    many = {f"reason_{number}": 9 - number for number in range(7)}
+    assert "reason_4 5, 2 more\n" in describe_run(make_run(errors=many))
+    assert "reasons" not in describe_run(make_run())
+
+
+def test_rows_of_an_unfinished_run_are_said_to_be_those_of_this_start():
+    unfinished = describe_run(make_run(failures={"a": "no room"}))
+    assert "1,203 in the shards that this start committed" in unfinished
+    assert "this start committed" not in describe_run(make_run())
+
+
+def test_batches_are_told_of_when_there_were_any():
+    assert "1 h 02 min\n" in describe_run(make_run(batch_fill=0.0))
+    assert "batches" not in describe_run(make_run(batch_fill=0.0))
+    tally = Tally()
+    for each in (summary(1, batch_fill=0.5), ShardSummary("a", error="no"), summary(2)):
+        tally.add(each)
+    assert tally.batch_fill == 0.5

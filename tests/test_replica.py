@@ -1,0 +1,329 @@
+import asyncio
+from contextlib import contextmanager
+
+import pytest
+
+from tests.bench import (
+    IDENTITY,
+    INPUT,
+    OUTPUT,
+    BrokenEngine,
+    CountingEngine,
+    FlakyStore,
+    bench_for,
+    label,
+    plan,
+    put_photos,
+    table,
+    tiny_engine,
+)
+from workers import replica
+from workers.earlier import index_earlier
+from workers.errors import (
+    AccessDenied,
+    ObjectMissing,
+    OutputUnwritable,
+    StorageError,
+    StorageUnavailable,
+)
+from workers.hardware import settle_hardware
+from workers.labels.commits import Guarantee
+from workers.logbook import Begun, Book, Logbook, Teller
+from workers.settings import LabelSettings
+from workers.summaries import ShardSummary
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return tiny_engine()
+
+
+@pytest.fixture
+def store():
+    return FlakyStore()
+
+
+class OwnLogbook(Logbook):
+    """What a run remembers of its shards, in this process."""
+
+    def __init__(self) -> None:
+        self.book = Book()
+
+    def setup_begins(self):
+        return self.book.setup_begins("the only worker")
+
+    def setup_ends(self, loaded):
+        self.book.setup_ends("the only worker", loaded)
+
+    def answered(self, records):
+        self.book.answered(records)
+
+    async def begin(self, shard_id):
+        return self.book.begin(shard_id)
+
+    async def broke(self, shard_ids, why):
+        self.book.broke(shard_ids, why)
+
+
+@contextmanager
+def labeller_for(store, model, logbook=None, **more):
+    """A replica without a process of its own."""
+    logbook = logbook or OwnLogbook()
+    teller = Teller(logbook.answered)
+    with bench_for(store, model, tell=teller, **more) as bench:
+        labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)  # loads no model
+        labeller._bench, labeller._logbook, labeller._at_hand = bench, logbook, set()
+        labeller._teller = teller
+        yield labeller
+
+
+async def call(labeller, shard):
+    """What Ray Data does."""
+    replies = labeller({replica.SHARD: [replica.shard_to_json(shard)]})
+    (reply,) = [reply async for reply in replies]
+    (text,) = reply[replica.SUMMARY]
+    return ShardSummary.from_json(text)
+
+
+def process(store, engine, shard, monkeypatch, **more):
+    monkeypatch.setattr(replica, "WAITS", (0.01, 0.02))
+    with labeller_for(store, engine, **more) as labeller:
+        return asyncio.run(asyncio.wait_for(call(labeller, shard), 60))
+
+
+def test_a_store_that_comes_back_costs_an_attempt_and_no_row(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [StorageUnavailable("busy"), StorageUnavailable("busy")]
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert summary.error is None
+    assert [row.attempts for row in table(store)] == [3, 3]
+
+
+def test_the_second_attempt_is_called_the_second(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [StorageUnavailable("busy")]
+    process(store, CountingEngine(engine), shard, monkeypatch)
+    assert [row.attempts for row in table(store)] == [2, 2]
+
+
+def test_a_store_that_stays_away_fails_the_shard_and_not_the_run(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [StorageUnavailable("busy")] * 3
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.ends_run) == ("busy", False)
+    store.trouble["_plans"] = [ObjectMissing("gone")]
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.ends_run) == ("gone", False)
+    assert not list(store.list(f"{OUTPUT}/_commits"))
+
+
+def test_a_store_that_lets_nobody_in_ends_the_run(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [AccessDenied("expired")]
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.ends_run) == ("expired", True)
+
+
+@pytest.mark.parametrize(
+    "error", [StorageError("'/out/x': No space left on device"), AccessDenied("no right to write")]
+)
+def test_an_output_that_takes_nothing_ends_the_run_with_the_way_out(
+    store, engine, monkeypatch, error
+):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.full = error
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert summary.ends_run
+    assert summary.error.startswith(f"the output can't be written: {error}. What is committed")
+    assert "the same command does the rest" in summary.error
+    with pytest.raises(OutputUnwritable):
+        label(store, CountingEngine(engine), [shard])
+
+
+def test_an_output_that_is_away_for_a_while_is_waited_for(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.full = StorageUnavailable("busy")
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert (summary.error, summary.ends_run) == ("busy", False)
+
+
+def test_a_bug_ends_the_run_with_its_traceback(store, engine, monkeypatch):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [ZeroDivisionError("a bug of ours")]
+    summary = process(store, CountingEngine(engine), shard, monkeypatch)
+    assert "Traceback" in summary.error
+    assert "ZeroDivisionError: a bug of ours" in summary.error
+    assert summary.ends_run
+
+
+def test_a_bug_in_the_model_ends_the_run_with_its_traceback_and_makes_no_rows(
+    store, engine, monkeypatch
+):
+    class CrashingEngine(CountingEngine):
+        def answer(self, samples):
+            return len(samples) + "a bug of ours"
+
+    put_photos(store, 4)
+    (shard,) = plan(store, 100)
+    summary = process(store, CrashingEngine(engine), shard, monkeypatch, batch=8)
+    assert "TypeError: unsupported operand" in summary.error
+    assert 'return len(samples) + "a bug of ours"' in summary.error
+    assert summary.error.count("TypeError") == 1  # and not once for each picture of the batch
+    assert summary.ends_run
+    assert not list(store.list(f"{OUTPUT}/labels"))
+
+
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def mortal(monkeypatch):
+    def ends(code):
+        raise Ended(code)
+
+    monkeypatch.setattr("os._exit", ends)
+
+
+def test_a_replica_whose_model_is_broken_ends_itself(store, engine, monkeypatch, capsys, mortal):
+    put_photos(store, 8)
+    (shard,) = plan(store, 100)
+    with pytest.raises(Ended) as ended:
+        process(store, BrokenEngine(engine), shard, monkeypatch)
+    assert ended.value.args == (replica.BROKEN_CODE,)
+    assert "this replica is broken" in capsys.readouterr().err
+
+
+def test_a_replica_that_nobody_hears_ends_itself_too(store, engine, monkeypatch, mortal):
+    class Deaf(OwnLogbook):
+        async def broke(self, shard_ids, why):
+            await asyncio.sleep(60)
+
+    class Gone(OwnLogbook):
+        async def broke(self, shard_ids, why):
+            raise ConnectionError("Ray is gone")
+
+    monkeypatch.setattr(replica, "LAST_WORDS_SECONDS", 0.05)
+    put_photos(store, 8)
+    (shard,) = plan(store, 100)
+    for logbook in (Deaf(), Gone()):
+        with (
+            labeller_for(store, BrokenEngine(engine), logbook) as labeller,
+            pytest.raises(Ended),
+        ):
+            asyncio.run(asyncio.wait_for(call(labeller, shard), 20))
+
+
+def test_the_logbook_knows_the_records_of_every_shard_that_was_called(store, engine):
+    put_photos(store, 8)
+    logbook = OwnLogbook()
+
+    async def call_all(labeller):
+        await asyncio.gather(*(call(labeller, shard) for shard in plan(store, 3)))
+
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller:
+        asyncio.run(asyncio.wait_for(call_all(labeller), 20))
+    assert logbook.book.pulse().records == 8
+
+
+def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, engine, mortal):
+    put_photos(store, 8)
+    (done, *_), logbook = plan(store, 1), OwnLogbook()
+    (broken,) = plan(store, 100)
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller:
+
+        async def call_both():
+            await call(labeller, done)
+            labeller._bench.batcher._answer = BrokenEngine(engine).answer
+            await call(labeller, broken)
+
+        with pytest.raises(Ended):
+            asyncio.run(asyncio.wait_for(call_both(), 20))
+    assert logbook.book.begin(done.shard_id) == Begun(times=2)
+    assert "always" in (logbook.book.begin(broken.shard_id).last_words or "")
+
+
+def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    with labeller_for(store, CountingEngine(engine)) as labeller:
+
+        async def call_often():
+            return [await call(labeller, shard) for _ in range(2 + replica.MAX_DEATHS)]
+
+        *begun, last = [summary.error for summary in asyncio.run(call_often())]
+    assert begun == [None] * (1 + replica.MAX_DEATHS)
+    assert last == "4 workers that had it died (out of memory?); see Ray's logs"
+
+
+def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mortal):
+    put_photos(store, 8)
+    shards, logbook = plan(store, 4), OwnLogbook()
+    assert len(shards) > 1
+
+    async def call_all(labeller):
+        return await asyncio.gather(*(call(labeller, shard) for shard in shards))
+
+    for _ in range(1 + replica.MAX_DEATHS):
+        with (
+            labeller_for(store, BrokenEngine(engine), logbook) as labeller,
+            pytest.raises(Ended),
+        ):
+            asyncio.run(asyncio.wait_for(call_all(labeller), 20))
+    with labeller_for(store, BrokenEngine(engine), logbook) as labeller:
+        summaries = asyncio.run(asyncio.wait_for(call_all(labeller), 20))
+    said = "8 questions failed in a row, the last with RuntimeError: always"
+    assert {summary.error for summary in summaries} == {
+        f"4 workers that had it died; the last that could say why: {said}"
+    }
+
+
+def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp_path):
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    places = ["--input", INPUT, "--output", OUTPUT, "--model", str(tmp_path / "none")]
+    settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
+    logbook = OwnLogbook()
+    for _ in range(2 + replica.MAX_SETUP_DEATHS):  # those that can say why have not died
+        labeller = replica.ShardLabeller(assign(store, settings), 1, logbook)
+        summary = asyncio.run(labeller.process(shard))
+        assert summary.ends_run
+        assert "the model can't be used: --model" in summary.error
+
+
+def assign(store, settings) -> replica.Assignment:
+    nothing = index_earlier(store, OUTPUT, [])
+    return replica.Assignment(settings, IDENTITY, "run-1", Guarantee.EXACTLY_ONCE, nothing)
+
+
+def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, monkeypatch):
+    def killed(self, assignment):
+        raise Ended
+
+    monkeypatch.setattr(replica.ShardLabeller, "setup", killed)
+    monkeypatch.setattr(replica.ShardLabeller, "__del__", lambda self: None)
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    settings = LabelSettings(input=INPUT, output=OUTPUT, model="s3://models/large")
+    logbook = OwnLogbook()
+    for _ in range(1 + replica.MAX_SETUP_DEATHS):
+        with pytest.raises(Ended):
+            replica.ShardLabeller(assign(store, settings), 1, logbook)
+    labeller = replica.ShardLabeller(assign(store, settings), 1, logbook)
+    summary = asyncio.run(call(labeller, shard))
+    assert summary.ends_run
+    assert summary.error.startswith("3 workers died while they loaded the model 's3://models/large")
+    assert "--max-replicas" in summary.error
+
+
+def test_a_shard_travels_as_json(store):
+    put_photos(store, 2)
+    (shard, *_) = plan(store)
+    assert replica.shard_from_json(replica.shard_to_json(shard)) == shard

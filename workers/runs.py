@@ -1,0 +1,171 @@
+"""A run before its work begins: what there is to do, and what of it is committed already.
+
+Shards are known by what a listing tells of their files. A picture that a list names, and that was
+replaced or has appeared, changes none of them: `--refresh` makes a new run over all shards, which
+looks at every picture and takes over the labels of those that are the same (`workers.earlier`).
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+
+from workers.errors import PlanError
+from workers.labels.commits import PARTS, Ledger, now
+from workers.labels.manifests import manifests
+from workers.model_files import ModelIdentity, identify_model
+from workers.progress import Say, counted
+from workers.settings import LabelSettings
+from workers.shards.plan import Plan, Shard, plan_shards
+from workers.shards.waiting import WaitingListings
+from workers.storage.stores import Anywhere
+from workers.storage.uris import join_uri, shown, under
+
+PLANS = "_plans"  # folder of the output: lists of images that the plan refers to
+SHIPPED = (
+    "that is the small model of the project: it knows drawn scenes like those of `make demo`, and "
+    "nothing else; --model takes another"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run before its work begins."""
+
+    settings: LabelSettings
+    """with GPUs and precision settled"""
+    identity: ModelIdentity
+    request: str
+    """digest of what is asked: instructions, and how the input is read"""
+    planned_at: str
+    """when the input was about to be listed: UTC, ISO 8601"""
+    ledger: Ledger
+    shards: tuple[Shard, ...]
+    committed: frozenset[str]
+    """ids of shards that need no work"""
+    lists: WaitingListings
+    """of images, which shards refer to; stored when work begins"""
+    beside: str
+    """of images that only count where a list names them; empty where there are none"""
+
+    @property
+    def todo(self) -> list[Shard]:
+        """What is left, in the order of the plan."""
+        return [shard for shard in self.shards if shard.shard_id not in self.committed]
+
+
+def plan_run(settings: LabelSettings, say: Say) -> Run:
+    """Finds out what there is to do, and writes nothing: that begins with `label_run`.
+
+    Args:
+        settings: with GPUs and precision settled.
+        say: takes lines for the user.
+
+    Raises:
+        PlanError: there is nothing to label, or nothing is asked of what there is.
+        SettingsError, CheckpointError: the model can't be used.
+        StorageError: a store failed.
+    """
+    planned_at = now()
+    lists = WaitingListings(join_uri(settings.output, PLANS))
+    plan = _plan(settings, lists, say)
+    shards = plan.shards
+    say(f"{counted(len(shards), 'shard')}; identifying the model {shown(settings.model_place)}")
+    if settings.model is None:
+        say(SHIPPED)
+    identity = identify_model(settings)
+    request = _digest_request(settings)
+    run_id = _choose_run_id(settings, identity.label_fingerprint, request)
+    ledger = Ledger(Anywhere(), settings.output, run_id)
+    planned = {shard.shard_id for shard in shards}
+    committed = frozenset(planned & ledger.committed_ids())
+    beside = _describe_beside(plan)
+    return Run(settings, identity, request, planned_at, ledger, shards, committed, lists, beside)
+
+
+def describe_plan(run: Run) -> str:
+    """The plan as text, a line a shard; what `--dry-run` prints."""
+    shards = counted(len(run.shards), "shard")
+    lines = [f"run {run.ledger.run_id}: {shards}, {len(run.todo):,} to do"]
+    for shard in run.shards:
+        state = "committed" if shard.shard_id in run.committed else "to do"
+        count = counted(shard.count, "record") if shard.count >= 0 else "a whole file"
+        place = f"{shard.source} from record {shard.first:,}"
+        lines.append(f"{shard.shard_id}  {state:<9}  {shard.kind:<7}  {count:>16}  {place}")
+    return "\n".join(lines)
+
+
+def _plan(settings: LabelSettings, lists: WaitingListings, say: Say) -> Plan:
+    inside = under(settings.output, settings.input) is not None
+    own = settings.output if inside else join_uri(settings.output, PARTS)
+    plan = plan_shards(
+        Anywhere(),
+        settings.input,
+        records_per_shard=settings.reading.records_per_shard,
+        listing_writer=lists.keep,
+        exclude=(own,),
+    )
+    if beside := _describe_beside(plan):
+        say(beside)
+    if plan.unasked and not settings.instruction:
+        _tell_unasked(plan, settings, say)
+    return plan
+
+
+def _describe_beside(plan: Plan) -> str:
+    if not plan.beside or plan.first_beside is None:
+        return ""
+    return (
+        f"{counted(plan.beside, 'image')} beside files that list records: labelled where those "
+        f"name them; {shown(plan.first_beside)} is the first of them"
+    )
+
+
+def _tell_unasked(plan: Plan, settings: LabelSettings, say: Say) -> None:
+    """That images will be rejected since nothing is asked of them; when all will, that is wrong."""
+    if plan.unasked == plan.images:
+        raise PlanError(
+            f"nothing is asked of the images under {shown(settings.input)}: give --instruction "
+            "TEXT, or put an _instructions.txt beside them"
+        )
+    say(
+        f"{plan.unasked:,} of {counted(plan.images, 'image')} come without an instruction and will "
+        "be rejected; with --instruction they are asked too"
+    )
+
+
+def _digest_request(settings: LabelSettings) -> str:
+    """Over all that decides the rows besides the input and the label fingerprint."""
+    request = {
+        "questions": [asdict(question) for question in settings.questions],
+        "fields": asdict(settings.field_map),
+        "limits": asdict(settings.picture_limits),
+        "roots": settings.reading.roots,
+    }
+    return sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _choose_run_id(settings: LabelSettings, fingerprint: str, request: str) -> str:
+    """Of the run that a start goes on with, or begins.
+
+    A refresh is a new run with an id made of the one it refreshes, so that it is found again when
+    it was killed. Once it is finished, starts without `--refresh` go on with it: its labels are
+    the newest, and a run before it would bring back what it has mended.
+    """
+    asked = (settings.input, fingerprint, request)
+    finished = next(
+        (
+            each.run_id
+            for each in manifests(Anywhere(), settings.output)
+            if (each.input, each.fingerprint, each.settings_digest) == asked
+        ),
+        None,
+    )
+    if finished is None:
+        return _run_id(*asked)
+    return _run_id(*asked, finished) if settings.refresh else finished
+
+
+def _run_id(*parts_of_id: str) -> str:
+    """The same for the same work: that is how a second start finds what the first has committed."""
+    parts = "\n".join(parts_of_id)
+    return f"label-{sha256(parts.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"

@@ -1,0 +1,52 @@
+"""The names of settings: in the tree, as flags, as variables, and what a misspelt one may mean."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+PREFIX = "PIXELLM_"
+NESTED = "__"
+_LIKENESS = 0.7
+"""Of names, 0 to 1: a letter or two of five are wrong. Below, guesses are far-fetched."""
+SettingPath = tuple[str, ...]
+"""Of a setting in the tree: ("reading", "roots")."""
+
+
+def leaves(model: type[BaseModel]) -> Iterator[SettingPath]:
+    """The path of every setting in a tree."""
+    return (path for path, _ in fields(model))
+
+
+def fields(
+    model: type[BaseModel], above: SettingPath = ()
+) -> Iterator[tuple[SettingPath, FieldInfo]]:
+    """Every setting in a tree, with its path."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from fields(kind, (*above, name))
+        else:
+            yield (*above, name), field
+
+
+def flag_of(path: Iterable[str]) -> str:
+    """How a setting is given on the command line."""
+    return "--" + ".".join(path).replace("_", "-")
+
+
+def variable_of(path: Iterable[str]) -> str:
+    """How a setting is given in the environment."""
+    return PREFIX + NESTED.join(path).upper()
+
+
+def nearest(name: str, known: Iterable[str], start: str = "") -> str:
+    """What was meant, where that is likely; what all names start with makes them no more alike."""
+    ends = sorted(each.removeprefix(start) for each in known)
+    near = difflib.get_close_matches(name.removeprefix(start), ends, n=1, cutoff=_LIKENESS)
+    if near:
+        return f"; did you mean {start}{near[0]}?"
+    if start != PREFIX:
+        return "; --help lists all"
+    return f"; --help lists all: {PREFIX}REPLICA{NESTED}PRECISION is --replica.precision there"
