@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pixellm.errors import PixelLMError
-from workers.errors import SettingsError, StorageUnavailable
+from workers.errors import OutputUnwritable, SettingsError, StorageUnavailable
 from workers.progress import Progress, describe_run
 from workers.settings import LabelSettings
 from workers.storage.uris import shown
@@ -54,7 +54,8 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
         if settings.export_coco and summary.exit_code == 0:
             print(f"coco       {_export(run, settings.export_coco)}")
     except PixelLMError as error:
-        return _complain(progress, error, 2 if isinstance(error, SettingsError) else 1)
+        begun = not isinstance(error, SettingsError | OutputUnwritable)
+        return _complain(progress, error, 1 if begun else 2)
     return summary.exit_code
 
 

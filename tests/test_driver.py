@@ -75,7 +75,7 @@ def silent(_: str) -> None:
 def label_here(settings: LabelSettings, most: int | None = None) -> list[str]:
     """What replicas do, in this process and without Ray; returns what the model was asked."""
     run = plan_run(settings, silent)
-    bench = lay_out_bench(driver._assign(run, silent), lambda *_: None)
+    bench = lay_out_bench(driver._assign(run), lambda *_: None)
     asked: list[str] = []
     answer = bench.batcher._answer
 
@@ -370,12 +370,14 @@ def test_a_folder_that_was_moved_is_another_run(read, photos, output, tmp_path):
 def test_a_store_without_conditional_writes_is_told_with_what_that_means(read, photos, output):
     run = plan_run(read(photos, output), silent)
     told: list[str] = []
-    assert driver._assign(run, told.append).guarantee is Guarantee.EXACTLY_ONCE
+    driver._probe(run, told.append)
+    assert driver._assign(run).guarantee is Guarantee.EXACTLY_ONCE
     assert told == []
     careless = MemoryStore(honours_conditions=False)
     ledger = Ledger(careless, "mem://b/out", run.ledger.run_id)
-    assignment = driver._assign(replace(run, ledger=ledger), told.append)
-    assert assignment.guarantee is Guarantee.AT_LEAST_ONCE
+    careful = replace(run, ledger=ledger)
+    driver._probe(careful, told.append)
+    assert driver._assign(careful).guarantee is Guarantee.AT_LEAST_ONCE
     (text,) = told
     assert text.startswith("'mem://b/out' has no conditional writes, so every shard is committed")
     assert "at least once, not exactly once: no row is lost or doubled, but where two" in text

@@ -97,6 +97,18 @@ def test_a_plan_from_a_future_that_a_wrong_clock_made_up_is_replaced():
     assert ids(current_commits(store, OUTPUT)) == PLAN
 
 
+def test_a_run_that_ends_after_one_of_a_wrong_clock_is_the_newest_all_the_same(monkeypatch):
+    store = MemoryStore()
+    with monkeypatch.context() as wrong:
+        wrong.setattr("workers.labels.manifests.now", lambda: "2999-01-01T00:00:00.000000+00:00")
+        early = finish(label(store))
+    later = finish(label(store, run="run-2"))
+    assert later.finished_at > early.finished_at
+    assert [each.run_id for each in manifests(store, OUTPUT)] == ["run-2", "run-1"]
+    third = finish(label(store, run="run-3"))
+    assert third.finished_at > later.finished_at
+
+
 def test_finishing_with_other_settings_writes_them_down():
     store = MemoryStore()
     finish(label(store))

@@ -148,3 +148,19 @@ def test_batches_are_told_of_when_there_were_any():
     for each in (summary(1, batch_fill=0.5), ShardSummary("a", error="no"), summary(2)):
         tally.add(each)
     assert tally.batch_fill == 0.5
+
+
+def test_when_no_replica_gets_ready_that_is_said_once(monkeypatch):
+    """Ray starts killed workers again and again, without a word of its own."""
+    told = io.StringIO()
+    progress = Progress(told)
+    progress.hear(Pulse())
+    assert told.getvalue() == ""
+    monkeypatch.setattr("workers.progress.PATIENCE_SECONDS", 0.0)
+    progress.hear(Pulse())
+    progress.hear(Pulse())
+    assert told.getvalue().count("no replica is ready after") == 1
+    assert "out of memory?" in told.getvalue()
+    progress.hear(Pulse(replicas=1))
+    progress.hear(Pulse())  # its book was made anew
+    assert told.getvalue().count("no replica is ready after") == 1

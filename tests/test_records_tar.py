@@ -151,6 +151,22 @@ def test_an_extended_header_that_makes_no_sense_ends_the_archive_and_not_the_run
     assert "no whole tar archive: a header that can't be read" in records[-1].rejection.message
 
 
+def test_a_long_name_of_megabytes_is_not_read():
+    member = tarfile.TarInfo("b" * 2**21 + ".jpg")
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        data = tar(("a.jpg", b"1"))[:1024] + member.tobuf(form) + bytes(1024)
+        records = read_archive(data)
+        assert codes(records) == [None, Reason.SHARD_TRUNCATED]
+        assert "an extended header of 2,097," in records[-1].rejection.message
+
+
+def test_long_names_of_long_names_end_the_archive_and_not_the_run():
+    long = tarfile.TarInfo("b" * 200 + ".jpg").tobuf(tarfile.GNU_FORMAT)
+    data = tar(("a.jpg", b"1"))[:1024] + long[:1024] * 2000 + bytes(1024)
+    records = read_archive(data)
+    assert codes(records) == [None, Reason.SHARD_TRUNCATED]
+
+
 @pytest.mark.parametrize("name", ["b.jpg", "b"])
 def test_a_header_that_claims_more_bytes_than_there_are_is_not_waited_for(name):
     """To step over 2**60 bytes piece by piece would take for ever."""

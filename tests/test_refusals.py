@@ -40,3 +40,14 @@ def test_a_cluster_that_is_not_there_is_found_out_before_anything_is_written(
     assert main([*places, "--instruction", "the dog"]) == 2
     assert "ray job submit" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(
+    places, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("workers.pool.label_on_ray", lambda *_: pytest.fail("Ray was started"))
+    (tmp_path / "out").write_text("a file where a folder should be")
+    assert main([*places, "--instruction", "the dog"]) == 2
+    told = capsys.readouterr().err
+    assert "the output can't be written" in told
+    assert "0/1 shards" not in told

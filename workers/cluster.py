@@ -32,6 +32,16 @@ class Machine:
     gpus: float
 
 
+def check_address() -> None:
+    """Whether anybody listens where RAY_ADDRESS points to, if it is set.
+
+    Raises:
+        SettingsError, LineError: as `_check_reachable`.
+    """
+    if address := os.environ.get("RAY_ADDRESS"):
+        _check_reachable(address)
+
+
 @contextmanager
 def connected(say: Say) -> Iterator[bool]:
     """Ray for a run: the cluster that RAY_ADDRESS names, as in a job, or one of our own.

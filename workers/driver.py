@@ -12,6 +12,7 @@ from contextlib import closing
 from functools import partial
 
 from workers.earlier import EarlierIndex, index_earlier
+from workers.errors import OutputUnwritable, StorageError, StorageUnavailable
 from workers.labels.commits import Guarantee
 from workers.labels.manifests import Manifest, finish_run, stale_commits
 from workers.progress import Progress, Say, counted
@@ -64,12 +65,15 @@ def label_run(run: Run, progress: Progress, replicas: Replicas | None = None) ->
 
 
 def _label_rest(run: Run, progress: Progress, replicas: Replicas | None) -> None:
-    if replicas is None:
-        from workers.pool import label_on_ray  # Ray takes seconds to import, often for nothing
+    if replicas is None:  # Ray takes seconds to import, often for nothing
+        from workers.cluster import check_address
+        from workers.pool import label_on_ray
 
+        check_address()
         replicas = label_on_ray
+    _probe(run, progress.say)
     todo, failed_in_a_row = run.todo, 0
-    begin = partial(_assign, run, progress.say)
+    begin = partial(_assign, run)
     summaries = replicas(todo, run.settings, begin, progress)
     with progress.running(len(todo), _count_records(todo)), closing(summaries):
         for summary in summaries:
@@ -86,14 +90,25 @@ def _count_records(shards: Sequence[Shard]) -> int | None:
     return sum(counts) if min(counts) >= 0 else None
 
 
-def _assign(run: Run, say: Say) -> Assignment:
-    """What replicas must know; stores the lists, and finds out how the output writes."""
-    run.lists.store_in(Anywhere())
-    guarantee = run.ledger.probe()
+def _probe(run: Run, say: Say) -> None:
+    """Finds out how the output writes, before Ray is started for nothing."""
+    try:
+        guarantee = run.ledger.probe()
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        raise OutputUnwritable(f"the output can't be written: {error}") from error
     if guarantee is Guarantee.AT_LEAST_ONCE:
         say(f"{shown(run.ledger.output)} {AT_LEAST_ONCE}")
-    run_id = run.ledger.run_id
-    return Assignment(run.settings, run.identity, run_id, guarantee, _index_earlier(run))
+
+
+def _assign(run: Run) -> Assignment:
+    """What replicas must know; stores the lists that they will read."""
+    run.lists.store_in(Anywhere())
+    ledger = run.ledger
+    return Assignment(
+        run.settings, run.identity, ledger.run_id, ledger.guarantee, _index_earlier(run)
+    )
 
 
 def _index_earlier(run: Run) -> EarlierIndex:

@@ -21,6 +21,12 @@ LOG_SECONDS = 10.0
 WIDTH = 110  # of the line on a terminal; the rest of an older, longer line is wiped
 FAILURES_SHOWN = 5
 REASONS_SHOWN = 5
+PATIENCE_SECONDS = 120.0
+"""After which it is said that no replica is ready; loading 7B from a slow disk may take longer."""
+WORRY = (
+    "the model is large or its disk slow, or workers are killed as they start (out of memory?): "
+    "Ray's logs, in /tmp/ray/session_latest/logs, say which"
+)
 
 
 class Progress:
@@ -40,6 +46,7 @@ class Progress:
         self._shards = 0
         self._records: int | None = None
         self._started = time.monotonic()
+        self._worried = False
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -63,6 +70,9 @@ class Progress:
             self._started = now if first else self._started
         if first:
             self.say(f"the first replica has loaded the model, after {_duration(waited)}")
+        elif not pulse.replicas and waited > PATIENCE_SECONDS and not self._worried:
+            self._worried = True
+            self.say(f"no replica is ready after {_duration(waited)}: {WORRY}")
 
     @contextmanager
     def running(self, shards: int, records: int | None = None) -> Iterator[None]:

@@ -56,9 +56,9 @@ from workers.storage.uris import shown
 from workers.summaries import ShardSummary
 from workers.workbench import Workbench
 
-WAITS = (5.0, 30.0)
-"""Seconds before the second and the third attempt at a shard. The store's own door has tried for
-half a minute by then, so together some three minutes of trouble pass."""
+WAITS = (15.0, 60.0)
+"""Seconds before the second and the third attempt at a shard. Each attempt itself repeats requests
+for some 15 seconds (`workers.storage.s3.ATTEMPTS`), so about two minutes of trouble pass."""
 SHARD_ATTEMPTS = 1 + len(WAITS)
 MAX_DEATHS = 3
 """Of workers that have a shard at hand. A shard that kills every worker, by the memory it takes

@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 from workers.errors import CommitError, ObjectMissing
@@ -53,7 +54,7 @@ class Manifest(JsonFile, Sums):
     planned_at: str
     """When the input was about to be listed: UTC, ISO 8601."""
     finished_at: str
-    """Likewise."""
+    """Likewise; just after that of any other, also where a clock was wrong."""
     plan_sha256: str
     """Of the sorted shard ids, one a line."""
     commits: str
@@ -101,7 +102,7 @@ def finish_run(
         settings_digest=settings_digest,
         fingerprint=fingerprint,
         planned_at=planned_at,
-        finished_at=now(),
+        finished_at=_after_all(ledger.store, ledger.output),
         plan_sha256=plan_digest,
         commits=name,
         shards=len(ids),
@@ -126,6 +127,18 @@ def manifests(store: Store, output: str) -> list[Manifest]:
     uris = [info.uri for info in infos if info.uri.endswith(".json")]
     found = [Manifest.from_json(store.get(uri), uri) for uri in uris]
     return sorted(found, key=lambda manifest: manifest.finished_at, reverse=True)
+
+
+def _after_all(store: Store, output: str) -> str:
+    """Now; or just after the newest manifest, where a clock was or is wrong.
+
+    Readers and the next start go by the newest: one from the future would stand for all that time.
+    """
+    moment, newest = now(), max((each.finished_at for each in manifests(store, output)), default="")
+    if moment > newest:
+        return moment
+    after = datetime.fromisoformat(newest) + timedelta(microseconds=1)
+    return after.isoformat(timespec="microseconds")
 
 
 def current_commits(store: Store, output: str, run_id: str | None = None) -> Iterator[Commit]:

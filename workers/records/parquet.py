@@ -69,6 +69,8 @@ def _read_range(file: BinaryIO, shard: Shard) -> Iterator[_NamedBatch]:
         left -= len(part)
         if len(part):
             yield list(part.schema.names), part
+        if not left:  # else the rest of the row group would be fetched and decoded for nothing
+            return
 
 
 def _covering_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:

@@ -29,6 +29,17 @@ MAX_IMAGE_BYTES = 256 * 2**20
 """Of an image in the archive; a cap for memory only, `PictureLimits` is the one for labelling."""
 MAX_PADDING_BYTES = 2**20
 """Looked at behind the end of an archive; tar pads to 10 KiB unless it is told otherwise."""
+MAX_HEADER_BYTES = 2**20
+"""Of an extended header (a long name, pax keys), which tarfile reads at once; paths have 4 KiB."""
+_EXTENDED = frozenset(
+    {
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+    }
+)
 _NAME = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<ending>[^/]*)", re.DOTALL)
 
 
@@ -114,7 +125,17 @@ def _members(archive: tarfile.TarFile, shard: Shard) -> Iterator[tarfile.TarInfo
 
 def _open_archive(file: BinaryIO) -> tarfile.TarFile:
     with _headers_told():  # reads the first one
-        return tarfile.open(fileobj=file, mode="r|")
+        return tarfile.open(fileobj=file, mode="r|", tarinfo=_Header)
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose extension fits into memory: its size is what the file says of itself."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        # the way in that tarfile leaves to subclasses
+        if self.type in _EXTENDED and self.size > MAX_HEADER_BYTES:
+            raise _BadHeader(f"an extended header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 class _BadHeader(tarfile.ReadError):
@@ -126,7 +147,7 @@ def _headers_told() -> Iterator[None]:
     """What tarfile raises on extended headers that are no numbers or no text isn't a `TarError`."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: long names of long names of ...
         raise _BadHeader(f"a header that can't be read: {error}") from error
 
 

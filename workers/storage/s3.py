@@ -30,7 +30,10 @@ from workers.errors import (
 from workers.storage.objects import ObjectInfo, RangedReader, Store, buffered, in_key_order
 from workers.storage.uris import redact, shown, split_bucket
 
-ATTEMPTS = 6  # with botocore's waits (doubling, at most 20 s each) half a minute of trouble passes
+ATTEMPTS = (
+    6  # with botocore's waits of mode "legacy" some 15 s of trouble pass; its "standard" mode
+)
+# gives up at once when many requests have failed, since all share one allowance of repetitions
 CONNECT_SECONDS = 10
 READ_SECONDS = 60  # between two bytes of an answer, not for all of it
 CONFLICT_SECONDS = 0.1  # first wait after a 409; doubled each time, so six tries take 6 s
@@ -180,7 +183,7 @@ def _client() -> Any:  # noqa: ANN401 - boto3 makes its classes at run time; the
 def _client_for(process: int, settings: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN401
     session = boto3.Session()
     options: dict[str, Any] = {
-        "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+        "retries": {"mode": "legacy", "total_max_attempts": ATTEMPTS},
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
         "max_pool_connections": CONNECTIONS,
