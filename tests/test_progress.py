@@ -141,6 +141,16 @@ def test_rows_of_an_unfinished_run_are_said_to_be_those_of_this_start():
     assert "this start committed" not in describe_run(make_run())
 
 
+def test_shards_that_others_heard_of_and_own_ones_are_summed_up_alike():
+    tally = Tally()
+    own = summary(1, errors={"image_broken": 1}, reused=2)
+    tally.add(own)
+    tally.add_committed("b", own)
+    assert (tally.done, tally.records, tally.reused) == ({own.shard_id, "b"}, 2, 2)
+    assert (tally.counts, tally.errors) == ({"ok": 6, "failed": 2}, {"image_broken": 2})
+    assert tally.targets == 12
+
+
 def test_batches_are_told_of_when_there_were_any():
     assert "1 h 02 min\n" in describe_run(make_run(batch_fill=0.0))
     assert "batches" not in describe_run(make_run(batch_fill=0.0))

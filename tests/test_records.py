@@ -75,8 +75,9 @@ def test_a_record_without_an_image_keeps_its_instructions():
 
 
 def test_a_key_with_an_empty_value_is_passed_over():
+    """Before and behind the one that counts."""
     entry = {"image": "", "path": "a.jpg", "instructions": [], "caption": "the cat", "x": None}
-    (record,) = read_lines(entry)
+    (record,) = read_lines({**entry, "file_name": "", "url": None, "prompt": ""})
     assert (record.image.uri, texts(record)) == (f"{ROOT}/a.jpg", ["the cat"])
     assert record.meta_json is None
 

@@ -161,6 +161,9 @@ def test_an_unknown_variable_is_refused(monkeypatch, name, near):
     ("text", "told"),
     [
         ("modle: x", "unknown setting 'modle'; did you mean model?"),
+        ("reading.threads: 3", "'reading.threads' is written as `reading: {threads: ...}`"),
+        ("min_replicas: 1\nmin_replicas: x", "line 2, column 1: min_replicas"),
+        ("<<: {min_replicas: x}", "run.yaml': min_replicas: must be a whole number"),
         ("reading: {fields: {ids: a}}", "unknown setting 'reading.fields.ids'"),
         ("- a", "must hold settings, a line each such as `min_replicas: 2`"),
         ("min_replicas:2", "(with a space behind the colon), not 'min_replicas:2'"),

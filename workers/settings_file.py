@@ -28,7 +28,10 @@ class SettingsFile:
                 return ""
             found = found[name]
         is_item = isinstance(found, list) and value in found
-        return f"{self.name}, {find_place(self.data, path)}: " if found == value or is_item else ""
+        if found != value and not is_item:
+            return ""
+        place = find_place(self.data, path)
+        return f"{self.name}, {place}: " if place else f"{self.name}: "  # none behind a merge (<<)
 
 
 def read_settings_file(config: str) -> SettingsFile:

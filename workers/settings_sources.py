@@ -236,6 +236,9 @@ def _describe(problem: ErrorDetails, model: type[BaseModel]) -> str:
     place = _file.get().place_of(path, problem["input"])
     if problem["type"] == "extra_forbidden":
         known = {".".join(each[:end]) for each in leaves(model) for end in range(1, len(each) + 1)}
+        if dotted in known:  # with its dot as one name
+            block, _, name = dotted.rpartition(".")
+            return f"{place}in a file {dotted!r} is written as `{block}: {{{name}: ...}}`"
         return f"{place}unknown setting {dotted!r}{nearest(dotted, known)}"
     message = " ".join(problem["msg"].removeprefix("Value error, ").split())
     if problem["type"] != "value_error":

@@ -204,12 +204,15 @@ class _Fields:
         self._left = dict(values)
 
     def take(self, names: Iterable[str]) -> object:
-        """The first value that says something."""
+        """The first value that says something; those that say nothing go too."""
+        found: object = None
         for name in names:
-            value = self._left.pop(name, None)
-            if value is not None and value != "" and value != []:
-                return value
-        return None
+            value = self._left.get(name)
+            if value is None or value == "" or value == []:
+                self._left.pop(name, None)
+            elif found is None:
+                found = self._left.pop(name)
+        return found
 
     def rest(self, meta_names: Iterable[str]) -> str | None:
         """What is left, as a JSON object; the keys of a `meta` mapping lie on its top level."""
