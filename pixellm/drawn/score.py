@@ -19,6 +19,7 @@ the same measure.
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ def verdicts(engine: Engine, seeds: Sequence[int], questions: int) -> list[Verdi
         )
         for drawing, asks, said in zip(drawings, asked, answers, strict=True):
             found += [judge(q, a, drawing) for q, a in zip(asks, said, strict=True)]
+        done = min(start + BATCH, len(seeds))
+        print(f"\r{done:,} of {len(seeds):,} scenes", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     return found
 
 

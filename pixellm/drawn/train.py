@@ -52,25 +52,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
             getattr(training, stage)()
 
 
+SCHEDULE = (
+    ("vision", 2_900, 2e-3, "teaches the vision tower to describe, the decoder to cut out"),
+    ("words", 3_700, 1.5e-3, "teaches a language model of 5 layers to answer"),
+    ("language", 1_350, 1e-3, "adds 3 layers, and targets in any order"),
+    ("align", 400, None, "lets projectors take the place of written image tokens"),
+    ("joint", 4_600, 8e-4, "trains all but the vision tower together"),
+)
+"""Of each stage: name, steps, learning rate, and what it is for."""
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Trains the small PixelLM of the drawn world.")
+    parser = argparse.ArgumentParser(
+        description="Trains the small PixelLM of the drawn world, in stages. A stage that was cut "
+        "off goes on where its last state was written.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder of states, curve and result")
-    add("--stages", nargs="+", choices=STAGES, default=STAGES, help="stages to run now")
+    add("--output", type=Path, required=True, help="folder of states, curve and result (must be given)")
+    add("--stages", nargs="+", choices=STAGES, default=STAGES, help="those to run now")
     add("--seed", type=int, default=0, help="first scene seed, and seed of the initial weights")
     add("--scenes", type=int, default=16_000, help="scenes that are rendered for training")
     add("--held-out", type=int, default=128, help="scenes behind them that draw the curve")
     add("--threads", type=int, default=2, help="CPU threads")
-    add("--vision-steps", type=int, default=2_900)
-    add("--vision-rate", type=float, default=2e-3)
-    add("--words-steps", type=int, default=3_700)
-    add("--words-rate", type=float, default=1.5e-3)
-    add("--language-steps", type=int, default=1_350)
-    add("--language-rate", type=float, default=1e-3)
-    add("--align-steps", type=int, default=400)
-    add("--joint-steps", type=int, default=4_600)
-    add("--joint-rate", type=float, default=8e-4)
+    for stage, steps, rate, what in SCHEDULE:
+        add(f"--{stage}-steps", type=int, default=steps, help=f"batches of the stage that {what}")
+        if rate is not None:  # else it is ALIGN_RATE
+            add(f"--{stage}-rate", type=float, default=rate, help="its highest learning rate")
     return parser.parse_args(arguments)
 
 
