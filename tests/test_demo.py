@@ -55,7 +55,7 @@ def test_the_demo_labels_what_it_draws_and_shows_the_masks(tmp_path):
     assert all(each["area"] for each in document["annotations"])
 
 
-@pytest.mark.parametrize("number", ["0", "-3", "two", "1.5"])
+@pytest.mark.parametrize("number", ["0", "-3", "two", "1.5", "²"])
 def test_a_number_of_pictures_that_makes_no_demo_is_refused(number, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--output", str(tmp_path / "demo"), f"--pictures={number}"])

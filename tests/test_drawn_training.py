@@ -19,7 +19,8 @@ from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from pixellm.drawn.start import deepen, small_config, start_model
 from pixellm.drawn.train import drawn_tokenizer, main
 from pixellm.images import prepare_image
-from pixellm.prompts import IGNORE_INDEX
+from pixellm.prompts import IGNORE_INDEX, render_prompt
+from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,36 @@ def test_a_packed_row_marks_the_words_and_groups_that_the_losses_look_at(tokeniz
     assert predicts[asked:-1] == [*wanted, tokenizer.eos_id]
 
 
+def test_images_of_a_batch_are_packed_as_each_alone(tokenizer):
+    scene, rng, first = draw_scene(11), np.random.default_rng(0), [0, 7]
+    questions = [[ask(scene, rng) for _ in range(count)] for count in (1, 4)]
+    conversations = Conversations(tokenizer)
+    packed = conversations.pack(questions, first)
+    for image, asked in enumerate(questions):
+        alone = conversations.pack([asked], [0])
+        for name, filler in (("ids", 0), ("row", -1), ("place", 0), ("predicts", IGNORE_INDEX)):
+            line, wanted = getattr(packed, name)[image], getattr(alone, name)[0]
+            assert torch.equal(line[: len(wanted)], wanted)
+            assert (line[len(wanted) :] == filler).all()
+        there = torch.tensor([image, 0])
+        for name in ("asked_at", "group_at", "after_at"):
+            places = getattr(packed, name)
+            assert torch.equal(places[places[:, 0] == image], getattr(alone, name) + there)
+        own = packed.group_at[:, 0] == image
+        assert torch.equal(packed.thing[own], alone.thing + first[image])
+        before = sum(len(each) for each in questions[:image])
+        assert torch.equal(packed.target_of[own], alone.target_of + before)
+
+
+@pytest.mark.parametrize("system", ["", "Answer in a few words."])
+def test_a_conversation_begins_as_the_model_will_be_asked(tokenizer, system):
+    question = ask(draw_scene(11), np.random.default_rng(0))
+    conversations = Conversations(tokenizer, system)
+    row = conversations.row(question)
+    shown = [*conversations.head(), IMAGE_TOKEN_INDEX, *row.ids[: row.asked_at + 1]]
+    assert shown == tokenizer.encode_prompt(render_prompt(question.text, system))
+
+
 def test_a_packed_row_knows_what_its_relation_refers_to(tokenizer):
     scene, rng = draw_scene(12), np.random.default_rng(0)
     questions = [ask(scene, rng, kind) for kind in ("attribute", "relation", "all", "relation")]
@@ -222,3 +253,10 @@ def test_the_training_command_ends_in_a_folder_that_loads(tmp_path):
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in curve} == steps.keys()
     assert all(np.isfinite(v) for line in curve for k, v in line.items() if k != "stage")
+
+
+def test_a_seed_of_a_held_out_scene_is_refused_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path / "out"), "--seed", "200000000"])
+    assert "--seed 200000000: scene seed 200000000 is not in range" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

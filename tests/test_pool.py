@@ -1,6 +1,7 @@
 import io
 import os
 import threading
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -71,6 +72,19 @@ def test_a_replica_that_fits_nowhere_is_refused_or_waited_for():
     assert "waiting for the cluster to grow" in told[0]
     _check_room(needs, CLUSTER, own=True, say=told.append)
     assert len(told) == 1
+
+
+def test_nothing_is_begun_where_no_replica_has_room(monkeypatch):
+    monkeypatch.setattr("workers.pool.connected", lambda say: nullcontext(True))
+    monkeypatch.setattr("workers.pool.list_machines", lambda: LAPTOP)
+    given = ["--input", "/in", "--output", "/out", "--num-gpus-per-replica", "1"]
+
+    def begin() -> Assignment:
+        raise AssertionError("it writes to the output")
+
+    settings = LabelSettings.from_everywhere(given, "label")
+    with pytest.raises(SettingsError, match="lower --num-gpus-per-replica"):
+        next(label_on_ray([], settings, begin, Progress(io.StringIO())))
 
 
 def test_the_book_counts_starts_and_keeps_last_words_by_shard():

@@ -1,4 +1,5 @@
 import io
+from collections import Counter
 
 import pytest
 
@@ -129,9 +130,9 @@ def test_the_summary_tells_counts_and_where_the_labels_are():
 def test_the_summary_tells_why_rows_have_no_answer_the_commonest_first():
     errors = {"image_broken": 2, "image_missing": 1000, "model_failed": 1}
     text = describe_run(make_run(errors=errors))
-    assert "reasons    image_missing 1,000, image_broken 2, model_failed 1\n" in text
+    assert "reasons    image_missing 1,000, image_broken 2, model_failed 1; the column" in text
     many = {f"reason_{number}": 9 - number for number in range(7)}
-    assert "reason_4 5, 2 more\n" in describe_run(make_run(errors=many))
+    assert "reason_4 5, 2 more;" in describe_run(make_run(errors=many))
     assert "reasons" not in describe_run(make_run())
 
 
@@ -174,3 +175,19 @@ def test_when_no_replica_gets_ready_that_is_said_once(monkeypatch):
     progress.hear(Pulse(replicas=1))
     progress.hear(Pulse())  # its book was made anew
     assert told.getvalue().count("no replica is ready after") == 1
+
+
+def test_a_tally_adds_up_the_rows_of_the_shards_that_are_committed():
+    tally = Tally()
+    tally.add(summary(1, errors={"image_missing": 1}, reused=3))
+    tally.add(ShardSummary("b", error="no"))
+    tally.add_committed("c", summary(2, errors={"image_missing": 2, "image_damaged": 1}))
+    assert tally == Tally(
+        done={f"{1:020}", "c"},
+        records=2,
+        targets=12,
+        reused=3,
+        counts=Counter(ok=6, failed=2),
+        errors=Counter(image_missing=3, image_damaged=1),
+        failures={"b": "no"},
+    )

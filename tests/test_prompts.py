@@ -53,6 +53,14 @@ def test_without_a_system_text_the_prompt_begins_with_the_user():
     )
 
 
+@pytest.mark.parametrize("system", ["", "Answer in a few words."])
+def test_another_system_text_is_not_learned_either(tokenizer, system):
+    made = label_conversation(tokenizer, "Where?", "Here.", system)
+    asked = len(tokenizer.encode_prompt(render_prompt("Where?", system)))
+    assert made.labels == (IGNORE_INDEX,) * asked + made.ids[asked:]
+    assert tokenizer.decode(list(made.ids[asked:])).startswith("Here.")
+
+
 @pytest.mark.parametrize(
     ("dirty", "clean"),
     [

@@ -50,4 +50,5 @@ def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(
     assert main([*places, "--instruction", "the dog"]) == 2
     told = capsys.readouterr().err
     assert "the output can't be written" in told
+    assert "is a file, not a folder" in told
     assert "0/1 shards" not in told

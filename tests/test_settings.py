@@ -3,7 +3,7 @@ import re
 from typing import Annotated
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from pixellm.answers import DecodeSettings
 from workers.errors import SettingsError
@@ -202,6 +202,15 @@ def test_help_of_an_export_is_in_the_same_words(capsys):
     assert not re.findall(r"None|\bint\b|\bstr\b|float|default: 0\.0", told)
 
 
+def test_help_may_speak_of_a_percentage(capsys):
+    class Tree(SettingsTree):
+        share: int = Field(default=50, description="100% (all) or less")
+
+    with pytest.raises(SystemExit):
+        Tree.from_everywhere(["--help"], "x")
+    assert "100% (all) or less (default: 50)" in capsys.readouterr().out
+
+
 def test_help_is_given_whatever_else_is_wrong(monkeypatch, capsys):
     monkeypatch.setenv("PIXELLM_FOO", "1")
     with pytest.raises(SystemExit):
@@ -251,6 +260,19 @@ def test_a_wrong_flag_is_not_taken_for_the_value_of_the_file(tmp_path):
     (tmp_path / "run.yaml").write_text("min_replicas: 2\n")
     message = refusal("--config", str(tmp_path / "run.yaml"), "--min-replicas", "x")
     assert message == "--min-replicas: must be a whole number, not 'x'"
+
+
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_a_number_in_the_file_is_told_as_a_number(tmp_path, value):
+    (tmp_path / "run.yaml").write_text(f"min_replicas: {value}\n")
+    assert refusal("--config", str(tmp_path / "run.yaml")).endswith(f"equal to 1, not {value}")
+
+
+def test_a_file_that_was_read_is_forgotten_by_the_next_settings(tmp_path):
+    (tmp_path / "run.yaml").write_text("cards: '0'\n")
+    refusal("--config", str(tmp_path / "run.yaml"))
+    with pytest.raises(SettingsError, match=r"^--cards: "):
+        ExportSettings.from_flags(["--labels", "a", "--output", "b", "--cards", "0"], "x")
 
 
 def test_settings_are_frozen_and_travel_to_a_worker(monkeypatch):

@@ -47,6 +47,7 @@ def test_what_is_no_yaml_is_told_in_one_line_that_names_the_file(data):
         ("a: *mug", "line 1, column 4, `a: *mug`", "a '*' before a word means something else"),
         ('a: "C:\\Users"', 'line 1, column 4, `a: "C:\\Users"`', "take single quotes"),
         ("a: 1\n---\nb: 2", "line 2, column 1, `---`", "take out the '---'"),
+        ("a: b: " + "x" * 54, "`a: b: " + "x" * 54 + "`", "a colon inside a text"),
         ("a: " + "x" * 99 + ": b", "`a: " + "x" * 57 + "...`", "a colon inside a text"),
     ],
 )
@@ -69,7 +70,8 @@ def test_a_common_mistake_is_told_with_its_place_and_the_way_out(data, place, ad
 def test_bytes_that_are_no_text_are_told_with_their_place():
     with pytest.raises(SettingsError, match="is no YAML: not utf-8 at byte 3: save it as UTF-8"):
         read_yaml(b"caf\xe9: 1", "run.yaml")
-    assert read_yaml("a: café".encode("utf-16"), "run.yaml") == {"a": "café"}
+    for text in ("a: café".encode("utf-16"), "\ufeffa: café".encode("utf-16-be")):
+        assert read_yaml(text, "run.yaml") == {"a": "café"}
 
 
 def test_a_name_is_found_where_it_stands():
@@ -77,3 +79,9 @@ def test_a_name_is_found_where_it_stands():
     assert find_place(data, ["b", "c"]) == "line 3, column 3"
     assert find_place(data, ["b", "d"]) == "line 2, column 1"  # the nearest around it
     assert find_place(b"- b", ["b"]) == ""
+
+
+def test_of_a_name_that_stands_twice_the_one_that_counts_is_found():
+    data = b"a: 1\nb: 2\na: 3\n"
+    assert read_yaml(data, "x") == {"a": 3, "b": 2}
+    assert find_place(data, ["a"]) == "line 3, column 1"

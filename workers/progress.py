@@ -168,7 +168,8 @@ def _reasons(summary: RunSummary) -> list[str]:
     told = [f"{code} {count:,}" for code, count in common[:REASONS_SHOWN]]
     if more := len(common) - REASONS_SHOWN:
         told += [f"{more} more"] if more > 0 else []
-    return [f"reasons    {', '.join(told)}"] if told else []
+    behind = "; the column error_message says more of each"
+    return [f"reasons    {', '.join(told)}{behind}"] if told else []
 
 
 def _duration(seconds: float) -> str:

@@ -150,7 +150,10 @@ def _number(value: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table, and writes JSON when asked to."""
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.skip < 0:
+        parser.error(f"--skip {options.skip}: must be 0 or more")
     torch.set_num_threads(options.threads)
     engine = Engine(load_checkpoint(options.model), DecodeSettings(max_new_tokens=80))
     seeds = TEST_SEEDS[options.skip :][: options.scenes]

@@ -27,6 +27,7 @@ from pixellm.drawn.joint_stage import JointParts, JointStage
 from pixellm.drawn.language_stage import LanguageStage
 from pixellm.drawn.loop import Loop, Schedule
 from pixellm.drawn.questions import corpus
+from pixellm.drawn.scenes import TRAIN_SEEDS, require_seeds
 from pixellm.drawn.start import LAYERS, SHALLOW_LAYERS, deepen, small_config, start_model
 from pixellm.drawn.vision_stage import VisionStage
 from pixellm.model import PixelLM
@@ -70,7 +71,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder of states, curve and result (must be given)")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder of states, curve and result (must be given)",
+    )
     add("--stages", nargs="+", choices=STAGES, default=STAGES, help="those to run now")
     add("--seed", type=int, default=0, help="first scene seed, and seed of the initial weights")
     add("--scenes", type=int, default=16_000, help="scenes that are rendered for training")
@@ -80,7 +86,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         add(f"--{stage}-steps", type=int, default=steps, help=f"batches of the stage that {what}")
         if rate is not None:  # else it is ALIGN_RATE
             add(f"--{stage}-rate", type=float, default=rate, help="its highest learning rate")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        require_seeds((options.seed, options.seed + options.scenes + options.held_out), TRAIN_SEEDS)
+    except ValueError as error:
+        parser.error(f"--seed {options.seed}: {error}")
+    return options
 
 
 def drawn_tokenizer(folder: Path) -> Tokenizer:

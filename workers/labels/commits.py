@@ -121,13 +121,14 @@ class Ledger:
 
     def probe(self) -> Guarantee:
         """Find out, by trying, whether the store honours conditions; `commit` then relies on it."""
-        uri = join_uri(self.output, MARKERS, "_probe", uuid.uuid4().hex)
+        uri = join_uri(self.output, MARKERS, f"_probe-{uuid.uuid4().hex}")
         try:
             tries = [self.store.put_if_absent(uri, data) for data in (b"first", b"second")]
         except ConditionUnsupported:
             tries = []
         finally:
-            with suppress(AccessDenied):  # labelling needs no right to delete
+            # labelling needs no right to delete; and what was not written can't be deleted
+            with suppress(AccessDenied, ObjectMissing):
                 self.store.delete(uri)
         honest = tries == [True, False]
         self.guarantee = Guarantee.EXACTLY_ONCE if honest else Guarantee.AT_LEAST_ONCE
