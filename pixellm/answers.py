@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pixellm.phrases import Span
+from pixellm.run_lengths import RunMask
 from pixellm.tokenizer import Tokenizer, glue
 
 SEG_MARK = "[SEG]"
@@ -27,6 +29,7 @@ class DecodeSettings:
 
     max_new_tokens: int = 512
     official_groups: bool = False
+    forced_groups: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +41,7 @@ class Target:
         phrase: What it is called, or None.
         span: Where the phrase stands in `Answer.text`, in code points; None unless it is there.
         phrase_source: "answer", "instruction" or "none".
-        mask: (h0, w0) bool, in the frame of the original image.
+        runs: Its pixels, in the frame of the original image.
         score_mask: Mean probability of the mask's pixels, 0 to 1.
         score_iou: The decoder's own guess of the mask's IoU, if it was trained to make one.
         score_token: Probability of the token group, if it was kept.
@@ -48,10 +51,15 @@ class Target:
     phrase: str | None
     span: Span | None
     phrase_source: str
-    mask: np.ndarray
+    runs: RunMask
     score_mask: float
     score_iou: float | None
     score_token: float | None
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(h0, w0) bool, made anew at each call."""
+        return self.runs.pixels()
 
 
 @dataclass(frozen=True, slots=True)

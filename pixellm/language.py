@@ -80,6 +80,28 @@ class LanguageModel(nn.Module):
         )
         return out.last_hidden_state
 
+    def step(self, ids: Tensor, positions: Tensor, plan: object) -> Tensor:
+        """Final hidden states of tokens of many rows, which lie behind one another.
+
+        Args:
+            ids: (1, T).
+            positions: (1, T).
+            plan: of the engine, for its attention (`pixellm.engine.attention.StepPlan`).
+
+        Returns:
+            (1, T, H).
+        """
+        embeds = self.embed(ids)
+        mask = embeds.new_zeros(1, 1, 1, 1)  # transformers would make one; the plan has its own
+        out = self.model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+            plan=plan,
+        )
+        return out.last_hidden_state
+
     def depths(self, embeds: Tensor, keys: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """What goes into the first layer, and what comes out of each; the last is normalised.
 

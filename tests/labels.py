@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from pixellm.answers import Answer, Target
+from pixellm.run_lengths import RunMask
 from tests.photos import Photo, load_photos
 from workers.labels.rows import Attempt, Provenance, answer_row
 from workers.labels.schema import LabelRow
@@ -37,7 +38,7 @@ def make_answer(masks, phrases=None, scores=None, malformed=False, truncated=Fal
             phrase=phrase,
             span=phrase and (n, n + len(phrase)),
             phrase_source="answer" if phrase else "none",
-            mask=mask,
+            runs=RunMask.from_pixels(mask),
             score_mask=score,
             score_iou=None,
             score_token=0.25,

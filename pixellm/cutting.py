@@ -1,0 +1,151 @@
+"""The decoder's small masks -> runs of pixels in the frames of their images.
+
+The same as `postprocess_masks` and a threshold, but only where a mask can be: a pixel lies between
+a few values of the small mask, and is set only if one of those is above 0. Both resizings (to the
+model's square, and from its valid part to the image) become one step along each axis.
+
+Letters: n masks; m = side of the small masks; h0, w0 = the original size; Y, X = pixels of the
+window that is looked at.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pixellm.run_lengths import Numbers, RunMask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axis:
+    """How the pixels along one side of an image are made from a small mask."""
+
+    matrix: Tensor
+    """(pixels, m) float32: the share of each place in each pixel"""
+    first: Tensor
+    """(pixels,) long, ascending: the first place that has a share in a pixel"""
+    last: Tensor
+    """(pixels,) long, ascending: the last one"""
+
+    def window(self, start: int, stop: int) -> slice:
+        """Pixels that places `start` to `stop` have a share in."""
+        begin = int(torch.searchsorted(self.last, start))
+        return slice(begin, int(torch.searchsorted(self.first, stop, right=True)))
+
+    def places(self, window: slice) -> slice:
+        """Places that have a share in the pixels of a window."""
+        return slice(int(self.first[window][0]), int(self.last[window][-1]) + 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CutMask:
+    """One mask in the frame of its image."""
+
+    runs: RunMask
+    score: float
+    """Mean probability of its pixels, 0 for an empty mask"""
+
+
+def cut_masks(
+    low: Tensor, resized: tuple[int, int], original: tuple[int, int], side: int
+) -> list[CutMask]:
+    """Brings the masks of one image into its frame.
+
+    Args:
+        low: (n, m, m) logits over the model's square, padding included.
+        resized: (h, w) of the square's valid part.
+        original: (h0, w0).
+        side: of the model's square, in pixels.
+    """
+    rows = axis(low.shape[1], side, resized[0], original[0])
+    columns = axis(low.shape[2], side, resized[1], original[1])
+    if low.device.type == "cpu":  # the smaller the window, the better; elsewhere calls cost more
+        return [cut for mask in low for cut in _cut(mask[None], rows, columns)]
+    return _cut(low, rows, columns)
+
+
+@lru_cache(maxsize=256)
+def axis(small: int, side: int, valid: int, original: int) -> Axis:
+    """Both resizings along one axis (bilinear, half-pixel centres).
+
+    Args:
+        small: m.
+        side: of the square, in pixels.
+        valid: pixels of the square that hold the image.
+        original: pixels of the image.
+    """
+    outer, inner = _resizing(valid, original), _resizing(small, side)
+    matrix = outer @ inner[:valid]
+    places = (matrix > 0).int()
+    return Axis(matrix, places.argmax(1), small - 1 - places.flip(1).argmax(1))
+
+
+def _resizing(old: int, new: int) -> Tensor:
+    """(new, old): bilinear resizing along one axis."""
+    return F.interpolate(torch.eye(old)[None], new, mode="linear", align_corners=False)[0].T
+
+
+def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
+    """Masks that are looked at through one window."""
+    inside = low > 0
+    size = (len(rows.matrix), len(columns.matrix))
+    height, width = _extent(inside.any(2)), _extent(inside.any(1))
+    if height is None or width is None:
+        nothing = np.zeros(0, dtype=np.int64)
+        return [CutMask(RunMask(size, nothing, nothing), 0.0) for _ in low]
+    y, x = rows.window(*height), columns.window(*width)
+    above, beside = rows.places(y), columns.places(x)
+    part = low[:, above, beside].float()
+    down, across = rows.matrix[y, above].to(low.device), columns.matrix[x, beside].to(low.device)
+    logits = across @ (down @ part).transpose(1, 2)  # (n, X, Y)
+    pixels = logits > 0
+    runs = _runs(pixels, size, y.start, x.start)
+    # outside the mask relu leaves 0, of which the sigmoid is 1/2
+    total = logits.relu_().sigmoid_().sum((1, 2)).tolist()
+    outside = [pixels[0].numel() - each.area for each in runs]
+    return [
+        CutMask(each, (float(sum_) - out / 2) / (each.area + 1e-6))
+        for each, sum_, out in zip(runs, total, outside, strict=True)
+    ]
+
+
+def _extent(any_inside: Tensor) -> tuple[int, int] | None:
+    """First and last place along an axis where one of the masks (n, m) is."""
+    places = any_inside.any(0).nonzero()
+    return (int(places[0]), int(places[-1])) if len(places) else None
+
+
+def _runs(pixels: Tensor, size: tuple[int, int], top: int, left: int) -> list[RunMask]:
+    """(n, X, Y) bool, columns first, whose corner lies at (top, left) -> runs."""
+    count, wide, tall = pixels.shape
+    # a row of False above and below each column: every run begins and ends within its column
+    framed = pixels.new_zeros(count, wide, tall + 2)
+    framed[:, :, 1:-1] = pixels
+    flat = framed.flatten().cpu().numpy() if pixels.device.type == "cpu" else framed.flatten()
+    changes = _changes(flat) + 1
+    number, rest = np.divmod(changes, wide * (tall + 2))
+    x, y = np.divmod(rest, tall + 2)
+    places = (left + x) * size[0] + (top + y - 1)
+    borders = np.searchsorted(number, np.arange(count + 1))
+    return [
+        _joined(places[a:b:2], places[a + 1 : b : 2], size)
+        for a, b in zip(borders[:-1], borders[1:], strict=True)
+    ]
+
+
+def _changes(flat: "Tensor | np.ndarray") -> Numbers:
+    if isinstance(flat, Tensor):
+        return (flat[1:] != flat[:-1]).nonzero()[:, 0].cpu().numpy()
+    return np.flatnonzero(flat[1:] != flat[:-1])
+
+
+def _joined(starts: Numbers, ends: Numbers, size: tuple[int, int]) -> RunMask:
+    """Runs that go on from the foot of one column at the head of the next are one."""
+    breaks = starts[1:] != ends[:-1]
+    return RunMask(size, starts[np.append(True, breaks)], ends[np.append(breaks, True)]) if len(
+        starts
+    ) else RunMask(size, starts, ends)

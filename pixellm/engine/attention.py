@@ -1,0 +1,141 @@
+"""Attention of rows that share their pictures' prefixes.
+
+The tokens of a step lie behind one another, whatever rows they belong to: linear layers see no
+padding. Only attention looks at rows. It takes them in parts of equal length, and lets all rows of
+a picture read its prefix together, so that the prefix is read once per picture and not per row
+("cascade attention").
+
+Shapes: T tokens of a step; r rows of a part, n tokens of each; E entries of up to m rows that share
+a picture; P slots of the prefix, S slots of a row; h key-value heads, g query heads per key-value
+head, d width of a head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from pixellm.engine.slots import Slots
+
+NAME = "pixellm_rows"
+"""What transformers knows this attention by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens of some rows of a step, the same number from each."""
+
+    tokens: slice
+    """where they lie among the T tokens, row after row"""
+    rows: slice | Tensor
+    """a slice, or (r,) long"""
+    count: int
+    """r"""
+    pictures: slice | Tensor
+    """a slice of the pictures, or (E,) long: whose prefix each entry reads"""
+    entries: Tensor
+    """(E, m) long, rows of the part (0 to r - 1) that read together; padded with 0"""
+    places: Tensor
+    """(r,) long: where each row stands in the flattened entries"""
+    bias: Tensor
+    """(r, 1, n, S): 0 where a token may look among its row's slots, else the least"""
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What attention must know of a step."""
+
+    slots: Slots
+    ids: Tensor
+    """(T,) long: what is read"""
+    rows: Tensor
+    """(T,) long: the row of each token"""
+    places: Tensor
+    """(T,) long: the slot of each token in its row"""
+    parts: Sequence[Part]
+
+    @property
+    def positions(self) -> Tensor:
+        """(T,) long: the position of each token, its picture's prefix counted."""
+        return self.places + self.slots.prefix
+
+
+def rows_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    plan: StepPlan | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:
+    """The attention of a LlamaModel, as transformers calls it; plain unless there is a plan.
+
+    Args:
+        module: the layer.
+        query: (1, h * g, T, d).
+        key: (1, h, T, d), of the step's own tokens.
+        value: (1, h, T, d).
+        attention_mask: of the plain attention.
+        scaling: of the scores.
+        plan: of the step.
+
+    Returns:
+        (1, T, h * g, d), and None.
+    """
+    if plan is None:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **others  # type: ignore[arg-type]
+        )
+        return out, None
+    layer, slots = int(module.layer_idx), plan.slots  # type: ignore[arg-type]
+    slots.keys[layer][plan.rows, :, plan.places] = key[0].transpose(0, 1)
+    slots.values[layer][plan.rows, :, plan.places] = value[0].transpose(0, 1)
+    scaled = query[0].transpose(0, 1) * scaling  # (T, h * g, d)
+    out = torch.cat([_attend(scaled[part.tokens], part, slots, layer) for part in plan.parts])
+    return out[None], None
+
+
+def _attend(query: Tensor, part: Part, slots: Slots, layer: int) -> Tensor:
+    """(r * n, h * g, d) queries -> (r * n, h * g, d)."""
+    heads, width = slots.heads, slots.head_width
+    r, n, groups = part.count, part.bias.shape[2], query.shape[1] // heads
+    count, together = part.entries.shape
+    # (r, h, g * n, d): query heads of one key-value head are like more tokens
+    query = query.view(r, n, heads, groups, width).permute(0, 2, 3, 1, 4)
+    query = query.reshape(r, heads, groups * n, width)
+
+    # what the rows of a picture read together: (E, h, m * g * n, d) against (E, h, P, d)
+    joined = query[part.entries].transpose(1, 2).reshape(count, heads, -1, width)
+    shared = joined @ slots.prefix_keys[layer][part.pictures].transpose(-1, -2)
+    shared = shared + slots.prefix_bias[part.pictures][:, None, None]
+    shared = _per_row(shared, part, together)  # (r, h, g * n, P)
+
+    # what each reads alone: (r, h, g * n, S)
+    size = part.bias.shape[-1]
+    own = query @ slots.keys[layer][part.rows, :, :size].transpose(-1, -2)
+    own = (own.view(r, heads, groups, n, size) + part.bias[:, :, None]).flatten(2, 3)
+
+    scores = torch.cat([shared, own], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    there, here = weights.split([shared.shape[-1], size], dim=-1)
+    there = there[part.entries].transpose(1, 2).reshape(count, heads, -1, shared.shape[-1])
+    out = _per_row(there @ slots.prefix_values[layer][part.pictures], part, together)
+    out = out + here @ slots.values[layer][part.rows, :, :size]
+    out = out.view(r, heads, groups, n, width).permute(0, 3, 1, 2, 4)
+    return out.reshape(r * n, heads * groups, width)
+
+
+def _per_row(joined: Tensor, part: Part, together: int) -> Tensor:
+    """(E, h, m * x, y) of entries -> (r, h, x, y) of rows."""
+    count, heads, _, last = joined.shape
+    split = joined.view(count, heads, together, -1, last).transpose(1, 2)
+    return split.flatten(0, 1)[part.places]
+
+
+AttentionInterface.register(NAME, rows_attention)

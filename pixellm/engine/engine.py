@@ -1,0 +1,162 @@
+"""The engine: samples in, answers with masks out.
+
+    sample -> picture, rows -> steps -> generations -> token groups -> masks -> answers
+
+What is asked of it at any time joins what is under way already.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pixellm.answers import Answer, DecodeSettings
+from pixellm.checkpoints import Checkpoint
+from pixellm.engine.finishing import TARGETS_AT_ONCE, Finisher
+from pixellm.engine.generation import Generator
+from pixellm.engine.requests import Generation, Picture, Row, Sample, split_images
+from pixellm.engine.schedule import Limits
+from pixellm.errors import InstructionError
+from pixellm.model import EncodedImages
+from pixellm.prompts import SYSTEM_TEXT, render_prompt
+from pixellm.tokenizer import IMAGE_TOKEN_INDEX
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A sample on its way."""
+
+    sample: Sample
+    rows: tuple[Row, ...]
+    """one for each question"""
+
+    @property
+    def done(self) -> bool:
+        """Whether every question has its answer."""
+        return all(row.answer is not None for row in self.rows)
+
+
+class Engine:
+    """Answers samples with one model. Not thread-safe: one caller at a time.
+
+    Args:
+        checkpoint: model and tokenizer.
+        settings: what decides an answer.
+        limits: what may be under way at once.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: DecodeSettings | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.model, self.tokenizer = checkpoint.model, checkpoint.tokenizer
+        self.settings = settings or DecodeSettings()
+        official = self.model.config.system_text
+        self.system = SYSTEM_TEXT if official is None else official
+        prompt = self.prompt_ids("")
+        prefix = prompt[: prompt.index(IMAGE_TOKEN_INDEX)]
+        self.generator = Generator(
+            self.model, self.tokenizer, self.settings, prefix, limits or Limits()
+        )
+        self._finisher = Finisher(self.model, self.tokenizer, self.settings)
+        self._jobs: dict[int, Job] = {}  # of every row without an answer, by the row's id()
+        self._ended: list[Row] = []  # rows whose masks are still to be made
+
+    def answer(self, samples: Sequence[Sample]) -> list[tuple[Answer, ...]]:
+        """Answers all questions of all samples.
+
+        Returns:
+            One tuple per sample, one answer per question, in order.
+
+        Raises:
+            InstructionError: a question doesn't fit into the model's positions.
+        """
+        jobs = [self.add(sample) for sample in samples]
+        while self.busy:
+            self.step()
+        return [tuple(map(_answer_of, job.rows)) for job in jobs]
+
+    def add(self, sample: Sample) -> Job:
+        """Puts all questions of a sample at the end of the line.
+
+        Raises:
+            InstructionError: a question doesn't fit into the model's positions; none is asked.
+        """
+        picture = Picture(sample.image)
+        prompts = [self.prompt_ids(question) for question in sample.questions]
+        budgets = [self.room(prompt) for prompt in prompts]
+        rows = [self.generator.add(picture, *each) for each in zip(prompts, budgets, strict=True)]
+        job = Job(sample, tuple(rows))
+        self._jobs |= {id(row): job for row in rows}
+        return job
+
+    @property
+    def busy(self) -> bool:
+        """Whether a question has no answer yet."""
+        return bool(self._jobs)
+
+    @torch.inference_mode()
+    def step(self) -> list[Job]:
+        """Brings everything under way one step on.
+
+        Returns:
+            The samples whose last answer came with it.
+        """
+        self._ended += self.generator.step()
+        targets = sum(self._finisher.count_targets(row) for row in self._ended)
+        if targets < TARGETS_AT_ONCE and self.generator.busy:
+            return []  # the masks of more answers together cost less
+        ended, self._ended = self._ended, []
+        self._finisher.finish(ended)
+        jobs = {id(job): job for job in (self._jobs.pop(id(row)) for row in ended)}
+        return [job for job in jobs.values() if job.done]
+
+    def generate(
+        self, images: EncodedImages, prompts: Sequence[Sequence[int]], image_of: Sequence[int]
+    ) -> list[Generation]:
+        """Greedy decoding of all prompts, about images that are encoded already; no masks.
+
+        Args:
+            images: encoded images.
+            prompts: ids with one IMAGE_TOKEN_INDEX each; the part up to it is the same in all.
+            image_of: the image of each prompt.
+
+        Raises:
+            InstructionError: a question doesn't fit into the model's positions.
+        """
+        pictures = [Picture(encoded=each) for each in split_images(images)]
+        rows = [
+            self.generator.add(pictures[image], prompt, self.room(prompt))
+            for prompt, image in zip(prompts, image_of, strict=True)
+        ]
+        while self.generator.busy:
+            self.generator.step()
+        return [row.generation for row in rows if row.generation is not None]
+
+    # ---- text ----
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Ids of a question's prompt, with IMAGE_TOKEN_INDEX where the image goes."""
+        return self.tokenizer.encode_prompt(render_prompt(question, self.system))
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """New tokens that an answer to a prompt may have, whatever it is batched with.
+
+        Raises:
+            InstructionError: none fits behind the prompt.
+        """
+        read = len(prompt) - 1 + self.model.config.image_tokens
+        room = int(self.model.config.llama.get("max_position_embeddings", 2048)) - read
+        if room < 1:
+            raise InstructionError(
+                f"an instruction of {read} positions with its image leaves no room for an "
+                f"answer: shorten it by at least {1 - room} tokens"
+            )
+        return min(self.settings.max_new_tokens, room)
+
+
+def _answer_of(row: Row) -> Answer:
+    assert row.answer is not None, "nothing is under way any more"
+    return row.answer

@@ -1,0 +1,118 @@
+"""Answers that have ended: their token groups become masks, and their ids an `Answer`.
+
+Shapes: N targets, H language model width, S scales, K tokens per scale.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from pixellm.answers import (
+    Answer,
+    DecodeSettings,
+    Target,
+    TokenGroup,
+    find_groups,
+    render_answer,
+)
+from pixellm.cutting import CutMask, cut_masks
+from pixellm.engine.requests import Generation, Picture, Row, join_images
+from pixellm.model import PixelLM
+from pixellm.phrases import find_phrases
+from pixellm.tokenizer import Tokenizer
+
+TARGETS_AT_ONCE = 64
+"""Targets that the pixel decoder takes at once: about 0.6 GB of fp32 maps at the released sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One token group of an answer that has ended, and what became of it."""
+
+    group: TokenGroup
+    picture: Picture
+    states: Tensor
+    """(S * K, H)"""
+
+
+class Finisher:
+    """Makes answers of generations."""
+
+    def __init__(self, model: PixelLM, tokenizer: Tokenizer, settings: DecodeSettings) -> None:
+        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+
+    def count_targets(self, row: Row) -> int:
+        """How many masks a row that has ended may have."""
+        return row.ids.count(self._tokenizer.seg_ids[0])
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Gives each row its answer; the masks of all are made together."""
+        found = [self._find(row) for row in rows]
+        masks = iter(self._make_masks([each for groups, _ in found for each in groups]))
+        for row, (groups, malformed) in zip(rows, found, strict=True):
+            own = [(each.group, *next(masks)) for each in groups]
+            assert row.generation is not None, "it has ended"
+            row.answer = self._write(row.generation, own, malformed)
+
+    def _find(self, row: Row) -> tuple[list[Found], bool]:
+        assert row.generation is not None, "it has ended"
+        made = row.generation
+        groups, malformed = find_groups(
+            made.ids, self._tokenizer.seg_ids, self._settings.official_groups
+        )
+        states = [made.hidden[list(group.positions)] for group in groups]
+        pairs = zip(groups, states, strict=True)
+        return [Found(group, row.picture, own) for group, own in pairs], malformed
+
+    def _make_masks(self, found: Sequence[Found]) -> list[tuple[CutMask, float]]:
+        """Each target's mask, and the decoder's guess of its IoU."""
+        masks = list[tuple[CutMask, float]]()
+        for start in range(0, len(found), TARGETS_AT_ONCE):
+            chunk = found[start : start + TARGETS_AT_ONCE]
+            pictures = list({id(each.picture): each.picture for each in chunk}.values())
+            place = {id(picture): at for at, picture in enumerate(pictures)}
+            image_of = torch.tensor([place[id(each.picture)] for each in chunk])
+            queries = self._model.codebook(torch.cat([each.states for each in chunk]))
+            low = self._model.decode(join_images(pictures), queries, image_of.to(queries.device))
+            cuts = self._cut(low.logits, [each.picture for each in chunk])
+            masks += zip(cuts, low.iou.float().tolist(), strict=True)
+        return masks
+
+    def _cut(self, low: Tensor, owners: Sequence[Picture]) -> list[CutMask]:
+        """Masks in the frames of their images; those of one image lie behind one another."""
+        cuts, side = list[CutMask](), self._model.config.image_side
+        for _, group in groupby(range(len(owners)), key=lambda at: id(owners[at])):
+            places = list(group)
+            image = owners[places[0]].image
+            assert image is not None, "masks are made of images that were seen"
+            own = low[places[0] : places[-1] + 1]
+            cuts += cut_masks(own, image.resized, image.original, side)
+        return cuts
+
+    def _write(
+        self,
+        made: Generation,
+        masks: Sequence[tuple[TokenGroup, CutMask, float]],
+        malformed: bool,
+    ) -> Answer:
+        text, marks = render_answer(made.ids, [group for group, _, _ in masks], self._tokenizer)
+        spans = find_phrases(text, marks)
+        targets = tuple(
+            Target(
+                index=index,
+                phrase=None if span is None else text[slice(*span)],
+                span=span,
+                phrase_source="none" if span is None else "answer",
+                runs=cut.runs,
+                score_mask=cut.score,
+                score_iou=iou,
+                score_token=math.exp(sum(made.logprobs[at] for at in group.positions)),
+            )
+            for index, ((group, cut, iou), span) in enumerate(zip(masks, spans, strict=True))
+        )
+        ended = made.ids[-1:] == (self._tokenizer.eos_id,)
+        return Answer(text, made.ids, targets, malformed=malformed, truncated=not ended)

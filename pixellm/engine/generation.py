@@ -1,0 +1,154 @@
+"""Questions in, ids out: greedy decoding with as many questions under way as memory holds.
+
+    waiting -> enter -> advance -> advance -> ... -> ended
+
+A picture is encoded, and what stands before the question is read, once for all its questions. A
+question enters when others have ended, whatever picture it is about (continuous batching). The
+tokens that must follow the first of a token group are read together with it, in one step.
+
+Shapes: B pictures, R rows, T tokens of a step, N states that predict an id, P slots of a prefix, S
+slots of a row, H width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from pixellm.answers import DecodeSettings
+from pixellm.engine import attention
+from pixellm.engine.requests import Picture, Row, join_images, split_images
+from pixellm.engine.schedule import Limits, Schedule
+from pixellm.engine.slots import Slots
+from pixellm.engine.steps import Wanted, lay_out, plan_step
+from pixellm.model import PixelLM
+from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
+
+PICTURES_AT_ONCE = 16
+"""Pictures that the vision tower takes at once: some 2 GB of activations at the released sizes."""
+
+Predict = Callable[[Tensor, Sequence[Wanted]], Tensor]
+"""(N, H) states, and what they predict -> (N, V) logits."""
+
+
+class Generator:
+    """Answers questions in ids.
+
+    Args:
+        model: PixelLM.
+        tokenizer: of the model.
+        settings: when an answer ends, and whether token groups are forced.
+        prefix: ids of a prompt before the image; the same in all.
+        limits: of rows and memory.
+    """
+
+    def __init__(
+        self,
+        model: PixelLM,
+        tokenizer: Tokenizer,
+        settings: DecodeSettings,
+        prefix: Sequence[int],
+        limits: Limits,
+    ) -> None:
+        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self._prefix = torch.tensor(prefix, dtype=torch.long, device=model.device)
+        model.language.model.set_attn_implementation(attention.NAME)
+        slots = Slots(model.language, len(prefix) + model.config.image_tokens)
+        self.schedule = Schedule(slots, limits)
+        self.predict: Predict = lambda states, _: model.language.lm_head(states)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a question has not ended yet."""
+        return self.schedule.busy
+
+    def add(self, picture: Picture, prompt: Sequence[int], budget: int) -> Row:
+        """Puts a question at the end of the line.
+
+        Args:
+            picture: that it is about.
+            prompt: ids with one IMAGE_TOKEN_INDEX.
+            budget: most new ids.
+        """
+        row = Row(picture, prompt[prompt.index(IMAGE_TOKEN_INDEX) + 1 :], budget)
+        self.schedule.waiting.append(row)
+        return row
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Brings every question under way one step on; returns those that ended with it."""
+        # 1) questions that wait take the places of those that have ended
+        self._read_pictures(self.schedule.enter())
+        if not self.schedule.rows:
+            return []
+        # 2) each reads what it said last, or all it was asked
+        while not self.schedule.make_room((layout := lay_out(self.schedule.rows)).length):
+            pass  # some had to go back to wait
+        slots, rows = self.schedule.slots, self.schedule.rows
+        plan = plan_step(layout, slots, rows)
+        states = self._model.language.step(plan.ids[None], plan.positions[None], plan)[0]  # (T, H)
+        slots.states[plan.rows, plan.places] = states
+        # 3) and says the next word
+        self._choose(states, layout.wanted)
+        for row, read in zip(rows, layout.read, strict=True):
+            row.read = read
+        return self._take_out([at for at, row in enumerate(rows) if self._has_ended(row)])
+
+    # ---- pictures ----
+
+    def _read_pictures(self, pictures: Sequence[Picture]) -> None:
+        """Reads text and image of new pictures into their slots."""
+        for start in range(0, len(pictures), PICTURES_AT_ONCE):
+            chunk = pictures[start : start + PICTURES_AT_ONCE]
+            self._encode([picture for picture in chunk if picture.encoded is None])
+            self._read_prefix(chunk)
+
+    def _encode(self, pictures: Sequence[Picture]) -> None:
+        images = [picture.image for picture in pictures if picture.image is not None]
+        if images:
+            pixels = torch.stack([image.pixels for image in images]).to(self._model.device)
+            encoded = self._model.encode_images(pixels, [image.resized for image in images])
+            for picture, own in zip(pictures, split_images(encoded), strict=True):
+                picture.encoded = own
+
+    def _read_prefix(self, pictures: Sequence[Picture]) -> None:
+        language, images = self._model.language, join_images(pictures)
+        words = language.embed(self._prefix).expand(len(pictures), -1, -1)
+        ones = images.token_valid.new_ones(words.shape[:2])
+        keys = torch.cat([ones, images.token_valid], dim=1)  # (B, P)
+        cache = DynamicCache(config=language.model.config)
+        language(torch.cat([words, images.tokens], dim=1), keys, cache)
+        self.schedule.slots.set_prefix([picture.slot or 0 for picture in pictures], cache, keys)
+
+    # ---- words ----
+
+    def _choose(self, states: Tensor, wanted: Sequence[Wanted]) -> None:
+        """The likeliest next id of every row; and how likely the ids were that had to come."""
+        at = torch.tensor([each.token for each in wanted], device=states.device)
+        logits = self.predict(states[at], wanted).float()  # (N, V)
+        given = torch.tensor([each.given for each in wanted], device=states.device)
+        ids = torch.where(given < 0, logits.argmax(-1), given)
+        logprobs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+        for each, id_, logprob in zip(wanted, ids.tolist(), logprobs.tolist(), strict=True):
+            each.row.logprobs.append(logprob)
+            if each.given < 0:
+                self._say(each.row, id_)
+
+    def _say(self, row: Row, id_: int) -> None:
+        row.ids.append(id_)
+        group = self._tokenizer.seg_ids
+        if self._settings.forced_groups and id_ == group[0]:  # what follows is certain
+            row.ids += group[1 : 1 + row.budget - len(row.ids)]
+
+    def _has_ended(self, row: Row) -> bool:
+        if len(row.logprobs) < len(row.ids):
+            return False  # a token group is still to be read
+        return row.ids[-1] == self._tokenizer.eos_id or len(row.ids) == row.budget
+
+    def _take_out(self, places: Sequence[int]) -> list[Row]:
+        ended = [self.schedule.rows[at] for at in places]
+        for at, row in zip(places, ended, strict=True):
+            row.end(self.schedule.slots.states[at])
+        self.schedule.leave(ended)
+        return ended

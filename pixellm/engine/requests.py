@@ -1,0 +1,113 @@
+"""What is asked, and how far each question is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pixellm.answers import Answer
+from pixellm.images import PreparedImage
+from pixellm.model import EncodedImages
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image and everything that is asked about it."""
+
+    image: PreparedImage
+    questions: tuple[str, ...]
+    """Cleaned texts (`pixellm.prompts.clean_instruction`)."""
+
+
+@dataclass(slots=True, eq=False)
+class Picture:
+    """An image, while a question about it has no answer yet."""
+
+    image: PreparedImage | None = None
+    """None where there is only what it was encoded to"""
+    encoded: EncodedImages | None = None
+    """of this image alone (B = 1), from when its first question enters"""
+    slot: int | None = None
+    """where its prefix lies, while a row reads it"""
+    rows: int = 0
+    """of it that are under way"""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answer to one question before its masks are made."""
+
+    ids: tuple[int, ...]
+    """New ids, with the end token when the answer ended by itself."""
+    hidden: Tensor
+    """(G, H): the state that predicted each id."""
+    logprobs: tuple[float, ...]
+    """Log-probability of each id."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One question on its way: waiting, under way, or waiting again since it had to make room.
+
+    Slot s of a row holds token s of question and answer; the state there predicts token s + 1.
+    """
+
+    picture: Picture
+    question: Sequence[int]
+    """ids behind the image"""
+    budget: int
+    """most ids of the answer"""
+    ids: list[int] = field(default_factory=list)
+    """the answer so far; the last of them may not have been read yet"""
+    logprobs: list[float] = field(default_factory=list)
+    """of the ids; those of a token group follow when it is read"""
+    read: int = 0
+    """tokens of question and answer whose keys are in the row's slots"""
+    generation: Generation | None = None
+    """when it has ended"""
+    answer: Answer | None = None
+    """when its masks are made"""
+
+    @property
+    def length(self) -> int:
+        """Tokens of question and answer so far."""
+        return len(self.question) + len(self.ids)
+
+    def unread(self) -> list[int]:
+        """What the next step reads."""
+        if self.read < len(self.question):
+            return [*self.question[self.read :], *self.ids]
+        return self.ids[self.read - len(self.question) :]
+
+    def end(self, states: Tensor) -> None:
+        """Takes along what masks are made of.
+
+        Args:
+            states: (S, H), what lies in the row's slots; they go to another row.
+        """
+        first = len(self.question) - 1
+        hidden = states[first : first + len(self.ids)].clone()
+        self.generation = Generation(tuple(self.ids), hidden, tuple(self.logprobs))
+
+
+def split_images(images: EncodedImages) -> list[EncodedImages]:
+    """A batch of encoded images, one by one."""
+    each = [slice(i, i + 1) for i in range(len(images.tokens))]
+    return [
+        EncodedImages(
+            images.tokens[i], images.token_valid[i], tuple(scale[i] for scale in images.maps)
+        )
+        for i in each
+    ]
+
+
+def join_images(pictures: Sequence[Picture]) -> EncodedImages:
+    """The encoded images of some pictures as one batch."""
+    every = [picture.encoded for picture in pictures if picture.encoded is not None]
+    assert len(every) == len(pictures), "a picture is encoded when its first question enters"
+    return EncodedImages(
+        tokens=torch.cat([each.tokens for each in every]),
+        token_valid=torch.cat([each.token_valid for each in every]),
+        maps=tuple(torch.cat(scale) for scale in zip(*(each.maps for each in every), strict=True)),
+    )

@@ -1,0 +1,122 @@
+"""Who waits, who is under way, and who must make room: memory decides, not a count.
+
+Rows and pictures under way have slots 0, 1, 2, ... of `Slots`; when some end, the last ones take
+their places.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pixellm.engine.requests import Picture, Row
+from pixellm.engine.slots import Moves, Slots
+
+T = TypeVar("T")
+
+HEADROOM = 32
+"""Slots behind a question that an entering row is given room for: a short answer."""
+REFILL = 8
+"""Rows enter when an eighth of the places is free: one by one, reading pictures would be slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engine may use."""
+
+    rows: int = 256
+    """Most questions under way at once."""
+    slot_bytes: int | None = None
+    """Most memory for keys and values; None: no limit but that of `rows`."""
+
+
+class Schedule:
+    """Rows on their way through the engine."""
+
+    def __init__(self, slots: Slots, limits: Limits) -> None:
+        self.slots, self.limits = slots, limits
+        self.waiting: deque[Row] = deque()
+        self.rows: list[Row] = []
+        self.pictures: list[Picture] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a row waits or is under way."""
+        return bool(self.waiting or self.rows)
+
+    def enter(self) -> list[Picture]:
+        """Lets waiting rows in while memory allows.
+
+        Returns:
+            The pictures that came with them, with slots but nothing in them.
+        """
+        if self.rows and len(self.rows) > self.limits.rows - max(1, self.limits.rows // REFILL):
+            return []
+        before = len(self.pictures)
+        length = max((row.length for row in self.rows), default=0)
+        while self.waiting and len(self.rows) < self.limits.rows:
+            row = self.waiting[0]
+            picture = row.picture
+            length = max(length, row.length + HEADROOM)
+            pictures = len(self.pictures) + (picture.slot is None)
+            if self.rows and not self._fits(pictures, len(self.rows) + 1, length):
+                break
+            self.waiting.popleft()
+            if picture.slot is None:
+                picture.slot = len(self.pictures)
+                self.pictures.append(picture)
+            picture.rows += 1
+            self.rows.append(row)
+        self.slots.make_room(len(self.pictures), len(self.rows), length)
+        return self.pictures[before:]
+
+    def make_room(self, length: int) -> bool:
+        """Makes room for rows of so many slots.
+
+        Returns:
+            False when there was none: some rows, the newest, went back to wait, so ask again.
+        """
+        if len(self.rows) > 1 and not self._fits(len(self.pictures), len(self.rows), length):
+            self.evict(self.rows[-max(1, len(self.rows) // REFILL) :])
+            return False
+        self.slots.make_room(len(self.pictures), len(self.rows), length)
+        return True
+
+    def evict(self, rows: Sequence[Row]) -> None:
+        """Sends rows back to the head of the line; what they have said so far they keep."""
+        self.leave(rows)
+        for row in rows:
+            row.read = 0
+        self.waiting.extendleft(reversed(rows))
+
+    def leave(self, rows: Iterable[Row]) -> None:
+        """Takes rows out, and pictures that nobody reads any more; the last ones move up."""
+        gone = set(map(id, rows))
+        for row in self.rows:
+            row.picture.rows -= id(row) in gone
+        self.rows, moves = _close_up(self.rows, [id(row) not in gone for row in self.rows])
+        self.slots.move_rows(moves)
+        unread = [picture for picture in self.pictures if not picture.rows]
+        stay = [picture.rows > 0 for picture in self.pictures]
+        self.pictures, moves = _close_up(self.pictures, stay)
+        self.slots.move_pictures(moves)
+        for picture in unread:
+            picture.slot = None
+        for slot, picture in enumerate(self.pictures):
+            picture.slot = slot
+
+    def _fits(self, pictures: int, rows: int, length: int) -> bool:
+        limit = self.limits.slot_bytes
+        length = max(length, self.slots.length)
+        return limit is None or self.slots.bytes_for(pictures, rows, length) <= limit
+
+
+def _close_up(things: Sequence[T], stay: Sequence[bool]) -> tuple[list[T], Moves]:
+    """Fills the places of those that go with the last of those that stay."""
+    count = sum(stay)
+    holes = [at for at in range(count) if not stay[at]]
+    movers = [at for at in range(count, len(things)) if stay[at]]
+    closed = list(things[:count])
+    for hole, mover in zip(holes, movers, strict=True):
+        closed[hole] = things[mover]
+    return closed, Moves(movers, holes)

@@ -1,0 +1,142 @@
+"""Where keys and values lie: a picture's prefix once, a row's question and answer beside it.
+
+A row is one question under way. What all questions of a picture begin with (system text and image
+tokens) is kept per picture, what is a row's own per row; every tensor grows by doubling, so that
+shapes stay few. Rows and pictures fill their slots from 0 without holes: who is under way is a
+plain slice of each tensor, and attention copies nothing.
+
+Shapes: B pictures, R rows, P slots of the prefix, S slots of a row, h key-value heads, d width of a
+head, H width of the language model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from pixellm.language import LanguageModel
+
+FEWEST = 8
+"""Rows, pictures and slots that there is room for from the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Slots that change places: what lies at `old` is copied to `new`."""
+
+    old: Sequence[int]
+    new: Sequence[int]
+
+
+def round_up(count: int) -> int:
+    """The next power of two: tensors grow by doubling."""
+    return max(FEWEST, 1 << max(0, count - 1).bit_length())
+
+
+class Slots:
+    """Keys and values of all that is under way."""
+
+    def __init__(self, language: LanguageModel, prefix: int) -> None:
+        config = language.model.config
+        self.layers, self.heads = config.num_hidden_layers, config.num_key_value_heads
+        self.head_width = config.hidden_size // config.num_attention_heads
+        self.width = config.hidden_size
+        like = language.lm_head.weight.new_empty(0)
+        # per layer (B, h, P, d) and (R, h, S, d)
+        shared, own = (0, self.heads, prefix, self.head_width), (0, self.heads, 0, self.head_width)
+        self.prefix_keys = [like.new_zeros(shared) for _ in range(self.layers)]
+        self.prefix_values = [like.new_zeros(shared) for _ in range(self.layers)]
+        self.prefix_bias = like.new_zeros(0, prefix)  # (B, P): 0, or the least where padding lies
+        self.keys = [like.new_zeros(own) for _ in range(self.layers)]
+        self.values = [like.new_zeros(own) for _ in range(self.layers)]
+        self.states = like.new_zeros(0, 0, self.width)  # (R, S, H): what each slot's token became
+
+    @property
+    def prefix(self) -> int:
+        """P: slots of a picture, which is where a row's own positions begin."""
+        return self.prefix_bias.shape[1]
+
+    @property
+    def pictures(self) -> int:
+        """Pictures that there is room for."""
+        return len(self.prefix_bias)
+
+    @property
+    def rows(self) -> int:
+        """Rows that there is room for."""
+        return self.states.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Slots of a row."""
+        return self.states.shape[1]
+
+    def bytes_for(self, pictures: int, rows: int, length: int) -> int:
+        """Memory that room for so much takes."""
+        size = self.states.element_size()
+        token = 2 * self.layers * self.heads * self.head_width * size
+        prefix = token * self.prefix_bias.shape[1]
+        own = (token + self.width * size) * round_up(length)
+        return round_up(pictures) * prefix + round_up(rows) * own
+
+    def make_room(self, pictures: int, rows: int, length: int) -> None:
+        """Grows to hold at least so much; what is there stays."""
+        pictures, rows, length = round_up(pictures), round_up(rows), round_up(length)
+        if pictures > self.pictures:
+            for each in (self.prefix_keys, self.prefix_values):
+                for layer, tensor in enumerate(each):
+                    each[layer] = _grown(tensor, (pictures, *tensor.shape[1:]))
+            self.prefix_bias = _grown(self.prefix_bias, (pictures, self.prefix_bias.shape[1]))
+        if rows > self.rows or length > self.length:
+            rows, length = max(rows, self.rows), max(length, self.length)
+            for each in (self.keys, self.values):
+                for layer, tensor in enumerate(each):
+                    each[layer] = _grown(tensor, (rows, self.heads, length, self.head_width))
+            self.states = _grown(self.states, (rows, length, self.width))
+
+    def shrink(self) -> None:
+        """Lets all memory go; nothing may be under way."""
+        for each in (self.prefix_keys, self.prefix_values, self.keys, self.values):
+            each[:] = [tensor.new_zeros(0, *tensor.shape[1:]) for tensor in each]
+        self.prefix_bias, self.states = self.prefix_bias[:0].clone(), self.states[:0, :0].clone()
+
+    def set_prefix(self, pictures: Sequence[int], cache: DynamicCache, valid: Tensor) -> None:
+        """Fills the slots of pictures.
+
+        Args:
+            pictures: their slots, b of them.
+            cache: of b prefixes.
+            valid: (b, P), 0 on padding of the image.
+        """
+        where = torch.tensor(pictures, device=valid.device)
+        for layer, filled in enumerate(cache.layers):
+            self.prefix_keys[layer][where] = filled.keys
+            self.prefix_values[layer][where] = filled.values
+        bias = torch.zeros_like(valid, dtype=self.prefix_bias.dtype)
+        bias = bias.masked_fill(valid == 0, torch.finfo(bias.dtype).min)
+        self.prefix_bias[where] = bias
+
+    def move_rows(self, moves: Moves) -> None:
+        """Rows that take the place of others that have ended."""
+        _move((*self.keys, *self.values, self.states), moves)
+
+    def move_pictures(self, moves: Moves) -> None:
+        """Pictures that take the place of others about which nothing is asked any more."""
+        _move((*self.prefix_keys, *self.prefix_values, self.prefix_bias), moves)
+
+
+def _grown(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    grown = tensor.new_zeros(shape)
+    grown[tuple(slice(0, side) for side in tensor.shape)] = tensor
+    return grown
+
+
+def _move(tensors: Sequence[Tensor], moves: Moves) -> None:
+    if not moves.old:
+        return
+    old = torch.tensor(moves.old, device=tensors[0].device)
+    new = torch.tensor(moves.new, device=tensors[0].device)
+    for tensor in tensors:
+        tensor[new] = tensor[old]
