@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from pixellm.checkpoints import Checkpoint, official_state
 from pixellm.config import DecoderSizes, PixelLMConfig
+from pixellm.engine import Engine
+from pixellm.engine.requests import Row
+from pixellm.engine.steps import Wanted
 from pixellm.model import PixelLM
 from pixellm.tokenizer import Tokenizer, train_tokenizer
 
@@ -155,29 +158,38 @@ def _digest(model: PixelLM) -> str:
     return digest.hexdigest()
 
 
-class ScriptedHead(nn.Module):
-    """An output layer that makes a model say given ids, whatever it is asked.
+class Script:
+    """Makes an engine say given ids, whatever it is asked.
 
-    Put it in the place of `model.language.lm_head`. Row r of a batch says script r, or the last
-    one; a row whose script is over says the end token. Once all are over, the next batch begins.
+        engine.generator.predict = Script([[5, 2]], engine)
+
+    Question q of a call says script q, in the order in which they were asked, or the last one; a
+    question whose script is over says the end token.
 
     Args:
         scripts: ids, the end token included.
-        vocabulary: V.
-        eos_id: the end token.
+        engine: whose next questions say them.
     """
 
-    def __init__(self, scripts: Sequence[Sequence[int]], vocabulary: int, eos_id: int) -> None:
-        super().__init__()
-        self.scripts, self.vocabulary, self.eos_id = scripts, vocabulary, eos_id
-        self.weight = nn.Parameter(torch.empty(0))  # where models look for device and precision
-        self.step = 0
+    def __init__(self, scripts: Sequence[Sequence[int]], engine: Engine) -> None:
+        self.scripts, self.vocabulary = scripts, engine.tokenizer.vocab_size
+        self.eos_id = engine.tokenizer.eos_id
+        self.steps = 0
+        self._call: list[Row] = []  # the rows that were asked together
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(R, H) -> (R, V): certainty about the next id of each row's script."""
-        logits = hidden.new_full((len(hidden), self.vocabulary), -1e4)
-        for row, line in enumerate(logits):
-            script = self.scripts[min(row, len(self.scripts) - 1)]
-            line[script[self.step] if self.step < len(script) else self.eos_id] = 0
-        self.step = (self.step + 1) % max(map(len, self.scripts[: len(hidden)]))
+    def __call__(self, states: Tensor, wanted: Sequence[Wanted]) -> Tensor:
+        """(N, H) -> (N, V): certainty about the next id of each row's script."""
+        self.steps += 1
+        logits = states.new_full((len(states), self.vocabulary), -1e4)
+        for line, each in zip(logits, wanted, strict=True):
+            script = self.scripts[min(self._place(each.row), len(self.scripts) - 1)]
+            line[script[each.index] if each.index < len(script) else self.eos_id] = 0
         return logits
+
+    def _place(self, row: Row) -> int:
+        """Of a row among those that were asked in the same call."""
+        if row not in self._call:
+            if all(each.generation is not None for each in self._call):
+                self._call = []  # a new call begins
+            self._call.append(row)
+        return row.number - self._call[0].number

@@ -9,7 +9,7 @@ from pixellm.engine import Engine, Sample
 from pixellm.errors import InstructionError
 from pixellm.images import prepare_image
 from pixellm.prompts import SYSTEM_TEXT, label_conversation
-from pixellm.tiny import ScriptedHead, tiny_checkpoint
+from pixellm.tiny import Script, tiny_checkpoint
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 from pixellm.training import TrainingBatch, pad_conversations, read_answers
 
@@ -23,12 +23,11 @@ def sample(*questions, seed=0, height=40, width=52):
 
 def scripted(*scripts, settings=None):
     """An engine whose answers are given; a text or ids, the end token is added."""
-    checkpoint = tiny_checkpoint(0)
-    tokenizer = checkpoint.tokenizer
+    engine = Engine(tiny_checkpoint(0), settings)
+    tokenizer = engine.tokenizer
     ids = [s if isinstance(s, list) else tokenizer.encode(s, bos=False) for s in scripts]
-    head = ScriptedHead([[*s, tokenizer.eos_id] for s in ids], tokenizer.vocab_size, 2)
-    checkpoint.model.language.lm_head = head
-    return Engine(checkpoint, settings)
+    engine.generator.predict = Script([[*s, tokenizer.eos_id] for s in ids], engine)
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def test_nothing_asked_is_nothing_answered(talking):
 
 def test_a_group_cut_off_is_reported_and_whole_groups_are_kept():
     seg_ids = list(tiny_checkpoint(0).tokenizer.seg_ids)
-    engine = scripted([*seg_ids, 5, *seg_ids[:2]])
+    engine = scripted([*seg_ids, 5, *seg_ids[:2]], settings=DecodeSettings(forced_groups=False))
     ((answer,),) = engine.answer([sample("the dog")])
     assert len(answer.targets) == 1
     assert answer.malformed
@@ -112,7 +111,7 @@ def test_a_group_cut_off_is_reported_and_whole_groups_are_kept():
 
 def test_the_official_mode_drops_every_mask_of_an_answer_with_an_incomplete_group():
     seg_ids = list(tiny_checkpoint(0).tokenizer.seg_ids)
-    settings = DecodeSettings(official_groups=True)
+    settings = DecodeSettings(official_groups=True, forced_groups=False)
     broken, whole = [*seg_ids, 5, *seg_ids[:2]], [*seg_ids, *seg_ids]
     engine = scripted(broken, whole, settings=settings)
     ((first, second),) = engine.answer([sample("the dog", "the cat")])
@@ -124,7 +123,7 @@ def test_the_official_mode_drops_every_mask_of_an_answer_with_an_incomplete_grou
 def test_targets_decoded_a_few_at_a_time_are_the_same(talking, monkeypatch):
     samples = [sample("What is red?", "the cat", seed=seed, height=30 + seed) for seed in (1, 2)]
     together = talking.answer(samples)
-    monkeypatch.setattr("pixellm.engine.DECODE_TARGETS", 2)
+    monkeypatch.setattr("pixellm.engine.finishing.TARGETS_AT_ONCE", 2)
     chunked = talking.answer(samples)
     targets = [
         [t for a in answers for x in a for t in x.targets] for answers in (together, chunked)
@@ -150,22 +149,20 @@ def test_an_answer_is_cut_at_the_limit_and_says_so():
 
 def test_no_step_is_taken_beyond_the_longest_answer():
     """It would be one too many for a model whose positions are all taken."""
-    engine, steps = scripted([5] * 9, settings=DecodeSettings(max_new_tokens=9)), []
-    engine.model.language.lm_head.register_forward_hook(lambda *_: steps.append(1))
+    engine = scripted([5] * 9, settings=DecodeSettings(max_new_tokens=9))
     engine.answer([sample("the dog", "the cat")])
-    assert len(steps) == 9
+    assert engine.generator.predict.steps == 9
 
 
 def test_a_batch_ends_with_its_last_answer_and_a_row_with_its_own():
-    engine, steps = scripted([5, 2, 5, 5, 5, 5], [5, 5, 5]), []
-    engine.model.language.lm_head.register_forward_hook(lambda *_: steps.append(1))
+    engine = scripted([5, 2, 5, 5, 5, 5], [5, 5, 5])
     asked = sample("the dog", "the cat")
     images = engine.model.encode_images(asked.image.pixels[None], [asked.image.resized])
     prompts = [engine.prompt_ids(text) for text in asked.questions]
     made = engine.generate(images, prompts, [0, 0])
     assert [each.ids for each in made] == [(5, 2), (5, 5, 5, 2)]
     assert [len(each.hidden) for each in made] == [len(each.logprobs) for each in made] == [2, 4]
-    assert len(steps) == 4
+    assert engine.generator.predict.steps == 4
 
 
 def test_the_limit_is_the_official_one_unless_asked_otherwise():
@@ -178,7 +175,7 @@ def test_a_long_question_leaves_less_room_for_its_own_answer_alone():
     rooms = [engine.room(engine.prompt_ids(question)) for question in questions]
     assert rooms[0] == 100 > rooms[1] > 0
     # neither row ends by itself
-    engine.model.language.lm_head = ScriptedHead([[5] * 100], engine.tokenizer.vocab_size, 2)
+    engine.generator.predict = Script([[5] * 100], engine)
     ((short, long),) = engine.answer([sample(*questions)])
     assert [len(short.token_ids), len(long.token_ids)] == rooms
     assert long.truncated

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pixellm.answers import Answer, Target
+from pixellm.run_lengths import RunMask
 from pixellm.drawn.questions import GROUP, ask
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from pixellm.drawn.score import format_table, judge, make_parser, match, summary, verdicts
@@ -21,7 +22,8 @@ def _question(count):
 
 def _answer(masks, text):
     targets = tuple(
-        Target(i, None, None, "none", mask, 1.0, None, None) for i, mask in enumerate(masks)
+        Target(i, None, None, "none", RunMask.from_pixels(mask), 1.0, None, None)
+        for i, mask in enumerate(masks)
     )
     return Answer(text, (), targets, malformed=False, truncated=False)
 

@@ -3,7 +3,7 @@ import torch
 from pixellm.answers import DecodeSettings
 from pixellm.engine import Engine, Sample
 from pixellm.images import PreparedImage
-from pixellm.tiny import ScriptedHead, tiny_checkpoint
+from pixellm.tiny import Script, tiny_checkpoint
 
 QUESTIONS = ("the dog", "Which can fly?", "What is red?", "Please segment the cat.")
 
@@ -44,8 +44,8 @@ def test_a_scripted_model_says_what_it_is_told_again_and_again():
     checkpoint = tiny_checkpoint(0)
     seg_ids, eos = list(checkpoint.tokenizer.seg_ids), checkpoint.tokenizer.eos_id
     scripts = [[5, eos], [*seg_ids, 7, *seg_ids, eos]]
-    checkpoint.model.language.lm_head = ScriptedHead(scripts, checkpoint.tokenizer.vocab_size, eos)
     engine = Engine(checkpoint)
+    engine.generator.predict = Script(scripts, engine)
     for _ in range(2):
         (answers,) = engine.answer(samples(1, QUESTIONS[:3]))
         said = [list(answer.token_ids) for answer in answers]

@@ -108,7 +108,8 @@ class Engine:
         targets = sum(self._finisher.count_targets(row) for row in self._ended)
         if targets < TARGETS_AT_ONCE and self.generator.busy:
             return []  # the masks of more answers together cost less
-        ended, self._ended = self._ended, []
+        # in the order of the questions: masks of one image come together
+        ended, self._ended = sorted(self._ended, key=lambda row: row.number), []
         self._finisher.finish(ended)
         jobs = {id(job): job for job in (self._jobs.pop(id(row)) for row in ended)}
         return [job for job in jobs.values() if job.done]

@@ -11,6 +11,7 @@ slots of a row, H width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -56,6 +57,7 @@ class Generator:
         model.language.model.set_attn_implementation(attention.NAME)
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
+        self._numbers = count()
         self.predict: Predict = lambda states, _: model.language.lm_head(states)
 
     @property
@@ -71,7 +73,8 @@ class Generator:
             prompt: ids with one IMAGE_TOKEN_INDEX.
             budget: most new ids.
         """
-        row = Row(picture, prompt[prompt.index(IMAGE_TOKEN_INDEX) + 1 :], budget)
+        question = prompt[prompt.index(IMAGE_TOKEN_INDEX) + 1 :]
+        row = Row(picture, question, budget, next(self._numbers))
         self.schedule.waiting.append(row)
         return row
 

@@ -58,6 +58,8 @@ class Row:
     """ids behind the image"""
     budget: int
     """most ids of the answer"""
+    number: int
+    """of rows that came before it"""
     ids: list[int] = field(default_factory=list)
     """the answer so far; the last of them may not have been read yet"""
     logprobs: list[float] = field(default_factory=list)

@@ -119,7 +119,10 @@ def plan_step(layout: Layout, slots: Slots, rows_under_way: Sequence[Row]) -> St
         parts.append(
             Part(
                 tokens=tokens,
-                rows=slice(0, len(members)) if each == 1 else torch.tensor(members, device=device),
+                # a slice is a view: only parts of some rows copy what they look at
+                rows=slice(0, len(members))
+                if len(members) == len(rows_under_way)
+                else torch.tensor(members, device=device),
                 count=len(members),
                 pictures=pictures,
                 entries=entries,
