@@ -8,9 +8,9 @@ Letters: n masks; m = side of the small masks; h0, w0 = the original size; Y, X 
 window that is looked at.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -91,13 +91,12 @@ def _resizing(old: int, new: int) -> Tensor:
 
 def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     """Masks that are looked at through one window."""
-    inside = low > 0
     size = (len(rows.matrix), len(columns.matrix))
-    height, width = _extent(inside.any(2)), _extent(inside.any(1))
-    if height is None or width is None:
-        nothing = np.zeros(0, dtype=np.int64)
-        return [CutMask(RunMask(size, nothing, nothing), 0.0) for _ in low]
-    y, x = rows.window(*height), columns.window(*width)
+    inside = low > 0
+    y, x = _window(rows, inside.any(2)), _window(columns, inside.any(1))
+    if y is None or x is None:
+        nothing = RunMask.from_pixels(np.zeros(size, dtype=bool))
+        return [CutMask(nothing, 0.0) for _ in low]
     above, beside = rows.places(y), columns.places(x)
     part = low[:, above, beside].float()
     down, across = rows.matrix[y, above].to(low.device), columns.matrix[x, beside].to(low.device)
@@ -113,10 +112,13 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     ]
 
 
-def _extent(any_inside: Tensor) -> tuple[int, int] | None:
-    """First and last place along an axis where one of the masks (n, m) is."""
-    places = any_inside.any(0).nonzero()
-    return (int(places[0]), int(places[-1])) if len(places) else None
+def _window(along: Axis, inside: Tensor) -> slice | None:
+    """Pixels along an axis that a mask may have, if it is anywhere in (n, m) places."""
+    places = inside.any(0).nonzero()
+    if not len(places):
+        return None
+    window = along.window(int(places[0]), int(places[-1]))
+    return window if window.stop > window.start else None  # else it lies in the padding
 
 
 def _runs(pixels: Tensor, size: tuple[int, int], top: int, left: int) -> list[RunMask]:
@@ -125,27 +127,25 @@ def _runs(pixels: Tensor, size: tuple[int, int], top: int, left: int) -> list[Ru
     # a row of False above and below each column: every run begins and ends within its column
     framed = pixels.new_zeros(count, wide, tall + 2)
     framed[:, :, 1:-1] = pixels
-    flat = framed.flatten().cpu().numpy() if pixels.device.type == "cpu" else framed.flatten()
-    changes = _changes(flat) + 1
+    changes = _changes(framed.flatten()) + 1
     number, rest = np.divmod(changes, wide * (tall + 2))
     x, y = np.divmod(rest, tall + 2)
     places = (left + x) * size[0] + (top + y - 1)
     borders = np.searchsorted(number, np.arange(count + 1))
-    return [
-        _joined(places[a:b:2], places[a + 1 : b : 2], size)
-        for a, b in zip(borders[:-1], borders[1:], strict=True)
-    ]
+    return [_joined(places[a:b:2], places[a + 1 : b : 2], size) for a, b in pairwise(borders)]
 
 
-def _changes(flat: "Tensor | np.ndarray") -> Numbers:
-    if isinstance(flat, Tensor):
-        return (flat[1:] != flat[:-1]).nonzero()[:, 0].cpu().numpy()
-    return np.flatnonzero(flat[1:] != flat[:-1])
+def _changes(flat: Tensor) -> Numbers:
+    """Where a value differs from the next."""
+    if flat.device.type == "cpu":  # numpy is five times faster at this
+        values = flat.numpy()
+        return np.flatnonzero(values[1:] != values[:-1])
+    return (flat[1:] != flat[:-1]).nonzero()[:, 0].cpu().numpy()
 
 
 def _joined(starts: Numbers, ends: Numbers, size: tuple[int, int]) -> RunMask:
     """Runs that go on from the foot of one column at the head of the next are one."""
     breaks = starts[1:] != ends[:-1]
-    return RunMask(size, starts[np.append(True, breaks)], ends[np.append(breaks, True)]) if len(
-        starts
-    ) else RunMask(size, starts, ends)
+    first, last = np.ones((2, len(starts)), dtype=bool)
+    first[1:], last[:-1] = breaks, breaks
+    return RunMask(size, starts[first], ends[last])

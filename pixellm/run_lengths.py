@@ -39,7 +39,7 @@ class RunMask:
 
     @property
     def counts(self) -> Numbers:
-        """Pixels off, on, off, ... down the columns; the first may be 0, the last may be missing."""
+        """Pixels off, on, off, ... down the columns; the first may be 0, the last never is."""
         borders = np.empty(2 * len(self.starts) + 2, dtype=np.int64)
         borders[0], borders[-1] = 0, self.size[0] * self.size[1]
         borders[1:-1:2], borders[2:-1:2] = self.starts, self.ends

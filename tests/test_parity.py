@@ -174,7 +174,7 @@ def test_another_prompt_is_noticed(small, monkeypatch, capsys):
     def spaced(text, system):
         return render_prompt(f". {text}", system)
 
-    monkeypatch.setattr("pixellm.engine.engine.render_prompt", spaced)
+    monkeypatch.setattr("pixellm.prompts.render_prompt", spaced)
     assert {"prompt ids", "generated ids"} <= failing(small, capsys)
 
 

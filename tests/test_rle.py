@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from pixellm.run_lengths import RunMask
 from tests.photos import load_photos
 from workers.errors import ExportError
+from workers.labels import rle
 from workers.labels.rle import (
     decode_mask,
-    encode_masks,
     fill_polygons,
     find_load_problem,
     measure_mask,
@@ -17,9 +18,13 @@ from workers.labels.rle import (
 )
 
 
+def encode(masks):
+    return rle.encode_masks([RunMask.from_pixels(mask) for mask in masks])
+
+
 def test_masks_of_real_photos_come_back_pixel_by_pixel():
     for photo in load_photos():
-        codes = encode_masks(np.stack(photo.masks))
+        codes = encode(photo.masks)
         for mask, code in zip(photo.masks, codes, strict=True):
             assert code.size == mask.shape
             assert np.array_equal(decode_mask(code.size, code.counts), mask)
@@ -28,7 +33,7 @@ def test_masks_of_real_photos_come_back_pixel_by_pixel():
 def test_a_mask_that_is_not_symmetric_is_not_transposed():
     mask = np.zeros((3, 5), dtype=bool)
     mask[0, 1:4] = True
-    (code,) = encode_masks(mask[None])
+    (code,) = encode(mask[None])
     # down the columns: 3 off, then (1 on, 2 off) three times, and 3 off more at the end
     assert run_lengths(code.counts).tolist() == [3, 1, 2, 1, 2, 1, 5]
     assert code.bbox == (1.0, 0.0, 3.0, 1.0)
@@ -37,7 +42,7 @@ def test_a_mask_that_is_not_symmetric_is_not_transposed():
 def test_a_mask_that_is_a_transposed_view_is_encoded_as_it_looks():
     mask = np.zeros((5, 3), dtype=bool)
     mask[1:4, 0] = True
-    (code,) = encode_masks(mask.T[None])
+    (code,) = encode(mask.T[None])
     assert np.array_equal(decode_mask((3, 5), code.counts), mask.T)
 
 
@@ -45,41 +50,41 @@ def test_area_and_box_are_those_of_the_pixels():
     mask = np.zeros((10, 12), dtype=bool)
     mask[2:5, 3:9] = True
     mask[4, 4] = False
-    (code,) = encode_masks(mask[None])
+    (code,) = encode(mask[None])
     assert (code.area, code.bbox) == (17, (3.0, 2.0, 6.0, 3.0))
     assert measure_mask(mask) == measure_rle(code.size, code.counts) == (17, code.bbox)
 
 
 def test_an_empty_mask_has_no_area_no_parts_and_no_box():
-    (code,) = encode_masks(np.zeros((1, 4, 6), dtype=bool))
+    (code,) = encode(np.zeros((1, 4, 6), dtype=bool))
     assert (code.area, code.n_components, code.touches_border) == (0, 0, False)
     assert code.bbox == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_no_masks_give_no_codes():
-    assert encode_masks(np.zeros((0, 4, 6), dtype=bool)) == ()
+    assert encode(np.zeros((0, 4, 6), dtype=bool)) == ()
 
 
 def test_parts_are_counted_and_corners_connect():
     mask = np.zeros((8, 8), dtype=bool)
     mask[1, 1] = mask[2, 2] = True
     mask[5:7, 5:7] = True
-    assert encode_masks(mask[None])[0].n_components == 2
+    assert encode(mask[None])[0].n_components == 2
 
 
 @pytest.mark.parametrize(("y", "x"), [(0, 3), (7, 3), (3, 0), (3, 7)])
 def test_each_border_counts_as_border(y, x):
     mask = np.zeros((8, 8), dtype=bool)
     mask[3, 3] = True
-    assert not encode_masks(mask[None])[0].touches_border
+    assert not encode(mask[None])[0].touches_border
     mask[y, x] = True
-    assert encode_masks(mask[None])[0].touches_border
+    assert encode(mask[None])[0].touches_border
 
 
 def test_the_largest_overlap_is_with_another_mask():
     masks = np.zeros((3, 4, 4), dtype=bool)
     masks[0, :2] = masks[1, :1] = masks[2, 3] = True
-    assert [code.max_iou_other for code in encode_masks(masks)] == [0.5, 0.5, 0.0]
+    assert [code.max_iou_other for code in encode(masks)] == [0.5, 0.5, 0.0]
 
 
 def test_run_lengths_are_those_of_pycocotools():
@@ -98,7 +103,7 @@ def test_text_that_is_no_code_is_refused(counts):
 
 
 def test_a_code_for_another_size_is_refused_before_it_is_unfolded():
-    (code,) = encode_masks(np.ones((1, 50, 50), dtype=bool))
+    (code,) = encode(np.ones((1, 50, 50), dtype=bool))
     with pytest.raises(ExportError, match="2500 pixels"):
         decode_mask((4, 4), code.counts)
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from pixellm.answers import Answer, Target
-from pixellm.run_lengths import RunMask
 from pixellm.drawn.questions import GROUP, ask
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from pixellm.drawn.score import format_table, judge, make_parser, match, summary, verdicts
 from pixellm.matching import draw_points, pair_masks, score_pairs
+from pixellm.run_lengths import RunMask
 
 SCENE = draw_scene(TEST_SEEDS[3])
 DRAWING = render(SCENE, 128, 128)

@@ -70,9 +70,10 @@ def rows_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    scaling: float | None = None,
+    scaling: float,
+    dropout: float = 0.0,
     plan: StepPlan | None = None,
-    **others: object,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """The attention of a LlamaModel, as transformers calls it; plain unless there is a plan.
 
@@ -83,16 +84,18 @@ def rows_attention(
         value: (1, h, T, d).
         attention_mask: of the plain attention.
         scaling: of the scores.
+        dropout: of the plain attention.
         plan: of the step.
+        _: what transformers tells other attentions.
 
     Returns:
         (1, T, h * g, d), and None.
     """
     if plan is None:
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **others  # type: ignore[arg-type]
+        plain = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling
         )
-        return out, None
+        return plain[0], None
     layer, slots = int(module.layer_idx), plan.slots  # type: ignore[arg-type]
     slots.keys[layer][plan.rows, :, plan.places] = key[0].transpose(0, 1)
     slots.values[layer][plan.rows, :, plan.places] = value[0].transpose(0, 1)

@@ -18,7 +18,7 @@ from pixellm.engine.requests import Generation, Picture, Row, Sample, split_imag
 from pixellm.engine.schedule import Limits
 from pixellm.errors import InstructionError
 from pixellm.model import EncodedImages
-from pixellm.prompts import SYSTEM_TEXT, render_prompt
+from pixellm.prompts import SYSTEM_TEXT, prompt_ids
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
 
@@ -140,7 +140,7 @@ class Engine:
 
     def prompt_ids(self, question: str) -> list[int]:
         """Ids of a question's prompt, with IMAGE_TOKEN_INDEX where the image goes."""
-        return self.tokenizer.encode_prompt(render_prompt(question, self.system))
+        return prompt_ids(self.tokenizer, question, self.system)
 
     def room(self, prompt: Sequence[int]) -> int:
         """New tokens that an answer to a prompt may have, whatever it is batched with.

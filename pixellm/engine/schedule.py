@@ -67,7 +67,7 @@ class Schedule:
                 self.pictures.append(picture)
             picture.rows += 1
             self.rows.append(row)
-        self.slots.make_room(len(self.pictures), len(self.rows), length)
+        self._make_room(length)
         return self.pictures[before:]
 
     def make_room(self, length: int) -> bool:
@@ -79,7 +79,7 @@ class Schedule:
         if len(self.rows) > 1 and not self._fits(len(self.pictures), len(self.rows), length):
             self.evict(self.rows[-max(1, len(self.rows) // REFILL) :])
             return False
-        self.slots.make_room(len(self.pictures), len(self.rows), length)
+        self._make_room(length)
         return True
 
     def evict(self, rows: Sequence[Row]) -> None:
@@ -105,9 +105,12 @@ class Schedule:
         for slot, picture in enumerate(self.pictures):
             picture.slot = slot
 
+    def _make_room(self, length: int) -> None:
+        size = len(self.pictures), len(self.rows), length
+        self.slots.make_room(*size, limit=self.limits.slot_bytes)
+
     def _fits(self, pictures: int, rows: int, length: int) -> bool:
         limit = self.limits.slot_bytes
-        length = max(length, self.slots.length)
         return limit is None or self.slots.bytes_for(pictures, rows, length) <= limit
 
 

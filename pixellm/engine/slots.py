@@ -40,7 +40,8 @@ class Slots:
 
     def __init__(self, language: LanguageModel, prefix: int) -> None:
         config = language.model.config
-        self.layers, self.heads = config.num_hidden_layers, config.num_key_value_heads
+        self.layers = int(config.num_hidden_layers)
+        self.heads = int(config.num_key_value_heads or config.num_attention_heads)
         self.head_width = config.hidden_size // config.num_attention_heads
         self.width = config.hidden_size
         like = language.lm_head.weight.new_empty(0)
@@ -81,26 +82,33 @@ class Slots:
         own = (token + self.width * size) * round_up(length)
         return round_up(pictures) * prefix + round_up(rows) * own
 
-    def make_room(self, pictures: int, rows: int, length: int) -> None:
-        """Grows to hold at least so much; what is there stays."""
-        pictures, rows, length = round_up(pictures), round_up(rows), round_up(length)
-        if pictures > self.pictures:
-            for each in (self.prefix_keys, self.prefix_values):
-                for layer, tensor in enumerate(each):
-                    each[layer] = _grown(tensor, (pictures, *tensor.shape[1:]))
-            self.prefix_bias = _grown(self.prefix_bias, (pictures, self.prefix_bias.shape[1]))
-        if rows > self.rows or length > self.length:
-            rows, length = max(rows, self.rows), max(length, self.length)
-            for each in (self.keys, self.values):
-                for layer, tensor in enumerate(each):
-                    each[layer] = _grown(tensor, (rows, self.heads, length, self.head_width))
-            self.states = _grown(self.states, (rows, length, self.width))
+    def make_room(self, pictures: int, rows: int, length: int, limit: int | None = None) -> None:
+        """Room for at least so much; what is there stays.
 
-    def shrink(self) -> None:
-        """Lets all memory go; nothing may be under way."""
-        for each in (self.prefix_keys, self.prefix_values, self.keys, self.values):
-            each[:] = [tensor.new_zeros(0, *tensor.shape[1:]) for tensor in each]
-        self.prefix_bias, self.states = self.prefix_bias[:0].clone(), self.states[:0, :0].clone()
+        Args:
+            pictures: under way.
+            rows: under way.
+            length: slots that the longest of them needs.
+            limit: bytes; what isn't needed any more is only let go when all would take more.
+        """
+        pictures, rows, length = round_up(pictures), round_up(rows), round_up(length)
+        wanted = pictures, rows, length
+        held = self.pictures, self.rows, self.length
+        most = max(pictures, held[0]), max(rows, held[1]), max(length, held[2])
+        if limit is None or self.bytes_for(*most) <= limit:
+            wanted = most
+        if wanted != held:
+            self._resize(*wanted)
+
+    def _resize(self, pictures: int, rows: int, length: int) -> None:
+        for each in (self.prefix_keys, self.prefix_values):  # a layer after the other: the old
+            for layer, tensor in enumerate(each):  # and the new of all would not fit together
+                each[layer] = _resized(tensor, (pictures, *tensor.shape[1:]))
+        for each in (self.keys, self.values):
+            for layer, tensor in enumerate(each):
+                each[layer] = _resized(tensor, (rows, self.heads, length, self.head_width))
+        self.prefix_bias = _resized(self.prefix_bias, (pictures, self.prefix))
+        self.states = _resized(self.states, (rows, length, self.width))
 
     def set_prefix(self, pictures: Sequence[int], cache: DynamicCache, valid: Tensor) -> None:
         """Fills the slots of pictures.
@@ -111,9 +119,9 @@ class Slots:
             valid: (b, P), 0 on padding of the image.
         """
         where = torch.tensor(pictures, device=valid.device)
-        for layer, filled in enumerate(cache.layers):
-            self.prefix_keys[layer][where] = filled.keys
-            self.prefix_values[layer][where] = filled.values
+        for layer, (keys, values, *_) in enumerate(cache):
+            self.prefix_keys[layer][where] = keys
+            self.prefix_values[layer][where] = values
         bias = torch.zeros_like(valid, dtype=self.prefix_bias.dtype)
         bias = bias.masked_fill(valid == 0, torch.finfo(bias.dtype).min)
         self.prefix_bias[where] = bias
@@ -127,10 +135,13 @@ class Slots:
         _move((*self.prefix_keys, *self.prefix_values, self.prefix_bias), moves)
 
 
-def _grown(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    grown = tensor.new_zeros(shape)
-    grown[tuple(slice(0, side) for side in tensor.shape)] = tensor
-    return grown
+def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tensor.shape == shape:
+        return tensor
+    resized = tensor.new_zeros(shape)
+    both = tuple(slice(0, min(sides)) for sides in zip(tensor.shape, shape, strict=True))
+    resized[both] = tensor[both]
+    return resized
 
 
 def _move(tensors: Sequence[Tensor], moves: Moves) -> None:

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy import ndimage
 
+from pixellm.run_lengths import RunMask
 from workers.errors import ExportError
 
 BoolMask = npt.NDArray[np.bool_]
@@ -46,31 +47,30 @@ class EncodedMask:
     """largest overlap (intersection over union) with another mask of the same answer, 0 to 1"""
 
 
-def encode_masks(masks: npt.NDArray[np.bool_]) -> tuple[EncodedMask, ...]:
+def encode_masks(masks: Sequence[RunMask]) -> tuple[EncodedMask, ...]:
     """Encodes and measures the masks of one answer.
 
     Args:
-        masks: (N, h, w) bool; N may be 0.
+        masks: of one size.
     """
-    if len(masks) == 0:
+    if not masks:
         return ()
-    # (N, h, w) -> (h, w, N), with h the fastest axis in memory
-    columns = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8, copy=False))
-    codes = coco_mask.encode(columns)
+    plain = [{"size": list(mask.size), "counts": mask.counts.tolist()} for mask in masks]
+    codes = coco_mask.frPyObjects(plain, *masks[0].size)
     overlaps = coco_mask.iou(codes, codes, [0] * len(codes))
     np.fill_diagonal(overlaps, 0.0)
-    rows = zip(codes, coco_mask.area(codes), coco_mask.toBbox(codes), overlaps, masks, strict=True)
+    rows = zip(codes, coco_mask.toBbox(codes), overlaps, masks, strict=True)
     return tuple(
         EncodedMask(
-            size=(masks.shape[1], masks.shape[2]),
+            size=mask.size,
             counts=code["counts"].decode("ascii"),
-            area=int(area),
+            area=mask.area,
             bbox=_four(bbox),
             n_components=_count_components(mask, bbox),
             touches_border=_touches_border(mask),
             max_iou_other=float(overlap.max()),
         )
-        for code, area, bbox, overlap, mask in rows
+        for code, bbox, overlap, mask in rows
     )
 
 
@@ -173,11 +173,19 @@ def _four(bbox: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
     return x, y, width, height
 
 
-def _count_components(mask: BoolMask, bbox: npt.NDArray[np.float64]) -> int:
+def _count_components(mask: RunMask, bbox: npt.NDArray[np.float64]) -> int:
     x, y, width, height = (int(value) for value in bbox)
-    crop = mask[y : y + height, x : x + width]  # labelling the whole image costs ten times more
-    return int(ndimage.label(crop, structure=_EIGHT_NEIGHBOURS)[1]) if crop.size else 0
+    if not mask.area:
+        return 0
+    crop = mask.pixels()[y : y + height, x : x + width]  # labelling the whole costs ten times more
+    return int(ndimage.label(crop, structure=_EIGHT_NEIGHBOURS)[1])
 
 
-def _touches_border(mask: BoolMask) -> bool:
-    return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
+def _touches_border(mask: RunMask) -> bool:
+    height, width = mask.size
+    if not mask.area:
+        return False
+    sides = mask.starts[0] < height or mask.ends[-1] > height * (width - 1)
+    # a run that reaches the foot of a column may go on at the head of the next
+    ends = mask.starts % height == 0, mask.starts // height != mask.ends // height
+    return bool(sides or np.any(ends))

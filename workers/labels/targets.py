@@ -8,6 +8,7 @@ from hashlib import sha256
 import numpy as np
 
 from pixellm.answers import Target
+from pixellm.run_lengths import RunMask
 from workers.labels.rle import EncodedMask, encode_masks
 from workers.labels.schema import TargetRow
 
@@ -24,13 +25,13 @@ def target_rows(
     """Encodes and measures the targets of one answer.
 
     Args:
-        targets: with masks of one size, (h, w) bool.
+        targets: with masks of one size.
         classes: the names that the instruction asked to sort them into.
         result_id: of the row.
     """
     if not targets:
         return ()
-    codes = encode_masks(np.stack([target.mask for target in targets]))
+    codes = encode_masks([target.runs for target in targets])
     return tuple(
         _make_target(target, code, classes, result_id)
         for target, code in zip(targets, codes, strict=True)
@@ -41,7 +42,8 @@ def blank_target() -> TargetRow:
     """A target that says nothing; what a reader gets for fields that were not asked for."""
     nowhere = (0.0, 0.0, 0.0, 0.0)
     code = EncodedMask((0, 0), "", 0, nowhere, 0, touches_border=False, max_iou_other=0.0)
-    target = Target(0, None, None, "none", np.zeros((0, 0), bool), 0.0, None, None)
+    mask = RunMask.from_pixels(np.zeros((0, 0), bool))
+    target = Target(0, None, None, "none", mask, 0.0, None, None)
     return replace(_make_target(target, code, (), ""), target_id="", flags=())
 
 

@@ -1,0 +1,85 @@
+"""Masks that are cut out where they are, against those that are resized as a whole."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pixellm.cutting import axis, cut_masks
+from pixellm.masks import mask_scores, postprocess_masks
+
+GEOMETRIES = [
+    # small side, square's side, resized, original
+    (112, 448, (336, 448), (480, 640)),
+    (112, 448, (448, 299), (1000, 667)),
+    (64, 128, (128, 128), (128, 128)),
+    (64, 128, (96, 128), (30, 40)),  # smaller than the square
+    (32, 56, (56, 1), (90, 2)),
+    (32, 28, (28, 20), (28, 20)),  # a square smaller than the mask
+]
+
+
+def smooth(count, side, seed, shift=0.0):
+    torch.manual_seed(seed)
+    coarse = torch.randn(count, 1, 6, 6) * 4 + shift
+    return F.interpolate(coarse, (side, side), mode="bicubic")[:, 0]
+
+
+def whole(low, resized, original, side):
+    return postprocess_masks(low, resized, original, side)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("shift", [-6.0, -2.0, 0.0, 8.0])
+def test_masks_and_scores_are_those_of_the_whole(geometry, shift):
+    small, side, resized, original = geometry
+    low = smooth(5, small, 3, shift)
+    logits = whole(low, resized, original, side)
+    scores = mask_scores(logits)
+    for cut, truth, score in zip(
+        cut_masks(low, resized, original, side), logits, scores, strict=True
+    ):
+        sure = truth.abs() > 1e-4
+        assert cut.runs.size == original
+        assert np.array_equal(cut.runs.pixels()[sure], (truth > 0).numpy()[sure])
+        assert cut.score == pytest.approx(float(score), abs=1e-4)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 111), (111, 0), (111, 111), (56, 40), (83, 111)])
+def test_a_mask_of_one_small_pixel_is_found_wherever_it_lies(place):
+    low = torch.full((1, 112, 112), -5.0)
+    low[0, *place] = 5.0
+    small, side, resized, original = GEOMETRIES[0]
+    (cut,) = cut_masks(low, resized, original, side)
+    truth = whole(low, resized, original, side)[0] > 0
+    assert np.array_equal(cut.runs.pixels(), truth.numpy())
+
+
+def test_what_lies_in_the_padding_only_is_empty():
+    low = torch.full((1, 112, 112), -5.0)
+    low[0, 100:] = 5.0
+    (cut,) = cut_masks(low, (336, 448), (480, 640), 448)
+    assert (cut.runs.area, cut.score) == (0, 0.0)
+
+
+def test_an_empty_mask_scores_nothing_and_even_odds_are_outside():
+    for value in (-3.0, 0.0):
+        (cut,) = cut_masks(torch.full((1, 112, 112), value), (336, 448), (480, 640), 448)
+        assert (cut.runs.area, cut.score) == (0, 0.0)
+
+
+def test_masks_together_and_alone_are_the_same():
+    """On a CPU each mask has its window, elsewhere all of an image share one."""
+    from pixellm import cutting
+
+    small, side, resized, original = GEOMETRIES[0]
+    low = smooth(4, small, 1, -3.0)
+    rows, columns = (axis(small, side, resized[i], original[i]) for i in (0, 1))
+    alone = cut_masks(low, resized, original, side)
+    for one, other in zip(alone, cutting._cut(low, rows, columns), strict=True):
+        assert np.array_equal(one.runs.pixels(), other.runs.pixels())
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+def test_no_masks_are_no_cuts():
+    assert cut_masks(torch.zeros(0, 112, 112), (336, 448), (480, 640), 448) == []

@@ -1,0 +1,166 @@
+"""Whatever is under way together, whoever must make room: answers are those of each alone."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from pixellm.answers import DecodeSettings
+from pixellm.engine import Engine, Limits, Sample
+from pixellm.engine.slots import Slots
+from pixellm.images import prepare_image
+from pixellm.tiny import Script, tiny_checkpoint
+
+WORDS = "the cat dog that can fly left of red box and which things here are not blue".split()
+SETTINGS = DecodeSettings(max_new_tokens=24)
+SHAPES = ((56, 20), (17, 90), (64, 64), (40, 52))
+
+
+def make_samples(seed, count=7):
+    rng, chance = np.random.default_rng(seed), random.Random(seed)
+    samples = []
+    for number in range(count):
+        rgb = rng.integers(0, 256, (*SHAPES[number % len(SHAPES)], 3), dtype=np.uint8)
+        texts = [
+            " ".join(chance.choices(WORDS, k=chance.choice([1, 3, 12, 30])))
+            for _ in range(chance.choice([0, 1, 1, 4, 9]))
+        ]
+        samples.append(Sample(prepare_image(rgb, 56), tuple(texts)))
+    return samples
+
+
+def said(engine, samples):
+    return [
+        [(a.token_ids, [t.mask for t in a.targets], a.truncated) for a in answers]
+        for answers in engine.answer(samples)
+    ]
+
+
+def assert_same(some, others):
+    for one, other in zip(some, others, strict=True):
+        for (ids, masks, cut), (ids2, masks2, cut2) in zip(one, other, strict=True):
+            assert (ids, cut) == (ids2, cut2)
+            for mask, mask2 in zip(masks, masks2, strict=True):
+                assert (mask != mask2).mean() < 1e-3  # pixels on the very edge
+
+
+def alone(checkpoint, samples, settings=SETTINGS):
+    engine = Engine(checkpoint, settings, Limits(rows=1))
+    return [
+        [said(engine, [Sample(sample.image, (text,))])[0][0] for text in sample.questions]
+        for sample in samples
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("rows", [2, 5, 256])
+def test_any_mixture_is_answered_as_each_alone(seed, rows):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(seed)
+    together = said(Engine(checkpoint, SETTINGS, Limits(rows=rows)), samples)
+    assert_same(together, alone(checkpoint, samples))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_must_make_room_go_on_where_they_were(seed):
+    checkpoint, samples, chance = tiny_checkpoint(6), make_samples(seed), random.Random(seed)
+    engine, evicted = Engine(checkpoint, SETTINGS, Limits(rows=6)), []
+    schedule, jobs = engine.generator.schedule, [engine.add(sample) for sample in samples]
+    while engine.busy:
+        engine.step()
+        if schedule.rows and chance.random() < 0.3:
+            rows = chance.sample(schedule.rows, chance.randint(1, len(schedule.rows)))
+            evicted += [row for row in rows if row.ids]
+            with torch.inference_mode():
+                schedule.evict(rows)
+    assert evicted, "none had begun its answer"
+    answers = [[row.answer.token_ids for row in job.rows] for job in jobs]
+    truth = alone(checkpoint, samples)
+    assert answers == [[ids for ids, _, _ in each] for each in truth]
+
+
+def test_memory_decides_how_many_are_under_way():
+    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+    language, prefix = checkpoint.model.language, checkpoint.model.config.image_tokens
+    limit = Slots(language, prefix).bytes_for(pictures=8, rows=8, length=256)
+    engine, most = Engine(checkpoint, SETTINGS, Limits(slot_bytes=limit)), 0
+    schedule, jobs = engine.generator.schedule, [engine.add(sample) for sample in samples]
+    while engine.busy:
+        engine.step()
+        most = max(most, len(schedule.rows))
+        held = schedule.slots.bytes_for(
+            schedule.slots.pictures, schedule.slots.rows, schedule.slots.length
+        )
+        assert held <= limit or len(schedule.rows) <= 1
+    assert 1 < most <= 8 < sum(len(job.rows) for job in jobs)
+
+
+def test_token_groups_that_are_forced_are_those_that_would_have_come():
+    """Where the model writes whole groups by itself; this random one doesn't always."""
+    checkpoint, samples = tiny_checkpoint(6), make_samples(1)
+    free = Engine(checkpoint, DecodeSettings(24, forced_groups=False)).answer(samples)
+    forced = Engine(checkpoint, DecodeSettings(24)).answer(samples)
+    whole = 0
+    for one, other in zip(sum(forced, ()), sum(free, ()), strict=True):
+        assert not one.malformed or one.truncated
+        if not other.malformed:
+            assert one.token_ids == other.token_ids
+            for target, same in zip(one.targets, other.targets, strict=True):
+                assert (target.mask != same.mask).mean() < 1e-3
+                assert target.score_token == pytest.approx(same.score_token, rel=1e-3)
+            whole += len(one.targets)
+    assert whole > 5
+
+
+def test_a_forced_group_takes_one_step_and_its_states_are_those_of_single_steps():
+    checkpoint = tiny_checkpoint(6)
+    group = list(checkpoint.tokenizer.seg_ids)
+    script = [[5, *group, 7, *group, 2]]
+    sample, made, steps = make_samples(2)[0], [], []
+    for forced in (True, False):
+        engine = Engine(checkpoint, DecodeSettings(30, forced_groups=forced))
+        engine.generator.predict = Script(script, engine)
+        images = engine.model.encode_images(sample.image.pixels[None], [sample.image.resized])
+        made += engine.generate(images, [engine.prompt_ids("the cat")], [0])
+        steps.append(engine.generator.predict.steps)
+    assert steps == [5, len(script[0])]  # 5, group, 7, group, end
+    assert made[0].ids == made[1].ids == tuple(script[0])
+    assert made[0].logprobs == pytest.approx(made[1].logprobs)
+    assert torch.allclose(made[0].hidden, made[1].hidden, atol=1e-4)
+
+
+def test_a_forced_group_ends_with_the_room_for_the_answer():
+    checkpoint = tiny_checkpoint(6)
+    group = list(checkpoint.tokenizer.seg_ids)
+    engine = Engine(checkpoint, DecodeSettings(max_new_tokens=4))
+    engine.generator.predict = Script([[5, *group, 2]], engine)
+    ((answer,),) = engine.answer([Sample(make_samples(0)[0].image, ("the cat",))])
+    assert answer.token_ids == (5, *group[:3])
+    assert (answer.truncated, answer.malformed, answer.targets) == (True, True, ())
+
+
+def test_what_is_asked_meanwhile_joins_what_is_under_way():
+    checkpoint, samples = tiny_checkpoint(6), make_samples(3)
+    engine, done = Engine(checkpoint, SETTINGS), []
+    jobs = [engine.add(samples[0])]
+    for sample in samples[1:]:
+        done += engine.step()
+        jobs.append(engine.add(sample))
+    while engine.busy:
+        done += engine.step()
+    assert {id(job) for job in done} == {id(job) for job in jobs if job.rows}
+    answers = [[row.answer.token_ids for row in job.rows] for job in jobs]
+    truth = alone(checkpoint, samples)
+    assert answers == [[ids for ids, _, _ in each] for each in truth]
+
+
+def test_a_picture_is_encoded_once_however_many_rows_wait_for_it(monkeypatch):
+    checkpoint = tiny_checkpoint(6)
+    engine, encoded = Engine(checkpoint, SETTINGS, Limits(rows=2)), []
+    encode = checkpoint.model.encode_images
+    monkeypatch.setattr(
+        checkpoint.model, "encode_images", lambda *a: (encoded.append(len(a[0])), encode(*a))[1]
+    )
+    sample = make_samples(0)[0]
+    engine.answer([Sample(sample.image, ("the cat", "the dog", "red", "blue", "the box"))])
+    assert sum(encoded) == 1
