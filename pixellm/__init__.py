@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pixellm.answers import Answer, DecodeSettings, Target
     from pixellm.checkpoints import Checkpoint, load_checkpoint
-    from pixellm.engine import Engine, Sample
+    from pixellm.engine.engine import Engine
+    from pixellm.engine.requests import Sample
     from pixellm.errors import PixelLMError
     from pixellm.images import PreparedImage, prepare_image
     from pixellm.prompts import clean_instruction
@@ -47,10 +48,10 @@ _MODULES = {
     "Answer": "answers",
     "Checkpoint": "checkpoints",
     "DecodeSettings": "answers",
-    "Engine": "engine",
+    "Engine": "engine.engine",
     "PixelLMError": "errors",
     "PreparedImage": "images",
-    "Sample": "engine",
+    "Sample": "engine.requests",
     "Target": "answers",
     "clean_instruction": "prompts",
     "load_checkpoint": "checkpoints",

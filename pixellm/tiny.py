@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pixellm.checkpoints import Checkpoint, official_state
 from pixellm.config import DecoderSizes, PixelLMConfig
-from pixellm.engine import Engine
+from pixellm.engine.engine import Engine
 from pixellm.engine.requests import Row
 from pixellm.engine.steps import Wanted
 from pixellm.model import PixelLM

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 
 from pixellm.answers import DecodeSettings
-from pixellm.engine import Engine
+from pixellm.engine.engine import Engine
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
 from workers.batcher import Batcher

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import Checkpoint
-from pixellm.engine import Engine, Sample
+from pixellm.engine.engine import Engine
+from pixellm.engine.requests import Sample
 from pixellm.images import PreparedImage
 from pixellm.masks import combine_scales, mask_scores, postprocess_masks
 from pixellm.tiny import Script
@@ -14,7 +15,7 @@ from tests.parity_images import prepare
 from tests.parity_record import Record, recording
 from tests.parity_table import MASK_LOGITS, RELATIVE, Fixture, Table
 
-OFFICIAL = DecodeSettings(official_groups=True, forced_groups=False)
+OFFICIAL = DecodeSettings(official_groups=True)
 COMPARED = ("image", "questions", "counts", "new_tokens", "clip_resize", "original_size")
 """What is looked at of each entry of meta.json's `evaluate`."""
 

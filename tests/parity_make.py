@@ -21,7 +21,8 @@ from pixellm.checkpoints import (
     official_name,
     official_state,
 )
-from pixellm.engine import Engine, Sample
+from pixellm.engine.engine import Engine
+from pixellm.engine.requests import Sample
 from pixellm.images import resize_longest_side
 from pixellm.losses import LossWeights, mask_losses
 from pixellm.matching import pair_masks

@@ -49,7 +49,7 @@ def test_masks_and_scores_are_those_of_the_whole(geometry, shift):
 def test_a_mask_of_one_small_pixel_is_found_wherever_it_lies(place):
     low = torch.full((1, 112, 112), -5.0)
     low[0, *place] = 5.0
-    small, side, resized, original = GEOMETRIES[0]
+    _, side, resized, original = GEOMETRIES[0]
     (cut,) = cut_masks(low, resized, original, side)
     truth = whole(low, resized, original, side)[0] > 0
     assert np.array_equal(cut.runs.pixels(), truth.numpy())

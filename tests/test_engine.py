@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pixellm.answers import DecodeSettings
-from pixellm.engine import Engine, Sample
+from pixellm.engine.engine import Engine
+from pixellm.engine.requests import Sample
 from pixellm.errors import InstructionError
 from pixellm.images import prepare_image
 from pixellm.prompts import SYSTEM_TEXT, label_conversation
@@ -111,7 +112,7 @@ def test_a_group_cut_off_is_reported_and_whole_groups_are_kept():
 
 def test_the_official_mode_drops_every_mask_of_an_answer_with_an_incomplete_group():
     seg_ids = list(tiny_checkpoint(0).tokenizer.seg_ids)
-    settings = DecodeSettings(official_groups=True, forced_groups=False)
+    settings = DecodeSettings(official_groups=True)
     broken, whole = [*seg_ids, 5, *seg_ids[:2]], [*seg_ids, *seg_ids]
     engine = scripted(broken, whole, settings=settings)
     ((first, second),) = engine.answer([sample("the dog", "the cat")])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pixellm.answers import DecodeSettings
-from pixellm.engine import Engine, Sample
+from pixellm.engine.engine import Engine
+from pixellm.engine.requests import Sample
 from pixellm.images import prepare_image
 from pixellm.tiny import tiny_checkpoint
 

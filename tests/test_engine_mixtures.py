@@ -1,18 +1,21 @@
 """Whatever is under way together, whoever must make room: answers are those of each alone."""
 
 import random
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 
 from pixellm.answers import DecodeSettings
-from pixellm.engine import Engine, Limits, Sample
+from pixellm.engine.engine import Engine
+from pixellm.engine.requests import Sample
+from pixellm.engine.schedule import Limits
 from pixellm.engine.slots import Slots
 from pixellm.images import prepare_image
 from pixellm.tiny import Script, tiny_checkpoint
 
-WORDS = "the cat dog that can fly left of red box and which things here are not blue".split()
+WORDS = ["the", "cat", "dog", "that can fly", "left of", "red", "box", "and which", "not blue"]
 SETTINGS = DecodeSettings(max_new_tokens=24)
 SHAPES = ((56, 20), (17, 90), (64, 64), (40, 52))
 
@@ -101,7 +104,7 @@ def test_token_groups_that_are_forced_are_those_that_would_have_come():
     free = Engine(checkpoint, DecodeSettings(24, forced_groups=False)).answer(samples)
     forced = Engine(checkpoint, DecodeSettings(24)).answer(samples)
     whole = 0
-    for one, other in zip(sum(forced, ()), sum(free, ()), strict=True):
+    for one, other in zip(chain(*forced), chain(*free), strict=True):
         assert not one.malformed or one.truncated
         if not other.malformed:
             assert one.token_ids == other.token_ids

@@ -6,7 +6,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from pixellm.answers import DecodeSettings
-from pixellm.engine import Engine, Sample
+from pixellm.engine.engine import Engine
+from pixellm.engine.requests import Sample
 from pixellm.images import prepare_image
 from pixellm.language import LORA_TARGETS
 from pixellm.losses import LossWeights

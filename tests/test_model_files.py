@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
-from pixellm.engine import Sample
+from pixellm.engine.requests import Sample
 from pixellm.errors import CheckpointError
 from pixellm.images import prepare_image
 from pixellm.tiny import tiny_checkpoint
@@ -63,7 +63,8 @@ def test_the_identity_is_that_of_the_loaded_weights(folder, cache):
     identity = identify_model(settings)
     assert identity.model_sha256 == load_checkpoint(folder).sha256
     assert (identity.model_id, identity.precision) == ("tiny", "fp32")
-    assert json.loads(identity.decode_json) == {"max_new_tokens": 5, "official_groups": False}
+    decoding = {"max_new_tokens": 5, "official_groups": False, "forced_groups": True}
+    assert json.loads(identity.decode_json) == decoding
     engine = load_engine(settings, identity)
     image = prepare_image(load_photos()[0].rgb, engine.model.config.image_side)
     ((answer,),) = engine.answer([Sample(image, ("the dog",))])

@@ -19,7 +19,7 @@ def test_every_quirk_has_one_row_and_a_verdict():
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row[2] != "not here"], ids=lambda r: r[0])
 def test_what_a_row_points_to_is_there(row):
-    places = re.findall(r"`(\w+\.py)` `(\w+)`", row[3])
+    places = re.findall(r"`([\w/]+\.py)` `(\w+)`", row[3])
     assert places
     for file, name in places:
         text = (PACKAGE / file).read_text()

@@ -9,7 +9,7 @@ from pixellm.answers import DecodeSettings
 from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.scenes import TEST_SEEDS
 from pixellm.drawn.score import summary, verdicts
-from pixellm.engine import Engine
+from pixellm.engine.engine import Engine
 
 FOLDER = Path(pixellm.__file__).parent / "shipped" / "drawn"
 MIB = 2**20

@@ -1,7 +1,8 @@
 import torch
 
 from pixellm.answers import DecodeSettings
-from pixellm.engine import Engine, Sample
+from pixellm.engine.engine import Engine
+from pixellm.engine.requests import Sample
 from pixellm.images import PreparedImage
 from pixellm.tiny import Script, tiny_checkpoint
 

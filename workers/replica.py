@@ -33,7 +33,7 @@ from typing import cast
 
 import torch
 
-from pixellm.engine import Engine
+from pixellm.engine.engine import Engine
 from pixellm.errors import PixelLMError
 from workers.batcher import Batcher
 from workers.earlier import EarlierIndex, EarlierRows

@@ -17,7 +17,7 @@ from pixellm.drawn.heads import Pointer, Pointers, SymbolicImage
 from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import GROUP, Question, ask, names_same
 from pixellm.drawn.scenes import Scene, draw_scene
-from pixellm.engine import Engine
+from pixellm.engine.engine import Engine
 from pixellm.language import LanguageModel
 from pixellm.model import EncodedImages, PixelLM
 from pixellm.prompts import IGNORE_INDEX

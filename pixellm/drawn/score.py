@@ -34,7 +34,8 @@ from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.questions import GROUP, KINDS, Question, ask, names_same
 from pixellm.drawn.scenes import TEST_SEEDS, Drawing, draw_scene, render, require_seeds
-from pixellm.engine import Engine, Sample
+from pixellm.engine.engine import Engine
+from pixellm.engine.requests import Sample
 from pixellm.images import prepare_image
 
 BATCH = 16

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from pixellm.answers import DecodeSettings
-from pixellm.engine import attention
+from pixellm.engine.attention import NAME
 from pixellm.engine.requests import Picture, Row, join_images, split_images
 from pixellm.engine.schedule import Limits, Schedule
 from pixellm.engine.slots import Slots
@@ -54,7 +54,7 @@ class Generator:
     ) -> None:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
         self._prefix = torch.tensor(prefix, dtype=torch.long, device=model.device)
-        model.language.model.set_attn_implementation(attention.NAME)
+        model.language.model.set_attn_implementation(NAME)
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
         self._numbers = count()
@@ -140,8 +140,9 @@ class Generator:
 
     def _say(self, row: Row, id_: int) -> None:
         row.ids.append(id_)
-        group = self._tokenizer.seg_ids
-        if self._settings.forced_groups and id_ == group[0]:  # what follows is certain
+        group, settings = self._tokenizer.seg_ids, self._settings
+        if settings.forced_groups and not settings.official_groups and id_ == group[0]:
+            # what follows is certain
             row.ids += group[1 : 1 + row.budget - len(row.ids)]
 
     def _has_ended(self, row: Row) -> bool:
