@@ -297,7 +297,7 @@ def test_a_refresh_asks_again_what_the_model_failed_on(read, photos, output, mon
 
     settings = read(photos, output)
     with monkeypatch.context() as unlucky:
-        unlucky.setattr("pixellm.engine.Engine.answer", fail)
+        unlucky.setattr("pixellm.engine.engine.Engine.answer", fail)
         label_here(settings)
     assert finish(settings).counts == {"failed": 4}
     assert label_here(settings) == []
