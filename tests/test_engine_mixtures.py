@@ -167,3 +167,80 @@ def test_a_picture_is_encoded_once_however_many_rows_wait_for_it(monkeypatch):
     sample = make_samples(0)[0]
     engine.answer([Sample(sample.image, ("the cat", "the dog", "red", "blue", "the box"))])
     assert sum(encoded) == 1
+
+
+class Memory:
+    """Of a device that holds so many tokens of a step."""
+
+    def __init__(self, engine, tokens, error):
+        self.language, self.tokens, self.error = engine.model.language, tokens, error
+        self.step, self.refused = self.language.step, 0
+
+    def __call__(self, ids, positions, plan):
+        if ids.shape[1] > self.tokens:
+            self.refused += 1
+            raise self.error
+        return self.step(ids, positions, plan)
+
+
+OUT_OF_MEMORY = (
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_when_memory_runs_out_half_as_many_go_on_and_nothing_is_lost(error, monkeypatch):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+    truth = alone(checkpoint, samples)
+    engine = Engine(checkpoint, SETTINGS)
+    longest = max(len(engine.prompt_ids(q)) for sample in samples for q in sample.questions)
+    memory = Memory(engine, longest + 40, error)
+    monkeypatch.setattr(engine.model.language, "step", memory)
+    assert_same(said(engine, samples), truth)
+    assert memory.refused > 0
+    assert engine.generator.schedule.most < 256
+
+
+def test_rows_that_were_under_way_when_memory_ran_out_go_on_where_they_were(monkeypatch):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+    engine, calls = Engine(checkpoint, SETTINGS), []
+    step = engine.model.language.step
+
+    def scarce(*arguments):
+        calls.append(1)
+        if len(calls) in (5, 9):
+            raise MemoryError
+        return step(*arguments)
+
+    monkeypatch.setattr(engine.model.language, "step", scarce)
+    assert_same(said(engine, samples), alone(tiny_checkpoint(6), samples))
+    assert len(calls) > 9
+
+
+def test_a_question_that_does_not_fit_alone_fails_and_leaves_nothing_behind(monkeypatch):
+    checkpoint, (sample, *_) = tiny_checkpoint(6), make_samples(1)
+    engine = Engine(checkpoint, SETTINGS)
+    short, long = (Sample(sample.image, (text,)) for text in ("the cat", "the cat and " * 9))
+    (truth,) = said(engine, [short])
+    limit = len(engine.prompt_ids("the cat")) + 8
+    with monkeypatch.context() as small:
+        small.setattr(engine.model.language, "step", Memory(engine, limit, MemoryError()))
+        with pytest.raises(MemoryError):
+            engine.answer([long, long])
+        assert not engine.busy
+        assert_same(said(engine, [short]), [truth])
+
+
+def test_after_an_error_nothing_of_the_call_is_left(monkeypatch):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(3)
+    engine = Engine(checkpoint, SETTINGS)
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            "pixellm.engine.finishing.cut_masks", lambda *_: (_ for _ in ()).throw(ValueError("no"))
+        )
+        with pytest.raises(ValueError, match="no"):
+            engine.answer(samples)
+    assert not engine.busy
+    assert_same(said(engine, samples[:2]), alone(checkpoint, samples[:2]))

@@ -72,10 +72,15 @@ class Engine:
 
         Raises:
             InstructionError: a question doesn't fit into the model's positions.
+            RuntimeError, MemoryError: a question doesn't fit into memory, not even alone.
         """
-        jobs = [self.add(sample) for sample in samples]
-        while self.busy:
-            self.step()
+        try:
+            jobs = [self.add(sample) for sample in samples]
+            while self.busy:
+                self.step()
+        except BaseException:
+            self.abandon()  # or the next call would go on with what has failed
+            raise
         return [tuple(map(_answer_of, job.rows)) for job in jobs]
 
     def add(self, sample: Sample) -> Job:
@@ -104,7 +109,12 @@ class Engine:
         Returns:
             The samples whose last answer came with it.
         """
-        self._ended += self.generator.step()
+        try:
+            self._ended += self.generator.step()
+        except (RuntimeError, MemoryError) as error:
+            # a row that does not fit alone is the caller's matter; else half as many go on
+            if not is_out_of_memory(error) or self.generator.make_way() is not None:
+                raise
         targets = sum(self._finisher.count_targets(row) for row in self._ended)
         if targets < TARGETS_AT_ONCE and self.generator.busy:
             return []  # the masks of more answers together cost less
@@ -113,6 +123,12 @@ class Engine:
         self._finisher.finish(ended)
         jobs = {id(job): job for job in (self._jobs.pop(id(row)) for row in ended)}
         return [job for job in jobs.values() if job.done]
+
+    def abandon(self) -> None:
+        """Forgets all that is under way or waits."""
+        self.generator.schedule.restart()
+        self.generator.schedule.waiting.clear()
+        self._jobs, self._ended = {}, []
 
     def generate(
         self, images: EncodedImages, prompts: Sequence[Sequence[int]], image_of: Sequence[int]
@@ -156,6 +172,13 @@ class Engine:
                 f"answer: shorten it by at least {1 - room} tokens"
             )
         return min(self.settings.max_new_tokens, room)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it is memory that was wanting, of a GPU or of the machine."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "allocate memory" in f"{error}"  # how torch says it of a CPU's
 
 
 def _answer_of(row: Row) -> Answer:

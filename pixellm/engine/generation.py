@@ -98,6 +98,19 @@ class Generator:
             row.read = read
         return self._take_out([at for at, row in enumerate(rows) if self._has_ended(row)])
 
+    def make_way(self) -> Row | None:
+        """After memory has run out: begins again with half as many rows at once.
+
+        Returns:
+            The row that was alone and did not fit, which is asked no more; else None.
+        """
+        count = len(self.schedule.rows)
+        self.schedule.restart()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.schedule.most = max(1, count // 2)
+        return self.schedule.waiting.popleft() if count == 1 else None
+
     # ---- pictures ----
 
     def _read_pictures(self, pictures: Sequence[Picture]) -> None:

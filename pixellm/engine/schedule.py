@@ -35,6 +35,7 @@ class Schedule:
 
     def __init__(self, slots: Slots, limits: Limits) -> None:
         self.slots, self.limits = slots, limits
+        self.most = limits.rows  # less after memory has run out
         self.waiting: deque[Row] = deque()
         self.rows: list[Row] = []
         self.pictures: list[Picture] = []
@@ -50,11 +51,11 @@ class Schedule:
         Returns:
             The pictures that came with them, with slots but nothing in them.
         """
-        if self.rows and len(self.rows) > self.limits.rows - max(1, self.limits.rows // REFILL):
+        if self.rows and len(self.rows) > self.most - max(1, self.most // REFILL):
             return []
         before = len(self.pictures)
         length = max((row.length for row in self.rows), default=0)
-        while self.waiting and len(self.rows) < self.limits.rows:
+        while self.waiting and len(self.rows) < self.most:
             row = self.waiting[0]
             picture = row.picture
             length = max(length, row.length + HEADROOM)
@@ -88,6 +89,14 @@ class Schedule:
         for row in rows:
             row.read = 0
         self.waiting.extendleft(reversed(rows))
+
+    def restart(self) -> None:
+        """Sends all back to wait and lets the memory go; what lies in the slots may be anything."""
+        for row in self.rows:
+            row.read, row.picture.rows, row.picture.slot = 0, 0, None
+        self.waiting.extendleft(reversed(self.rows))
+        self.rows, self.pictures = [], []
+        self.slots.let_go()
 
     def leave(self, rows: Iterable[Row]) -> None:
         """Takes rows out, and pictures that nobody reads any more; the last ones move up."""

@@ -100,6 +100,10 @@ class Slots:
         if wanted != held:
             self._resize(*wanted)
 
+    def let_go(self) -> None:
+        """Gives all memory back; nothing may be under way."""
+        self._resize(0, 0, 0)
+
     def _resize(self, pictures: int, rows: int, length: int) -> None:
         for each in (self.prefix_keys, self.prefix_values):  # a layer after the other: the old
             for layer, tensor in enumerate(each):  # and the new of all would not fit together
