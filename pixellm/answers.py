@@ -25,6 +25,8 @@ class DecodeSettings:
         max_new_tokens: Longest answer, in tokens; the official limit.
         official_groups: Drop all masks of an answer with an incomplete token group, as the
             official code does (Q20). Off: whole groups are kept and the answer is malformed.
+        forced_groups: After the first token of a group come all others, and are read in one step.
+            Off, or with `official_groups`: each is chosen, and a group may break off.
     """
 
     max_new_tokens: int = 512

@@ -19,6 +19,9 @@ from torch.nn import functional as F
 
 from pixellm.run_lengths import Numbers, RunMask
 
+PIXELS_AT_ONCE = 2**26
+"""Of masks that a GPU cuts out together: 256 MB of float32 logits."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axis:
@@ -65,7 +68,8 @@ def cut_masks(
     columns = axis(low.shape[2], side, resized[1], original[1])
     if low.device.type == "cpu":  # the smaller the window, the better; elsewhere calls cost more
         return [cut for mask in low for cut in _cut(mask[None], rows, columns)]
-    return _cut(low, rows, columns)
+    at_once = max(1, PIXELS_AT_ONCE // (original[0] * original[1]))
+    return [cut for part in low.split(at_once) for cut in _cut(part, rows, columns)]
 
 
 @lru_cache(maxsize=256)
@@ -104,7 +108,7 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     pixels = logits > 0
     runs = _runs(pixels, size, y.start, x.start)
     # outside the mask relu leaves 0, of which the sigmoid is 1/2
-    total = logits.relu_().sigmoid_().sum((1, 2)).tolist()
+    total = logits.relu_().sigmoid_().sum((1, 2), dtype=torch.float64).tolist()
     outside = [pixels[0].numel() - each.area for each in runs]
     return [
         CutMask(each, (float(sum_) - out / 2) / (each.area + 1e-6))

@@ -189,7 +189,7 @@ class Script:
     def _place(self, row: Row) -> int:
         """Of a row among those that were asked in the same call."""
         if row not in self._call:
-            if all(each.generation is not None for each in self._call):
+            if all(each.generation or each.answer for each in self._call):
                 self._call = []  # a new call begins
             self._call.append(row)
         return row.number - self._call[0].number

@@ -1,6 +1,7 @@
 """Whatever is under way together, whoever must make room: answers are those of each alone."""
 
 import random
+from functools import reduce
 from itertools import chain
 
 import numpy as np
@@ -233,14 +234,45 @@ def test_a_question_that_does_not_fit_alone_fails_and_leaves_nothing_behind(monk
         assert_same(said(engine, [short]), [truth])
 
 
-def test_after_an_error_nothing_of_the_call_is_left(monkeypatch):
+@pytest.mark.parametrize(
+    "place", ["encode_images", "decode", "language.step", "language.model.forward"]
+)
+def test_after_an_error_nothing_of_the_call_is_left(place, monkeypatch):
     checkpoint, samples = tiny_checkpoint(6), make_samples(3)
-    engine = Engine(checkpoint, SETTINGS)
-    with monkeypatch.context() as broken:
-        broken.setattr(
-            "pixellm.engine.finishing.cut_masks", lambda *_: (_ for _ in ()).throw(ValueError("no"))
-        )
-        with pytest.raises(ValueError, match="no"):
-            engine.answer(samples)
+    engine, calls = Engine(checkpoint, SETTINGS), []
+    *path, name = place.split(".")
+    owner = reduce(getattr, path, engine.model)
+    working = getattr(owner, name)
+
+    def fail_once(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("the second one is poisonous")
+        return working(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    monkeypatch.setattr("pixellm.engine.generation.PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr("pixellm.engine.finishing.TARGETS_AT_ONCE", 2)
+    with pytest.raises(RuntimeError, match="poisonous"):
+        engine.answer(samples)
     assert not engine.busy
-    assert_same(said(engine, samples[:2]), alone(checkpoint, samples[:2]))
+    assert_same(said(engine, samples[:3]), alone(tiny_checkpoint(6), samples[:3]))
+
+
+def test_what_is_no_number_does_not_reach_the_next_row_of_a_slot(monkeypatch):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(3)
+    engine = Engine(checkpoint, SETTINGS, Limits(rows=2))
+    truth, step = said(engine, samples), engine.model.language.step
+    spoilt = Sample(samples[0].image, ("the cat", "the dog"))
+
+    def overflow(ids, positions, plan):
+        states = step(ids, positions, plan)
+        for values in (plan.slots.keys, plan.slots.values):
+            for layer in values:
+                layer[plan.rows, :, plan.places] = torch.nan
+        return states * torch.nan
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.model.language, "step", overflow)
+        engine.answer([spoilt])
+    assert_same(said(engine, samples), truth)

@@ -24,6 +24,7 @@ import torch
 from pixellm.answers import DecodeSettings
 from pixellm.checkpoints import folder_sha256, load_checkpoint
 from pixellm.engine.engine import Engine
+from pixellm.engine.schedule import Limits
 from pixellm.prompts import PROMPT_VERSION
 from pixellm.weights import WeightFiles
 from workers.errors import SettingsError, StorageError
@@ -127,7 +128,8 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
             f"--model {shown(settings.model_place)}: the weights on this machine are not those of "
             "the driver. Put the same files on all machines, or give a model in a bucket."
         )
-    return Engine(checkpoint, settings.decode_settings)
+    limits = Limits.of_device(checkpoint.model.device)
+    return Engine(checkpoint, settings.decode_settings, limits)
 
 
 def fetch_model(settings: LabelSettings) -> Path:

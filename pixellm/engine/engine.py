@@ -121,8 +121,13 @@ class Engine:
         # in the order of the questions: masks of one image come together
         ended, self._ended = sorted(self._ended, key=lambda row: row.number), []
         self._finisher.finish(ended)
+        for row in ended:
+            row.generation = None  # its states are needed no more
         jobs = {id(job): job for job in (self._jobs.pop(id(row)) for row in ended)}
-        return [job for job in jobs.values() if job.done]
+        done = [job for job in jobs.values() if job.done]
+        for job in done:
+            job.rows[0].picture.encoded = None
+        return done
 
     def abandon(self) -> None:
         """Forgets all that is under way or waits."""
@@ -143,14 +148,21 @@ class Engine:
         Raises:
             InstructionError: a question doesn't fit into the model's positions.
         """
+        assert not self.busy, "the answers of samples would be lost"
         pictures = [Picture(encoded=each) for each in split_images(images)]
         rows = [
             self.generator.add(pictures[image], prompt, self.room(prompt))
             for prompt, image in zip(prompts, image_of, strict=True)
         ]
-        while self.generator.busy:
-            self.generator.step()
-        return [row.generation for row in rows if row.generation is not None]
+        try:
+            while self.generator.busy:
+                self.generator.step()
+        except BaseException:
+            self.abandon()
+            raise
+        made = [row.generation for row in rows if row.generation is not None]
+        assert len(made) == len(rows), "all have ended"
+        return made
 
     # ---- text ----
 

@@ -10,6 +10,7 @@ Shapes: B pictures, R rows, T tokens of a step, N states that predict an id, P s
 slots of a row, H width, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -135,7 +136,7 @@ class Generator:
         keys = torch.cat([ones, images.token_valid], dim=1)  # (B, P)
         cache = DynamicCache(config=language.model.config)
         language(torch.cat([words, images.tokens], dim=1), keys, cache)
-        self.schedule.slots.set_prefix([picture.slot or 0 for picture in pictures], cache, keys)
+        self.schedule.slots.set_prefix([picture.place for picture in pictures], cache, keys)
 
     # ---- words ----
 
@@ -167,5 +168,7 @@ class Generator:
         ended = [self.schedule.rows[at] for at in places]
         for at, row in zip(places, ended, strict=True):
             row.end(self.schedule.slots.states[at])
+            if any(map(math.isnan, row.logprobs)):  # the slot's next row would catch it
+                self.schedule.slots.wipe(at)
         self.schedule.leave(ended)
         return ended

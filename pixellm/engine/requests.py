@@ -33,6 +33,12 @@ class Picture:
     rows: int = 0
     """of it that are under way"""
 
+    @property
+    def place(self) -> int:
+        """The slot of a picture that is being read."""
+        assert self.slot is not None, "it has a slot while a row reads it"
+        return self.slot
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

@@ -4,18 +4,27 @@ Rows and pictures under way have slots 0, 1, 2, ... of `Slots`; when some end, t
 their places.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from pixellm.engine.requests import Picture, Row
 from pixellm.engine.slots import Moves, Slots
 
+GPU_SHARE = 0.6
+"""Of a GPU's free memory, for keys and values; images, masks and steps need the rest."""
+CPU_SHARE = 0.1
+"""Of a machine's free memory, which other replicas share."""
 T = TypeVar("T")
 
 HEADROOM = 32
 """Slots behind a question that an entering row is given room for: a short answer."""
+ENTERING_TOKENS = 4096
+"""Of questions that enter with one step, padding counted: their scores are its largest tensors."""
 REFILL = 8
 """Rows enter when an eighth of the places is free: one by one, reading pictures would be slow."""
 
@@ -28,6 +37,14 @@ class Limits:
     """Most questions under way at once."""
     slot_bytes: int | None = None
     """Most memory for keys and values; None: no limit but that of `rows`."""
+
+    @classmethod
+    def of_device(cls, device: torch.device) -> "Limits":
+        """A share of the memory that is free now, which a model has been loaded into."""
+        if device.type == "cuda":
+            return cls(slot_bytes=int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]))
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        return cls(slot_bytes=int(CPU_SHARE * free))
 
 
 class Schedule:
@@ -55,12 +72,15 @@ class Schedule:
             return []
         before = len(self.pictures)
         length = max((row.length for row in self.rows), default=0)
+        entering = longest = 0
         while self.waiting and len(self.rows) < self.most:
             row = self.waiting[0]
             picture = row.picture
             length = max(length, row.length + HEADROOM)
+            longest, entering = max(longest, row.length), entering + 1
             pictures = len(self.pictures) + (picture.slot is None)
-            if self.rows and not self._fits(pictures, len(self.rows) + 1, length):
+            fits = self._fits(pictures, len(self.rows) + 1, length)
+            if self.rows and not (fits and longest * entering <= ENTERING_TOKENS):
                 break
             self.waiting.popleft()
             if picture.slot is None:
@@ -75,7 +95,7 @@ class Schedule:
         """Makes room for rows of so many slots.
 
         Returns:
-            False when there was none: some rows, the newest, went back to wait, so ask again.
+            False when there was none: some rows went back to wait, so ask again.
         """
         if len(self.rows) > 1 and not self._fits(len(self.pictures), len(self.rows), length):
             self.evict(self.rows[-max(1, len(self.rows) // REFILL) :])

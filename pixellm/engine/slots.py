@@ -100,6 +100,11 @@ class Slots:
         if wanted != held:
             self._resize(*wanted)
 
+    def wipe(self, row: int) -> None:
+        """Empties a row's slots: what isn't a number stays so, also times a weight of 0."""
+        for each in (*self.keys, *self.values, self.states):
+            each[row] = 0
+
     def let_go(self) -> None:
         """Gives all memory back; nothing may be under way."""
         self._resize(0, 0, 0)

@@ -106,7 +106,7 @@ def plan_step(layout: Layout, slots: Slots, rows_under_way: Sequence[Row]) -> St
     """
     device = slots.states.device
     ids, rows, places = torch.tensor([layout.ids, layout.rows, layout.places], device=device)
-    picture_of = [row.picture.slot or 0 for row in rows_under_way]
+    picture_of = [row.picture.place for row in rows_under_way]
     size = min(-(-layout.length // WIDTH) * WIDTH, slots.length)
     seen = torch.arange(size, device=device) <= places[:, None]  # (T, S)
     bias = torch.zeros(seen.shape, dtype=slots.states.dtype, device=device)
