@@ -1,5 +1,6 @@
 """Whatever is under way together, whoever must make room: answers are those of each alone."""
 
+import os
 import random
 from functools import reduce
 from itertools import chain
@@ -276,3 +277,10 @@ def test_what_is_no_number_does_not_reach_the_next_row_of_a_slot(monkeypatch):
         broken.setattr(engine.model.language, "step", overflow)
         engine.answer([spoilt])
     assert_same(said(engine, samples), truth)
+
+
+def test_the_limit_of_a_machine_is_a_share_of_its_memory_and_holds_a_batch_of_the_tiny_model():
+    limit = Limits.of_device(torch.device("cpu")).slot_bytes
+    language = tiny_checkpoint(6).model.language
+    assert limit > Slots(language, 16).bytes_for(pictures=32, rows=32, length=256)
+    assert limit < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 5

@@ -58,7 +58,7 @@ from workers.workbench import Workbench
 
 WAITS = (15.0, 60.0)
 """Seconds before the second and the third attempt at a shard. Each attempt itself repeats requests
-for some 15 seconds (`workers.storage.s3.ATTEMPTS`), so about two minutes of trouble pass."""
+for some seconds (`workers.storage.s3.ATTEMPTS`), so one and a half to three minutes pass."""
 SHARD_ATTEMPTS = 1 + len(WAITS)
 MAX_DEATHS = 3
 """Of workers that have a shard at hand. A shard that kills every worker, by the memory it takes

@@ -28,7 +28,7 @@ from pixellm.model import PixelLM
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
 
 PICTURES_AT_ONCE = 16
-"""Pictures that the vision tower takes at once: some 2 GB of activations at the released sizes."""
+"""Pictures that the vision tower takes at once; what it needs of memory grows with them."""
 
 Predict = Callable[[Tensor, Sequence[Wanted]], Tensor]
 """(N, H) states, and what they predict -> (N, V) logits."""

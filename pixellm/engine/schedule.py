@@ -18,7 +18,8 @@ from pixellm.engine.slots import Moves, Slots
 GPU_SHARE = 0.6
 """Of a GPU's free memory, for keys and values; images, masks and steps need the rest."""
 CPU_SHARE = 0.1
-"""Of a machine's free memory, which other replicas share."""
+"""Of all memory of a machine, which other replicas share. Not of what is free: a machine that has
+read much counts its file cache as taken."""
 T = TypeVar("T")
 
 HEADROOM = 32
@@ -40,11 +41,11 @@ class Limits:
 
     @classmethod
     def of_device(cls, device: torch.device) -> "Limits":
-        """A share of the memory that is free now, which a model has been loaded into."""
+        """A share of the memory of a device that a model has been loaded into."""
         if device.type == "cuda":
             return cls(slot_bytes=int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]))
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        return cls(slot_bytes=int(CPU_SHARE * free))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return cls(slot_bytes=int(CPU_SHARE * memory))
 
 
 class Schedule:
