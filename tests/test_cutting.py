@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from pixellm.cutting import axis, cut_masks
 from pixellm.masks import mask_scores, postprocess_masks
+from pixellm.run_lengths import RunMask
 
 GEOMETRIES = [
     # small side, square's side, resized, original
@@ -43,6 +44,9 @@ def test_masks_and_scores_are_those_of_the_whole(geometry, shift):
         assert cut.runs.size == original
         assert np.array_equal(cut.runs.pixels()[sure], (truth > 0).numpy()[sure])
         assert cut.score == pytest.approx(float(score), abs=1e-4)
+        # the same bytes for the same pixels, also where a mask goes on at the head of a column
+        again = RunMask.from_pixels(cut.runs.pixels())
+        assert np.array_equal(cut.runs.counts, again.counts)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 111), (111, 0), (111, 111), (56, 40), (83, 111)])
