@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pixellm.answers import Answer, DecodeSettings, Target
     from pixellm.checkpoints import Checkpoint, load_checkpoint
     from pixellm.engine.engine import Engine
-    from pixellm.engine.requests import Sample
+    from pixellm.engine.rows import Sample
     from pixellm.errors import PixelLMError
     from pixellm.images import PreparedImage, prepare_image
     from pixellm.prompts import clean_instruction
@@ -51,7 +51,7 @@ _MODULES = {
     "Engine": "engine.engine",
     "PixelLMError": "errors",
     "PreparedImage": "images",
-    "Sample": "engine.requests",
+    "Sample": "engine.rows",
     "Target": "answers",
     "clean_instruction": "prompts",
     "load_checkpoint": "checkpoints",

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from pixellm.checkpoints import Checkpoint, official_state
 from pixellm.config import DecoderSizes, PixelLMConfig
-from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Row
 from pixellm.engine.steps import Wanted
 from pixellm.model import PixelLM
 from pixellm.tokenizer import Tokenizer, train_tokenizer
@@ -159,37 +157,28 @@ def _digest(model: PixelLM) -> str:
 
 
 class Script:
-    """Makes an engine say given ids, whatever it is asked.
+    """What an engine says instead of what its model would.
 
-        engine.generator.predict = Script([[5, 2]], engine)
+        engine = Engine(checkpoint, predict=Script([[5, 2]], checkpoint.tokenizer))
 
-    Question q of a call says script q, in the order in which they were asked, or the last one; a
-    question whose script is over says the end token.
+    Question q of the engine, counted from its first, says script q, or the last one; a question
+    whose script is over says the end token.
 
     Args:
         scripts: ids, the end token included.
-        engine: whose next questions say them.
+        tokenizer: of the engine.
     """
 
-    def __init__(self, scripts: Sequence[Sequence[int]], engine: Engine) -> None:
-        self.scripts, self.vocabulary = scripts, engine.tokenizer.vocab_size
-        self.eos_id = engine.tokenizer.eos_id
+    def __init__(self, scripts: Sequence[Sequence[int]], tokenizer: Tokenizer) -> None:
+        self.scripts, self.vocabulary = scripts, tokenizer.vocab_size
+        self.eos_id = tokenizer.eos_id
         self.steps = 0
-        self._call: list[Row] = []  # the rows that were asked together
 
     def __call__(self, states: Tensor, wanted: Sequence[Wanted]) -> Tensor:
         """(N, H) -> (N, V): certainty about the next id of each row's script."""
         self.steps += 1
         logits = states.new_full((len(states), self.vocabulary), -1e4)
         for line, each in zip(logits, wanted, strict=True):
-            script = self.scripts[min(self._place(each.row), len(self.scripts) - 1)]
+            script = self.scripts[min(each.row.number, len(self.scripts) - 1)]
             line[script[each.index] if each.index < len(script) else self.eos_id] = 0
         return logits
-
-    def _place(self, row: Row) -> int:
-        """Of a row among those that were asked in the same call."""
-        if row not in self._call:
-            if all(each.generation or each.answer for each in self._call):
-                self._call = []  # a new call begins
-            self._call.append(row)
-        return row.number - self._call[0].number

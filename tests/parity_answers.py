@@ -6,7 +6,7 @@ from torch import Tensor
 from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import Checkpoint
 from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.images import PreparedImage
 from pixellm.masks import combine_scales, mask_scores, postprocess_masks
 from pixellm.tiny import Script
@@ -150,7 +150,7 @@ def check_broken_groups(fixture: Fixture, checkpoint: Checkpoint, table: Table) 
     asked = fixture.meta("evaluate")[0]
     sample = Sample(prepare(fixture, checkpoint)[asked["image"]], tuple(asked["questions"][:1]))
     official, salvaged = (
-        _say(Engine(checkpoint, settings), sample, forced["new_ids"])
+        _say(checkpoint, settings, sample, forced["new_ids"])
         for settings in (OFFICIAL, DecodeSettings(forced_groups=False))
     )
     name, ids = "forced_incomplete_group", forced["new_ids"]
@@ -162,6 +162,8 @@ def check_broken_groups(fixture: Fixture, checkpoint: Checkpoint, table: Table) 
     table.equal("broken group, salvaged", name, salvaged.malformed, True)
 
 
-def _say(engine: Engine, sample: Sample, ids: list[int]) -> Answer:
-    engine.generator.predict = Script([ids], engine)
+def _say(
+    checkpoint: Checkpoint, settings: DecodeSettings, sample: Sample, ids: list[int]
+) -> Answer:
+    engine = Engine(checkpoint, settings, predict=Script([ids], checkpoint.tokenizer))
     return engine.answer([sample])[0][0]

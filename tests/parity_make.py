@@ -22,7 +22,7 @@ from pixellm.checkpoints import (
     official_state,
 )
 from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.images import resize_longest_side
 from pixellm.losses import LossWeights, mask_losses
 from pixellm.matching import pair_masks

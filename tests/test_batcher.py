@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pixellm.answers import Answer
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.images import PreparedImage
 from workers.batcher import FAILURES_IN_A_ROW, WAITING_BATCHES, Batcher, Unanswered
 from workers.errors import LineError, ReplicaBroken

@@ -6,7 +6,7 @@ import torch
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.errors import InstructionError
 from pixellm.images import prepare_image
 from pixellm.prompts import SYSTEM_TEXT, label_conversation
@@ -24,11 +24,11 @@ def sample(*questions, seed=0, height=40, width=52):
 
 def scripted(*scripts, settings=None):
     """An engine whose answers are given; a text or ids, the end token is added."""
-    engine = Engine(tiny_checkpoint(0), settings)
-    tokenizer = engine.tokenizer
+    checkpoint = tiny_checkpoint(0)
+    tokenizer = checkpoint.tokenizer
     ids = [s if isinstance(s, list) else tokenizer.encode(s, bos=False) for s in scripts]
-    engine.generator.predict = Script([[*s, tokenizer.eos_id] for s in ids], engine)
-    return engine
+    script = Script([[*s, tokenizer.eos_id] for s in ids], tokenizer)
+    return Engine(checkpoint, settings, predict=script), script
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,9 @@ def talking():
 
 def test_an_answer_has_its_text_its_targets_and_what_they_are_called():
     seg = tiny_checkpoint(0).tokenizer.seg_text
-    engine = scripted(f"the dog is {seg}, and the cat is {seg}.", "Nothing in this image is red.")
+    engine, _ = scripted(
+        f"the dog is {seg}, and the cat is {seg}.", "Nothing in this image is red."
+    )
     ((answer, nothing),) = engine.answer([sample("the dog and the cat", "What is red?")])
     assert answer.text == "the dog is [SEG], and the cat is [SEG]."
     assert [target.phrase for target in answer.targets] == ["the dog", "the cat"]
@@ -63,7 +65,7 @@ def test_masks_have_the_images_own_size_and_scores_between_0_and_1(talking):
 
 
 def test_generated_masks_equal_those_of_the_same_answer_read_at_once():
-    engine = scripted(f"it is {tiny_checkpoint(0).tokenizer.seg_text}.")
+    engine, _ = scripted(f"it is {tiny_checkpoint(0).tokenizer.seg_text}.")
     asked = sample("the dog")
     ((answer,),) = engine.answer([asked])
     checkpoint = tiny_checkpoint(0)
@@ -80,14 +82,14 @@ def test_generated_masks_equal_those_of_the_same_answer_read_at_once():
 
 
 def test_a_target_without_a_name_says_so():
-    engine = scripted(f"{tiny_checkpoint(0).tokenizer.seg_text}.")
+    engine, _ = scripted(f"{tiny_checkpoint(0).tokenizer.seg_text}.")
     ((answer,),) = engine.answer([sample("the dog")])
     (target,) = answer.targets
     assert (target.phrase, target.span, target.phrase_source) == (None, None, "none")
 
 
 def test_a_pixel_of_even_odds_belongs_to_no_mask():
-    engine = scripted(f"it is {tiny_checkpoint(0).tokenizer.seg_text}.")
+    engine, _ = scripted(f"it is {tiny_checkpoint(0).tokenizer.seg_text}.")
     last = engine.model.decoder.output_hypernetworks_mlps[0].layers[-1]
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.zeros_(last.bias)
@@ -104,7 +106,7 @@ def test_nothing_asked_is_nothing_answered(talking):
 
 def test_a_group_cut_off_is_reported_and_whole_groups_are_kept():
     seg_ids = list(tiny_checkpoint(0).tokenizer.seg_ids)
-    engine = scripted([*seg_ids, 5, *seg_ids[:2]], settings=DecodeSettings(forced_groups=False))
+    engine, _ = scripted([*seg_ids, 5, *seg_ids[:2]], settings=DecodeSettings(forced_groups=False))
     ((answer,),) = engine.answer([sample("the dog")])
     assert len(answer.targets) == 1
     assert answer.malformed
@@ -114,7 +116,7 @@ def test_the_official_mode_drops_every_mask_of_an_answer_with_an_incomplete_grou
     seg_ids = list(tiny_checkpoint(0).tokenizer.seg_ids)
     settings = DecodeSettings(official_groups=True)
     broken, whole = [*seg_ids, 5, *seg_ids[:2]], [*seg_ids, *seg_ids]
-    engine = scripted(broken, whole, settings=settings)
+    engine, _ = scripted(broken, whole, settings=settings)
     ((first, second),) = engine.answer([sample("the dog", "the cat")])
     assert first.targets == ()
     assert first.malformed
@@ -140,30 +142,30 @@ def test_targets_decoded_a_few_at_a_time_are_the_same(talking, monkeypatch):
 
 
 def test_an_answer_is_cut_at_the_limit_and_says_so():
-    engine = scripted([5] * 9, settings=DecodeSettings(max_new_tokens=9))
+    engine, _ = scripted([5] * 9, settings=DecodeSettings(max_new_tokens=9))
     ((answer,),) = engine.answer([sample("the dog")])
     assert (len(answer.token_ids), answer.truncated) == (9, True)
-    engine = scripted([5] * 8, settings=DecodeSettings(max_new_tokens=9))
+    engine, _ = scripted([5] * 8, settings=DecodeSettings(max_new_tokens=9))
     ((answer,),) = engine.answer([sample("the dog")])
     assert (len(answer.token_ids), answer.truncated) == (9, False)  # the end token is one of them
 
 
 def test_no_step_is_taken_beyond_the_longest_answer():
     """It would be one too many for a model whose positions are all taken."""
-    engine = scripted([5] * 9, settings=DecodeSettings(max_new_tokens=9))
+    engine, script = scripted([5] * 9, settings=DecodeSettings(max_new_tokens=9))
     engine.answer([sample("the dog", "the cat")])
-    assert engine.generator.predict.steps == 9
+    assert script.steps == 9
 
 
 def test_a_batch_ends_with_its_last_answer_and_a_row_with_its_own():
-    engine = scripted([5, 2, 5, 5, 5, 5], [5, 5, 5])
+    engine, script = scripted([5, 2, 5, 5, 5, 5], [5, 5, 5])
     asked = sample("the dog", "the cat")
     images = engine.model.encode_images(asked.image.pixels[None], [asked.image.resized])
     prompts = [engine.prompt_ids(text) for text in asked.questions]
     made = engine.generate(images, prompts, [0, 0])
     assert [each.ids for each in made] == [(5, 2), (5, 5, 5, 2)]
     assert [len(each.hidden) for each in made] == [len(each.logprobs) for each in made] == [2, 4]
-    assert engine.generator.predict.steps == 4
+    assert script.steps == 4
 
 
 def test_the_limit_is_the_official_one_unless_asked_otherwise():
@@ -172,11 +174,11 @@ def test_the_limit_is_the_official_one_unless_asked_otherwise():
 
 def test_a_long_question_leaves_less_room_for_its_own_answer_alone():
     questions = "the dog", "the dog " * 40
-    engine = Engine(tiny_checkpoint(0, max_positions=160), DecodeSettings(max_new_tokens=100))
+    checkpoint = tiny_checkpoint(0, max_positions=160)
+    neither_ends = Script([[5] * 100], checkpoint.tokenizer)
+    engine = Engine(checkpoint, DecodeSettings(max_new_tokens=100), predict=neither_ends)
     rooms = [engine.room(engine.prompt_ids(question)) for question in questions]
     assert rooms[0] == 100 > rooms[1] > 0
-    # neither row ends by itself
-    engine.generator.predict = Script([[5] * 100], engine)
     ((short, long),) = engine.answer([sample(*questions)])
     assert [len(short.token_ids), len(long.token_ids)] == rooms
     assert long.truncated

@@ -6,7 +6,7 @@ import torch
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
 from pixellm.tiny import tiny_checkpoint
 

@@ -11,7 +11,7 @@ import torch
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.engine.schedule import Limits
 from pixellm.engine.slots import Slots
 from pixellm.images import prepare_image
@@ -123,11 +123,11 @@ def test_a_forced_group_takes_one_step_and_its_states_are_those_of_single_steps(
     script = [[5, *group, 7, *group, 2]]
     sample, made, steps = make_samples(2)[0], [], []
     for forced in (True, False):
-        engine = Engine(checkpoint, DecodeSettings(30, forced_groups=forced))
-        engine.generator.predict = Script(script, engine)
+        said = Script(script, checkpoint.tokenizer)
+        engine = Engine(checkpoint, DecodeSettings(30, forced_groups=forced), predict=said)
         images = engine.model.encode_images(sample.image.pixels[None], [sample.image.resized])
         made += engine.generate(images, [engine.prompt_ids("the cat")], [0])
-        steps.append(engine.generator.predict.steps)
+        steps.append(said.steps)
     assert steps == [5, len(script[0])]  # 5, group, 7, group, end
     assert made[0].ids == made[1].ids == tuple(script[0])
     assert made[0].logprobs == pytest.approx(made[1].logprobs)
@@ -137,8 +137,8 @@ def test_a_forced_group_takes_one_step_and_its_states_are_those_of_single_steps(
 def test_a_forced_group_ends_with_the_room_for_the_answer():
     checkpoint = tiny_checkpoint(6)
     group = list(checkpoint.tokenizer.seg_ids)
-    engine = Engine(checkpoint, DecodeSettings(max_new_tokens=4))
-    engine.generator.predict = Script([[5, *group, 2]], engine)
+    said = Script([[5, *group, 2]], checkpoint.tokenizer)
+    engine = Engine(checkpoint, DecodeSettings(max_new_tokens=4), predict=said)
     ((answer,),) = engine.answer([Sample(make_samples(0)[0].image, ("the cat",))])
     assert answer.token_ids == (5, *group[:3])
     assert (answer.truncated, answer.malformed, answer.targets) == (True, True, ())

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
 from pixellm.language import LORA_TARGETS
 from pixellm.losses import LossWeights

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.errors import CheckpointError
 from pixellm.images import prepare_image
 from pixellm.tiny import tiny_checkpoint

@@ -2,7 +2,7 @@ import torch
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.images import PreparedImage
 from pixellm.tiny import Script, tiny_checkpoint
 
@@ -41,13 +41,12 @@ def test_it_answers_with_whole_groups_with_none_and_with_several_and_ends_by_its
     assert not any(answer.malformed and not answer.truncated for answer in answers)
 
 
-def test_a_scripted_model_says_what_it_is_told_again_and_again():
+def test_a_scripted_model_says_what_it_is_told():
     checkpoint = tiny_checkpoint(0)
     seg_ids, eos = list(checkpoint.tokenizer.seg_ids), checkpoint.tokenizer.eos_id
     scripts = [[5, eos], [*seg_ids, 7, *seg_ids, eos]]
-    engine = Engine(checkpoint)
-    engine.generator.predict = Script(scripts, engine)
     for _ in range(2):
+        engine = Engine(checkpoint, predict=Script(scripts, checkpoint.tokenizer))
         (answers,) = engine.answer(samples(1, QUESTIONS[:3]))
         said = [list(answer.token_ids) for answer in answers]
         assert said == [scripts[0], scripts[1], scripts[1]]

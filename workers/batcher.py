@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from pixellm.answers import Answer
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.errors import PixelLMError
 from workers.errors import ReplicaBroken
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.errors import ImageError, InstructionError
 from pixellm.images import PreparedImage, prepare_image
 from workers.batcher import Reply, Unanswered

@@ -35,7 +35,7 @@ from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.questions import GROUP, KINDS, Question, ask, names_same
 from pixellm.drawn.scenes import TEST_SEEDS, Drawing, draw_scene, render, require_seeds
 from pixellm.engine.engine import Engine
-from pixellm.engine.requests import Sample
+from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
 
 BATCH = 16

@@ -13,8 +13,8 @@ import torch
 from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import Checkpoint
 from pixellm.engine.finishing import TARGETS_AT_ONCE, Finisher
-from pixellm.engine.generation import Generator
-from pixellm.engine.requests import Generation, Picture, Row, Sample, split_images
+from pixellm.engine.generation import Generator, Predict
+from pixellm.engine.rows import Generation, Picture, Row, Sample, split_images
 from pixellm.engine.schedule import Limits
 from pixellm.errors import InstructionError
 from pixellm.model import EncodedImages
@@ -43,6 +43,7 @@ class Engine:
         checkpoint: model and tokenizer.
         settings: what decides an answer.
         limits: what may be under way at once.
+        predict: what says the next ids instead of the model's output layer.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Engine:
         checkpoint: Checkpoint,
         settings: DecodeSettings | None = None,
         limits: Limits | None = None,
+        predict: Predict | None = None,
     ) -> None:
         self.model, self.tokenizer = checkpoint.model, checkpoint.tokenizer
         self.settings = settings or DecodeSettings()
@@ -58,7 +60,7 @@ class Engine:
         prompt = self.prompt_ids("")
         prefix = prompt[: prompt.index(IMAGE_TOKEN_INDEX)]
         self.generator = Generator(
-            self.model, self.tokenizer, self.settings, prefix, limits or Limits()
+            self.model, self.tokenizer, self.settings, prefix, limits or Limits(), predict
         )
         self._finisher = Finisher(self.model, self.tokenizer, self.settings)
         self._jobs: dict[int, Job] = {}  # of every row without an answer, by the row's id()

@@ -20,7 +20,7 @@ from pixellm.answers import (
     render_answer,
 )
 from pixellm.cutting import CutMask, cut_masks
-from pixellm.engine.requests import Generation, Picture, Row, join_images
+from pixellm.engine.rows import Generation, Picture, Row, join_images
 from pixellm.model import PixelLM
 from pixellm.phrases import find_phrases
 from pixellm.tokenizer import Tokenizer

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.attention import NAME
-from pixellm.engine.requests import Picture, Row, join_images, split_images
+from pixellm.engine.rows import Picture, Row, join_images, split_images
 from pixellm.engine.schedule import Limits, Schedule
 from pixellm.engine.slots import Slots
 from pixellm.engine.steps import Wanted, lay_out, plan_step
@@ -43,6 +43,7 @@ class Generator:
         settings: when an answer ends, and whether token groups are forced.
         prefix: ids of a prompt before the image; the same in all.
         limits: of rows and memory.
+        predict: what says the next ids instead of the model's output layer.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Generator:
         settings: DecodeSettings,
         prefix: Sequence[int],
         limits: Limits,
+        predict: Predict | None = None,
     ) -> None:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
         self._prefix = torch.tensor(prefix, dtype=torch.long, device=model.device)
@@ -59,7 +61,7 @@ class Generator:
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
         self._numbers = count()
-        self.predict: Predict = lambda states, _: model.language.lm_head(states)
+        self._predict = predict or (lambda states, _: model.language.lm_head(states))
 
     @property
     def busy(self) -> bool:
@@ -143,7 +145,7 @@ class Generator:
     def _choose(self, states: Tensor, wanted: Sequence[Wanted]) -> None:
         """The likeliest next id of every row; and how likely the ids were that had to come."""
         at = torch.tensor([each.token for each in wanted], device=states.device)
-        logits = self.predict(states[at], wanted).float()  # (N, V)
+        logits = self._predict(states[at], wanted).float()  # (N, V)
         given = torch.tensor([each.given for each in wanted], device=states.device)
         ids = torch.where(given < 0, logits.argmax(-1), given)
         logprobs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)

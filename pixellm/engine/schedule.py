@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from pixellm.engine.requests import Picture, Row
+from pixellm.engine.rows import Picture, Row
 from pixellm.engine.slots import Moves, Slots
 
 GPU_SHARE = 0.6

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pixellm.engine.attention import Part, StepPlan
-from pixellm.engine.requests import Row
+from pixellm.engine.rows import Row
 from pixellm.engine.slots import Slots
 
 WIDTH = 16
