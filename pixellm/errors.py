@@ -4,7 +4,8 @@ PixelLMError
 ├── ConfigError        a config file lacks a value, or the values contradict each other
 ├── CheckpointError    a weight is missing, unexpected or wrongly shaped; a file can't be read
 ├── ImageError         an image can't be given to the model
-└── InstructionError   a text can't be asked
+├── InstructionError   a text can't be asked
+└── OutOfMemory        a question doesn't fit into memory, not even alone
 
 None of them is worth a second try with the same input. `workers.errors` continues this tree.
 """
@@ -35,3 +36,7 @@ class ImageError(PixelLMError):
 
 class InstructionError(PixelLMError):
     """A text can't be asked."""
+
+
+class OutOfMemory(PixelLMError):  # noqa: N818 - says what happened
+    """A question doesn't fit into memory, not even alone."""

@@ -11,9 +11,10 @@ import torch
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
+from pixellm.engine.memory import Limits
 from pixellm.engine.rows import Sample
-from pixellm.engine.schedule import Limits
 from pixellm.engine.slots import Slots
+from pixellm.errors import OutOfMemory
 from pixellm.images import prepare_image
 from pixellm.tiny import Script, tiny_checkpoint
 
@@ -35,11 +36,12 @@ def make_samples(seed, count=7):
     return samples
 
 
+def facts(answer):
+    return answer.token_ids, [target.mask for target in answer.targets], answer.truncated
+
+
 def said(engine, samples):
-    return [
-        [(a.token_ids, [t.mask for t in a.targets], a.truncated) for a in answers]
-        for answers in engine.answer(samples)
-    ]
+    return [list(map(facts, answers)) for answers in engine.answer(samples)]
 
 
 def assert_same(some, others):
@@ -87,7 +89,7 @@ def test_rows_that_must_make_room_go_on_where_they_were(seed):
 def test_memory_decides_how_many_are_under_way():
     checkpoint, samples = tiny_checkpoint(6), make_samples(2)
     language, prefix = checkpoint.model.language, checkpoint.model.config.image_tokens
-    limit = Slots(language, prefix).bytes_for(pictures=8, rows=8, length=256)
+    limit = Slots(language, prefix).bytes_for(pictures=8, rows=8, length=80)
     engine, most = Engine(checkpoint, SETTINGS, Limits(slot_bytes=limit)), 0
     schedule, jobs = engine.generator.schedule, [engine.add(sample) for sample in samples]
     while engine.busy:
@@ -97,7 +99,7 @@ def test_memory_decides_how_many_are_under_way():
             schedule.slots.pictures, schedule.slots.rows, schedule.slots.length
         )
         assert held <= limit or len(schedule.rows) <= 1
-    assert 1 < most <= 8 < sum(len(job.rows) for job in jobs)
+    assert 2 < most < sum(len(job.rows) for job in jobs)
 
 
 def test_token_groups_that_are_forced_are_those_that_would_have_come():
@@ -202,7 +204,7 @@ def test_when_memory_runs_out_half_as_many_go_on_and_nothing_is_lost(error, monk
     monkeypatch.setattr(engine.model.language, "step", memory)
     assert_same(said(engine, samples), truth)
     assert memory.refused > 0
-    assert engine.generator.schedule.most < 256
+    assert engine.generator.schedule.most < sum(len(sample.questions) for sample in samples)
 
 
 def test_rows_that_were_under_way_when_memory_ran_out_go_on_where_they_were(monkeypatch):
@@ -229,16 +231,80 @@ def test_a_question_that_does_not_fit_alone_fails_and_leaves_nothing_behind(monk
     limit = len(engine.prompt_ids("the cat")) + 8
     with monkeypatch.context() as small:
         small.setattr(engine.model.language, "step", Memory(engine, limit, MemoryError()))
-        with pytest.raises(MemoryError):
+        with pytest.raises(OutOfMemory, match="not even alone: MemoryError"):
             engine.answer([long, long])
         assert not engine.busy
         assert_same(said(engine, [short]), [truth])
+
+
+@pytest.mark.parametrize("place", ["encode_images", "decode", "language.step"])
+def test_the_one_that_does_not_fit_alone_is_told_why_and_the_rest_goes_on(place, monkeypatch):
+    """The image of one sample, or the questions about it, or their masks, take too much."""
+    checkpoint = tiny_checkpoint(6)
+    samples = [sample for sample in make_samples(3, 14) if sample.questions]
+    truth = alone(checkpoint, samples)
+    engine = Engine(checkpoint, SETTINGS)
+    large = next(
+        at for at, each in enumerate(truth) if at > 1 and any(masks for _, masks, _ in each)
+    )
+    jobs = [engine.add(sample) for sample in samples]
+    picture = jobs[large].rows[0].picture
+    *path, name = place.split(".")
+    owner = reduce(getattr, path, engine.model)
+    working = getattr(owner, name)
+
+    def refuse(first, *others):
+        pixels = samples[large].image.pixels
+        if place == "encode_images" and any(torch.equal(each, pixels) for each in first):
+            raise MemoryError("too large")
+        under_way = engine.generator.schedule.rows
+        if place == "language.step" and any(row.picture is picture for row in under_way):
+            raise MemoryError("too large")
+        if place == "decode" and any(
+            torch.equal(t, picture.encoded.tokens[0]) for t in first.tokens
+        ):
+            raise MemoryError("too large")
+        return working(first, *others)
+
+    monkeypatch.setattr(owner, name, refuse)
+    done = []
+    while engine.busy:
+        done += engine.step()
+    assert set(map(id, done)) == set(map(id, jobs))
+    failed = [row.failure for row in jobs[large].rows if row.failure is not None]
+    assert failed == ["too large"] * len(failed) != []
+    for job, expected in zip(jobs, truth, strict=True):
+        answers = [row.answer for row in job.rows if row.answer is not None]
+        if job is not jobs[large]:
+            assert_same([list(map(facts, answers))], [expected])
+
+
+def test_after_memory_has_run_out_more_and_more_may_try_again(monkeypatch):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+    engine, calls = Engine(checkpoint, SETTINGS, Limits(rows=8)), []
+    step = engine.model.language.step
+
+    def scarce(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return step(*arguments)
+
+    monkeypatch.setattr(engine.model.language, "step", scarce)
+    engine.answer(samples)
+    least = engine.generator.schedule.most
+    assert least < 8
+    for _ in range(20):
+        engine.answer(samples)
+        assert least <= (least := engine.generator.schedule.most) <= 8
+    assert least == 8
 
 
 @pytest.mark.parametrize(
     "place", ["encode_images", "decode", "language.step", "language.model.forward"]
 )
 def test_after_an_error_nothing_of_the_call_is_left(place, monkeypatch):
+    monkeypatch.setattr("pixellm.engine.finishing.TARGETS_AT_ONCE", 2)
     checkpoint, samples = tiny_checkpoint(6), make_samples(3)
     engine, calls = Engine(checkpoint, SETTINGS), []
     *path, name = place.split(".")
@@ -253,7 +319,6 @@ def test_after_an_error_nothing_of_the_call_is_left(place, monkeypatch):
 
     monkeypatch.setattr(owner, name, fail_once)
     monkeypatch.setattr("pixellm.engine.generation.PICTURES_AT_ONCE", 2)
-    monkeypatch.setattr("pixellm.engine.finishing.TARGETS_AT_ONCE", 2)
     with pytest.raises(RuntimeError, match="poisonous"):
         engine.answer(samples)
     assert not engine.busy

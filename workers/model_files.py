@@ -24,7 +24,7 @@ import torch
 from pixellm.answers import DecodeSettings
 from pixellm.checkpoints import folder_sha256, load_checkpoint
 from pixellm.engine.engine import Engine
-from pixellm.engine.schedule import Limits
+from pixellm.engine.memory import Limits
 from pixellm.prompts import PROMPT_VERSION
 from pixellm.weights import WeightFiles
 from workers.errors import SettingsError, StorageError

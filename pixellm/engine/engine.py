@@ -14,9 +14,9 @@ from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import Checkpoint
 from pixellm.engine.finishing import TARGETS_AT_ONCE, Finisher
 from pixellm.engine.generation import Generator, Predict
+from pixellm.engine.memory import Limits, try_in_memory
 from pixellm.engine.rows import Generation, Picture, Row, Sample, split_images
-from pixellm.engine.schedule import Limits
-from pixellm.errors import InstructionError
+from pixellm.errors import InstructionError, OutOfMemory
 from pixellm.model import EncodedImages
 from pixellm.prompts import SYSTEM_TEXT, prompt_ids
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
@@ -32,8 +32,8 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether every question has its answer."""
-        return all(row.answer is not None for row in self.rows)
+        """Whether every question has its answer, or the reason why it gets none."""
+        return all(row.settled for row in self.rows)
 
 
 class Engine:
@@ -42,7 +42,7 @@ class Engine:
     Args:
         checkpoint: model and tokenizer.
         settings: what decides an answer.
-        limits: what may be under way at once.
+        limits: what may be under way at once; by default a share of the device's memory.
         predict: what says the next ids instead of the model's output layer.
     """
 
@@ -58,9 +58,10 @@ class Engine:
         official = self.model.config.system_text
         self.system = SYSTEM_TEXT if official is None else official
         prompt = self.prompt_ids("")
+        limits = limits or Limits.of_device(self.model.device)
         prefix = prompt[: prompt.index(IMAGE_TOKEN_INDEX)]
         self.generator = Generator(
-            self.model, self.tokenizer, self.settings, prefix, limits or Limits(), predict
+            self.model, self.tokenizer, self.settings, prefix, limits, predict
         )
         self._finisher = Finisher(self.model, self.tokenizer, self.settings)
         self._jobs: dict[int, Job] = {}  # of every row without an answer, by the row's id()
@@ -74,7 +75,7 @@ class Engine:
 
         Raises:
             InstructionError: a question doesn't fit into the model's positions.
-            RuntimeError, MemoryError: a question doesn't fit into memory, not even alone.
+            OutOfMemory: one doesn't fit into memory, not even alone.
         """
         try:
             jobs = [self.add(sample) for sample in samples]
@@ -101,7 +102,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a question has no answer yet."""
+        """Whether a question waits for its answer."""
         return bool(self._jobs)
 
     @torch.inference_mode()
@@ -111,21 +112,33 @@ class Engine:
         Returns:
             The samples whose last answer came with it.
         """
-        try:
-            self._ended += self.generator.step()
-        except (RuntimeError, MemoryError) as error:
-            # a row that does not fit alone is the caller's matter; else half as many go on
-            if not is_out_of_memory(error) or self.generator.make_way() is not None:
-                raise
+        failed = self._advance()
         targets = sum(self._finisher.count_targets(row) for row in self._ended)
-        if targets < TARGETS_AT_ONCE and self.generator.busy:
+        if targets < TARGETS_AT_ONCE and self.generator.busy and not failed:
             return []  # the masks of more answers together cost less
         # in the order of the questions: masks of one image come together
         ended, self._ended = sorted(self._ended, key=lambda row: row.number), []
         self._finisher.finish(ended)
-        for row in ended:
-            row.generation = None  # its states are needed no more
-        jobs = {id(job): job for job in (self._jobs.pop(id(row)) for row in ended)}
+        return self._settle([*ended, *failed])
+
+    def _advance(self) -> list[Row]:
+        """One step of the language model; a row that doesn't fit into memory alone comes back."""
+
+        def work() -> None:
+            self._ended += self.generator.step()
+
+        why = try_in_memory(work)
+        row = self.generator.schedule.make_way() if why is not None else None
+        if row is None:
+            return []
+        row.failure = why
+        return [row]
+
+    def _settle(self, rows: Sequence[Row]) -> list[Job]:
+        """Lets go what answered rows need no more; returns the jobs that are done with them."""
+        for row in rows:
+            row.generation = None  # its states
+        jobs = {id(job): job for job in (self._jobs.pop(id(row)) for row in rows)}
         done = [job for job in jobs.values() if job.done]
         for job in done:
             job.rows[0].picture.encoded = None
@@ -149,6 +162,7 @@ class Engine:
 
         Raises:
             InstructionError: a question doesn't fit into the model's positions.
+            OutOfMemory: one doesn't fit into memory, not even alone.
         """
         assert not self.busy, "the answers of samples would be lost"
         pictures = [Picture(encoded=each) for each in split_images(images)]
@@ -158,10 +172,13 @@ class Engine:
         ]
         try:
             while self.generator.busy:
-                self.generator.step()
+                for row in self._advance():
+                    raise _describe(row)
         except BaseException:
             self.abandon()
             raise
+        finally:
+            self._ended = []  # nobody wants their masks
         made = [row.generation for row in rows if row.generation is not None]
         assert len(made) == len(rows), "all have ended"
         return made
@@ -188,13 +205,12 @@ class Engine:
         return min(self.settings.max_new_tokens, room)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether it is memory that was wanting, of a GPU or of the machine."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return "allocate memory" in f"{error}"  # how torch says it of a CPU's
-
-
 def _answer_of(row: Row) -> Answer:
-    assert row.answer is not None, "nothing is under way any more"
+    if row.answer is None:
+        raise _describe(row)
     return row.answer
+
+
+def _describe(row: Row) -> OutOfMemory:
+    assert row.failure is not None, "nothing is under way any more"
+    return OutOfMemory(f"a question doesn't fit into memory, not even alone: {row.failure}")

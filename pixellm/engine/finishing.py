@@ -20,6 +20,7 @@ from pixellm.answers import (
     render_answer,
 )
 from pixellm.cutting import CutMask, cut_masks
+from pixellm.engine.memory import try_in_memory
 from pixellm.engine.rows import Generation, Picture, Row, join_images
 from pixellm.model import PixelLM
 from pixellm.phrases import find_phrases
@@ -44,13 +45,31 @@ class Finisher:
 
     def __init__(self, model: PixelLM, tokenizer: Tokenizer, settings: DecodeSettings) -> None:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self._at_once = TARGETS_AT_ONCE  # fewer after memory has run out
 
     def count_targets(self, row: Row) -> int:
         """How many masks a row that has ended may have."""
         return row.ids.count(self._tokenizer.seg_ids[0])
 
     def finish(self, rows: Sequence[Row]) -> None:
-        """Gives each row its answer; the masks of all are made together."""
+        """Gives each row its answer, or the reason why it has none: memory ran out over it alone.
+
+        The masks of all are made together, or of half as many where that does not fit.
+        """
+        why = try_in_memory(lambda: self._finish(rows))
+        if why is None:
+            return
+        half = len(rows) // 2
+        if half:
+            self.finish(rows[:half])
+            self.finish(rows[half:])
+        elif self._at_once > 1:
+            self._at_once //= 2
+            self.finish(rows)
+        else:
+            rows[0].failure = why
+
+    def _finish(self, rows: Sequence[Row]) -> None:
         found = [self._find(row) for row in rows]
         masks = iter(self._make_masks([each for groups, _ in found for each in groups]))
         for row, (groups, malformed) in zip(rows, found, strict=True):
@@ -71,8 +90,8 @@ class Finisher:
     def _make_masks(self, found: Sequence[Found]) -> list[tuple[CutMask, float]]:
         """Each target's mask, and the decoder's guess of its IoU."""
         masks = list[tuple[CutMask, float]]()
-        for start in range(0, len(found), TARGETS_AT_ONCE):
-            chunk = found[start : start + TARGETS_AT_ONCE]
+        for start in range(0, len(found), self._at_once):
+            chunk = found[start : start + self._at_once]
             pictures = list({id(each.picture): each.picture for each in chunk}.values())
             place = {id(picture): at for at, picture in enumerate(pictures)}
             image_of = torch.tensor([place[id(each.picture)] for each in chunk])

@@ -20,8 +20,9 @@ from transformers import DynamicCache
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.attention import NAME
+from pixellm.engine.memory import Limits
 from pixellm.engine.rows import Picture, Row, join_images, split_images
-from pixellm.engine.schedule import Limits, Schedule
+from pixellm.engine.schedule import Schedule
 from pixellm.engine.slots import Slots
 from pixellm.engine.steps import Wanted, lay_out, plan_step
 from pixellm.model import PixelLM
@@ -100,19 +101,6 @@ class Generator:
         for row, read in zip(rows, layout.read, strict=True):
             row.read = read
         return self._take_out([at for at, row in enumerate(rows) if self._has_ended(row)])
-
-    def make_way(self) -> Row | None:
-        """After memory has run out: begins again with half as many rows at once.
-
-        Returns:
-            The row that was alone and did not fit, which is asked no more; else None.
-        """
-        count = len(self.schedule.rows)
-        self.schedule.restart()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.schedule.most = max(1, count // 2)
-        return self.schedule.waiting.popleft() if count == 1 else None
 
     # ---- pictures ----
 

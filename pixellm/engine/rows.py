@@ -76,6 +76,13 @@ class Row:
     """when it has ended"""
     answer: Answer | None = None
     """when its masks are made"""
+    failure: str | None = None
+    """why it has no answer and never will: it doesn't fit into memory, not even alone"""
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to do for it."""
+        return self.answer is not None or self.failure is not None
 
     @property
     def length(self) -> int:

@@ -4,48 +4,37 @@ Rows and pictures under way have slots 0, 1, 2, ... of `Slots`; when some end, t
 their places.
 """
 
-import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
-
+from pixellm.engine.memory import Limits
 from pixellm.engine.rows import Picture, Row
 from pixellm.engine.slots import Moves, Slots
 
-GPU_SHARE = 0.6
-"""Of a GPU's free memory, for keys and values; images, masks and steps need the rest."""
-CPU_SHARE = 0.1
-"""Of all memory of a machine, which other replicas share. Not of what is free: a machine that has
-read much counts its file cache as taken."""
 T = TypeVar("T")
 
 HEADROOM = 32
 """Slots behind a question that an entering row is given room for: a short answer."""
 ENTERING_TOKENS = 4096
 """Of questions that enter with one step, padding counted: their scores are its largest tensors."""
-REFILL = 8
-"""Rows enter when an eighth of the places is free: one by one, reading pictures would be slow."""
+SHARE = 1 / 8
+"""Of the rows under way, that enter or make room together: with one at a time, the pictures of new
+ones would be read one by one, which is slow."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What the engine may use."""
+class _Entering:
+    """Rows that fit beside those that are under way."""
 
-    rows: int = 256
-    """Most questions under way at once."""
-    slot_bytes: int | None = None
-    """Most memory for keys and values; None: no limit but that of `rows`."""
-
-    @classmethod
-    def of_device(cls, device: torch.device) -> "Limits":
-        """A share of the memory of a device that a model has been loaded into."""
-        if device.type == "cuda":
-            return cls(slot_bytes=int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return cls(slot_bytes=int(CPU_SHARE * memory))
+    rows: Sequence[Row]
+    pictures: Sequence[Picture]
+    """of these, the ones that nobody reads yet"""
+    tokens: int
+    """that all of them read with their first step, padding counted"""
+    length: int
+    """slots that the longest row needs, of all that would be under way"""
 
 
 class Schedule:
@@ -53,7 +42,7 @@ class Schedule:
 
     def __init__(self, slots: Slots, limits: Limits) -> None:
         self.slots, self.limits = slots, limits
-        self.most = limits.rows  # less after memory has run out
+        self.most = limits.rows  # fewer after memory has run out
         self.waiting: deque[Row] = deque()
         self.rows: list[Row] = []
         self.pictures: list[Picture] = []
@@ -63,34 +52,25 @@ class Schedule:
         """Whether a row waits or is under way."""
         return bool(self.waiting or self.rows)
 
-    def enter(self) -> list[Picture]:
-        """Lets waiting rows in while memory allows.
+    def enter(self) -> Sequence[Picture]:
+        """Lets waiting rows in while memory allows, when they are enough to be worth a step.
 
         Returns:
             The pictures that came with them, with slots but nothing in them.
         """
-        if self.rows and len(self.rows) > self.most - max(1, self.most // REFILL):
-            return []
-        before = len(self.pictures)
-        length = max((row.length for row in self.rows), default=0)
-        entering = longest = 0
-        while self.waiting and len(self.rows) < self.most:
-            row = self.waiting[0]
-            picture = row.picture
-            length = max(length, row.length + HEADROOM)
-            longest, entering = max(longest, row.length), entering + 1
-            pictures = len(self.pictures) + (picture.slot is None)
-            fits = self._fits(pictures, len(self.rows) + 1, length)
-            if self.rows and not (fits and longest * entering <= ENTERING_TOKENS):
-                break
+        entering = self._choose()
+        enough = len(entering.rows) >= SHARE * len(self.rows)
+        if not entering.rows or not (enough or entering.tokens > ENTERING_TOKENS // 2):
+            return ()
+        for picture in entering.pictures:
+            picture.slot = len(self.pictures)
+            self.pictures.append(picture)
+        for row in entering.rows:
             self.waiting.popleft()
-            if picture.slot is None:
-                picture.slot = len(self.pictures)
-                self.pictures.append(picture)
-            picture.rows += 1
+            row.picture.rows += 1
             self.rows.append(row)
-        self._make_room(length)
-        return self.pictures[before:]
+        self._make_room(entering.length)
+        return entering.pictures
 
     def make_room(self, length: int) -> bool:
         """Makes room for rows of so many slots.
@@ -99,17 +79,28 @@ class Schedule:
             False when there was none: some rows went back to wait, so ask again.
         """
         if len(self.rows) > 1 and not self._fits(len(self.pictures), len(self.rows), length):
-            self.evict(self.rows[-max(1, len(self.rows) // REFILL) :])
+            self.evict(self.rows[-max(1, int(SHARE * len(self.rows))) :])
             return False
         self._make_room(length)
         return True
 
-    def evict(self, rows: Sequence[Row]) -> None:
+    def make_way(self) -> Row | None:
+        """After memory has run out: all begin again, half as many at once.
+
+        Returns:
+            The row that was alone and did not fit, which is asked no more; else None.
+        """
+        count = len(self.rows)
+        self.restart()
+        self.most = max(1, count // 2)
+        return self.waiting.popleft() if count == 1 else None
+
+    def evict(self, rows: Collection[Row]) -> None:
         """Sends rows back to the head of the line; what they have said so far they keep."""
-        self.leave(rows)
+        self._take_out(rows)
         for row in rows:
             row.read = 0
-        self.waiting.extendleft(reversed(rows))
+        self.waiting.extendleft(reversed(list(rows)))
 
     def restart(self) -> None:
         """Sends all back to wait and lets the memory go; what lies in the slots may be anything."""
@@ -119,7 +110,35 @@ class Schedule:
         self.rows, self.pictures = [], []
         self.slots.let_go()
 
-    def leave(self, rows: Iterable[Row]) -> None:
+    def leave(self, rows: Collection[Row]) -> None:
+        """Takes out rows that have ended."""
+        self._take_out(rows)
+        # after memory has run out, one more may try for each that many have ended
+        self.most = min(self.limits.rows, self.most + len(rows) / self.most)
+
+    def _choose(self) -> _Entering:
+        """As many waiting rows as fit, in their order; the first one always fits when alone."""
+        rows, pictures = list[Row](), dict[int, Picture]()
+        length, longest = max((row.length for row in self.rows), default=0), 0
+        for row in self.waiting:
+            new = {} if row.picture.slot is not None else {id(row.picture): row.picture}
+            count = len(self.rows) + len(rows) + 1
+            if count > 1 and not (
+                count <= self.most
+                and max(longest, row.length) * (len(rows) + 1) <= ENTERING_TOKENS
+                and self._fits(
+                    len(self.pictures) + len(pictures) + len(new.keys() - pictures.keys()),
+                    count,
+                    max(length, row.length + HEADROOM),
+                )
+            ):
+                break
+            rows.append(row)
+            pictures.update(new)
+            length, longest = max(length, row.length + HEADROOM), max(longest, row.length)
+        return _Entering(rows, list(pictures.values()), longest * len(rows), length)
+
+    def _take_out(self, rows: Collection[Row]) -> None:
         """Takes rows out, and pictures that nobody reads any more; the last ones move up."""
         gone = set(map(id, rows))
         for row in self.rows:
@@ -140,8 +159,7 @@ class Schedule:
         self.slots.make_room(*size, limit=self.limits.slot_bytes)
 
     def _fits(self, pictures: int, rows: int, length: int) -> bool:
-        limit = self.limits.slot_bytes
-        return limit is None or self.slots.bytes_for(pictures, rows, length) <= limit
+        return self.slots.bytes_for(pictures, rows, length) <= self.limits.slot_bytes
 
 
 def _close_up(things: Sequence[T], stay: Sequence[bool]) -> tuple[list[T], Moves]:

@@ -1,7 +1,7 @@
 """Where keys and values lie: a picture's prefix once, a row's question and answer beside it.
 
 A row is one question under way. What all questions of a picture begin with (system text and image
-tokens) is kept per picture, what is a row's own per row; every tensor grows by doubling, so that
+tokens) is kept per picture, what is a row's own per row. Tensors grow in few, large steps, so that
 shapes stay few. Rows and pictures fill their slots from 0 without holes: who is under way is a
 plain slice of each tensor, and attention copies nothing.
 
@@ -9,6 +9,7 @@ Shapes: B pictures, R rows, P slots of the prefix, S slots of a row, h key-value
 head, H width of the language model.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,9 @@ class Moves:
 
 
 def round_up(count: int) -> int:
-    """The next power of two: tensors grow by doubling."""
-    return max(FEWEST, 1 << max(0, count - 1).bit_length())
+    """The next of 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ...: few sizes, at most a fifth spare."""
+    step = max(2, 1 << max(0, count - 1).bit_length() >> 3)
+    return max(FEWEST, -(-count // step) * step)
 
 
 class Slots:
@@ -82,7 +84,7 @@ class Slots:
         own = (token + self.width * size) * round_up(length)
         return round_up(pictures) * prefix + round_up(rows) * own
 
-    def make_room(self, pictures: int, rows: int, length: int, limit: int | None = None) -> None:
+    def make_room(self, pictures: int, rows: int, length: int, limit: float = math.inf) -> None:
         """Room for at least so much; what is there stays.
 
         Args:
@@ -95,7 +97,7 @@ class Slots:
         wanted = pictures, rows, length
         held = self.pictures, self.rows, self.length
         most = max(pictures, held[0]), max(rows, held[1]), max(length, held[2])
-        if limit is None or self.bytes_for(*most) <= limit:
+        if self.bytes_for(*most) <= limit:
             wanted = most
         if wanted != held:
             self._resize(*wanted)
