@@ -143,24 +143,28 @@ class PixelDecoder(nn.Module):
         """
         results: list[ScaleMasks] = []
         for scale, plane in enumerate(maps):
-            image = plane[image_of]
+            size, no_mask = (plane.shape[-2], plane.shape[-1]), self.no_mask_embed.weight
+            # laid out per image and not per target: pixels first, as everything below reads them
+            image = plane.flatten(2).mT.contiguous()  # (B, h * w, D)
             if results:
-                image = image * (1 + torch.sigmoid(_fit(results[-1].logits, image)))
-            results.append(self._decode(scale, image, queries[:, scale]))
+                weights = 1 + _fit(results[-1].logits, size).sigmoid().flatten(1)[..., None]
+                image = torch.addcmul(no_mask, image[image_of], weights)
+            else:
+                image = (image + no_mask)[image_of]
+            results.append(self._decode(scale, image, size, queries[:, scale]))
         return results
 
-    def _decode(self, scale: int, image: Tensor, query: Tensor) -> ScaleMasks:
-        """(N, D, h, w) image, (N, D) query -> masks of one scale."""
-        height, width = image.shape[-2:]
+    def _decode(
+        self, scale: int, image: Tensor, size: tuple[int, int], query: Tensor
+    ) -> ScaleMasks:
+        """(N, h * w, D) image, (N, D) query -> masks of one scale."""
         learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([learned.expand(len(query), -1, -1), query[:, None]], dim=1)
         tokens = tokens + self.level_embed.weight[scale]
-        image = image + self.no_mask_embed.weight[0][:, None, None]
         positions = self.position_map if scale == 0 else self.pe1
-        where = positions(height, width).flatten(2).transpose(1, 2)  # (1, h * w, D)
-        flat = image.flatten(2).transpose(1, 2)  # (N, h * w, D)
-        tokens, flat = self.transformer[scale](tokens, flat, where)
-        fine = self.output_upscaling(flat.transpose(1, 2).reshape(image.shape))
+        where = positions(*size).flatten(2).mT  # (1, h * w, D)
+        tokens, image = self.transformer[scale](tokens, image, where)
+        fine = self.output_upscaling(image.mT.unflatten(2, size))
         # only mask token 0 is published as the answer: multi-mask output is off
         coefficients = self.output_hypernetworks_mlps[0](tokens[:, 1])  # (N, D / 8)
         logits = torch.einsum("nc,nchw->nhw", coefficients, fine)[:, None]
@@ -181,8 +185,8 @@ def _as_planes(feature: Tensor) -> Tensor:
     return feature.transpose(1, 2).reshape(len(feature), feature.shape[2], side, side)
 
 
-def _fit(logits: Tensor, image: Tensor) -> Tensor:
+def _fit(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Brings a coarse mask to the map's size; equal sizes (S <= 2) pass through."""
-    if logits.shape[-2:] == image.shape[-2:]:
+    if tuple(logits.shape[-2:]) == size:
         return logits
-    return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

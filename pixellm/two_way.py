@@ -5,12 +5,19 @@ Written from Segment Anything (arXiv 2304.02643), section A; parameter names are
 Shapes: N rows, t tokens, p pixels of the map, D width.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention that may work at a smaller inner width."""
+    """Multi-head attention that may work at a smaller inner width.
+
+    Where few tokens meet many pixels, what a pixel would be projected to is never made: the
+    projection goes into the tokens' side of the product, as (q (W x)) = ((q W) x). With 6 tokens, 8
+    heads and the released width that is a third of the arithmetic, and no large tensor is split
+    into heads.
+    """
 
     def __init__(self, width: int, inner: int, heads: int) -> None:
         super().__init__()
@@ -26,11 +33,52 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:-1], self.heads, width).transpose(1, 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(N, t, D), (N, p, D), (N, p, D) -> (N, t, D)."""
+        """(N, t, D), (N, t, D), (N, t, D) -> (N, t, D)."""
         heads = F.scaled_dot_product_attention(
             self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v))
         )
         return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def read_pixels(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Few tokens read many pixels: (N, t, D), (N, p, D), (N, p, D) -> (N, t, D)."""
+        q = self._scaled(self.q_proj(tokens))  # (N, h, t, d)
+        scores = torch.baddbmm(
+            self._per_head(q, self.k_proj.bias),  # (N, h * t, 1)
+            self._through(q, self.k_proj.weight),  # (N, h * t, D)
+            keys.transpose(1, 2),
+        )
+        seen = scores.softmax(-1) @ values  # (N, h * t, D)
+        seen = seen.unflatten(1, (self.heads, -1)) @ self._split_rows(self.v_proj.weight).mT
+        return self.out_proj(seen.transpose(1, 2).flatten(2) + self.v_proj.bias)
+
+    def read_tokens(self, pixels: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Many pixels read few tokens: (N, p, D), (N, t, D), (N, t, D) -> (N, p, D)."""
+        k, v = self._scaled(self.k_proj(keys)), self._split(self.v_proj(values))
+        scores = torch.baddbmm(
+            self._per_head(k, self.q_proj.bias),
+            self._through(k, self.q_proj.weight),
+            pixels.transpose(1, 2),
+        )  # (N, h * t, p)
+        weights = scores.unflatten(1, (self.heads, -1)).softmax(2).flatten(1, 2)
+        said = v @ self.out_proj.weight.T.unflatten(0, (self.heads, -1))  # (N, h, t, D)
+        # the weights of each head are 1 together: a share of the bias for each makes it whole
+        return weights.mT @ (said + self.out_proj.bias / self.heads).flatten(1, 2)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        split = self._split(x)
+        return split * split.shape[-1] ** -0.5
+
+    def _split_rows(self, weight: Tensor) -> Tensor:
+        """(inner, D) -> (heads, inner / heads, D)."""
+        return weight.unflatten(0, (self.heads, -1))
+
+    def _through(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(N, h, t, d) -> (N, h * t, D): what its product with a projection is a product with."""
+        return (x @ self._split_rows(weight)).flatten(1, 2)
+
+    def _per_head(self, x: Tensor, bias: Tensor) -> Tensor:
+        """(N, h, t, d) -> (N, h * t, 1): its product with a projection's bias."""
+        return (x @ bias.view(self.heads, -1, 1)).flatten(1, 2)
 
 
 class MLP(nn.Module):
@@ -82,9 +130,13 @@ class TwoWayBlock(nn.Module):
             tokens = tokens + self.self_attn(query, query, tokens)
         tokens = self.norm1(tokens)
         keys = image + where
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + start, keys, image))
+        tokens = self.norm2(
+            tokens + self.cross_attn_token_to_image.read_pixels(tokens + start, keys, image)
+        )
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(keys, tokens + start, tokens))
+        image = self.norm4(
+            image + self.cross_attn_image_to_token.read_tokens(keys, tokens + start, tokens)
+        )
         return tokens, image
 
 
@@ -104,5 +156,5 @@ class TwoWayTransformer(nn.Module):
         tokens = start
         for layer in self.layers:
             tokens, image = layer(tokens, image, start, where)
-        seen = self.final_attn_token_to_image(tokens + start, image + where, image)
+        seen = self.final_attn_token_to_image.read_pixels(tokens + start, image + where, image)
         return self.norm_final_attn(tokens + seen), image
