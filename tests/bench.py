@@ -10,7 +10,6 @@ from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
-from workers.batcher import Batcher
 from workers.earlier import EarlierRows, index_earlier
 from workers.labeller import label_shard
 from workers.labels.commits import Ledger
@@ -18,6 +17,7 @@ from workers.labels.manifests import current_commits
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.model_files import ModelIdentity
+from workers.model_thread import ModelThread
 from workers.records.instructions import make_instruction
 from workers.shards.listing import write_listings_to
 from workers.shards.plan import plan_shards
@@ -41,20 +41,40 @@ class CountingEngine:
     def __init__(self, engine: Engine, poison: str | None = None) -> None:
         self.engine, self.poison = engine, poison
         self.asked: list[str] = []
-        self.images: list[int] = []
+        self.under_way: dict[int, tuple[str, ...]] = {}
+        """questions by the id() of their job"""
 
-    def answer(self, samples):
-        self.asked += [text for sample in samples for text in sample.questions]
-        self.images.append(len(samples))
-        if any(self.poison in sample.questions for sample in samples):
+    @property
+    def busy(self):
+        return self.engine.busy
+
+    @property
+    def at_once(self):
+        return self.engine.at_once
+
+    def add(self, sample):
+        self.asked += sample.questions
+        job = self.engine.add(sample)
+        self.under_way[id(job)] = sample.questions
+        return job
+
+    def step(self):
+        if any(self.poison in questions for questions in self.under_way.values()):
             raise RuntimeError("poisoned")
-        return self.engine.answer(samples)
+        done = self.engine.step()
+        for job in done:
+            del self.under_way[id(job)]
+        return done
+
+    def abandon(self):
+        self.under_way.clear()
+        self.engine.abandon()
 
 
 class BrokenEngine(CountingEngine):
     """A model that answers nothing."""
 
-    def answer(self, samples):
+    def step(self):
         raise RuntimeError("always")
 
 
@@ -79,12 +99,22 @@ class FlakyStore(MemoryStore):
 
 
 @contextmanager
-def bench_for(store, model, run_id="run-1", batch=1, pictures=8, **more):
-    """One question a batch makes numbers independent of who shares a batch."""
+def closing(thread):
+    """The engine may be another test's next."""
+    try:
+        yield
+    finally:
+        thread.close(20)
+
+
+@contextmanager
+def bench_for(store, model, run_id="run-1", pictures=8, **more):
+    """What a replica has at hand, around any model."""
     earlier = index_earlier(store, OUTPUT, more.pop("stale", []))
-    with ThreadPoolExecutor(4) as threads:
+    thread = ModelThread(model)
+    with ThreadPoolExecutor(4) as threads, closing(thread):
         yield Workbench(
-            batcher=Batcher(model.answer, batch),
+            model=thread,
             image_side=56,
             room=lambda text: model.engine.room(model.engine.prompt_ids(text)),
             ledger=Ledger(store, OUTPUT, run_id),

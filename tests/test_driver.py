@@ -77,18 +77,20 @@ def label_here(settings: LabelSettings, most: int | None = None) -> list[str]:
     run = plan_run(settings, silent)
     bench = lay_out_bench(driver._assign(run), lambda *_: None)
     asked: list[str] = []
-    answer = bench.batcher._answer
+    engine = bench.model._engine
+    add = engine.add
 
-    def noted(samples):
-        asked.extend(text for sample in samples for text in sample.questions)
-        return answer(samples)
+    def noted(sample):
+        asked.extend(sample.questions)
+        return add(sample)
 
-    bench.batcher._answer = noted
+    engine.add = noted
 
     async def label_all() -> None:
         await asyncio.gather(*(label_shard(shard, bench) for shard in run.todo[:most]))
 
     asyncio.run(label_all())
+    bench.model.close(20)
     bench.threads.shutdown()
     return asked
 
@@ -297,7 +299,7 @@ def test_a_refresh_asks_again_what_the_model_failed_on(read, photos, output, mon
 
     settings = read(photos, output)
     with monkeypatch.context() as unlucky:
-        unlucky.setattr("pixellm.engine.engine.Engine.answer", fail)
+        unlucky.setattr("pixellm.engine.engine.Engine.step", fail)
         label_here(settings)
     assert finish(settings).counts == {"failed": 4}
     assert label_here(settings) == []

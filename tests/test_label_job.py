@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.conftest import S3Server, free_ports
 from tests.photos import load_photos
+from tests.same import assert_same_rows
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
@@ -42,8 +43,6 @@ PHOTOS = 48
 ADDED = {5, 21}
 """Photos that come after the first run."""
 SECONDS = 240  # for Ray to start and the job to end, on a machine that is busy with other things
-PASSING = ("run_id", "shard_id", "created_at", "latency_ms", "attempts")
-"""Columns that say which try a row comes from, not what it says."""
 WORKER = "ray::MapWorker"  # how Ray calls the process of a replica
 
 
@@ -99,11 +98,6 @@ class Job:
 def _heed_ctrl_c() -> None:
     """Whoever started the tests in the background has made them deaf to it, and their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def lasting(rows: list[LabelRow]) -> list[tuple]:
-    names = [field.name for field in fields(LabelRow) if field.name not in PASSING]
-    return [tuple(getattr(row, name) for name in names) for row in rows]
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -237,7 +231,7 @@ def check_run(job: Job) -> str:
 
 
 def check_like(job: Job, other: Job) -> None:
-    assert lasting(job.table()) == lasting(other.table())
+    assert_same_rows(job.table(), other.table())
     (manifest,) = manifests(open_store(job.output), job.output)
     assert manifest.rows == 2 * (PHOTOS + 2)
 

@@ -167,14 +167,14 @@ def test_a_bug_in_the_model_ends_the_run_with_its_traceback_and_makes_no_rows(
     store, engine, monkeypatch
 ):
     class CrashingEngine(CountingEngine):
-        def answer(self, samples):
-            return len(samples) + "a bug of ours"
+        def step(self):
+            return len(self.under_way) + "a bug of ours"
 
     put_photos(store, 4)
     (shard,) = plan(store, 100)
-    summary = process(store, CrashingEngine(engine), shard, monkeypatch, batch=8)
+    summary = process(store, CrashingEngine(engine), shard, monkeypatch)
     assert "TypeError: unsupported operand" in summary.error
-    assert 'return len(samples) + "a bug of ours"' in summary.error
+    assert 'return len(self.under_way) + "a bug of ours"' in summary.error
     assert summary.error.count("TypeError") == 1  # and not once for each picture of the batch
     assert summary.ends_run
     assert not list(store.list(f"{OUTPUT}/labels"))
@@ -241,7 +241,7 @@ def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, 
 
         async def call_both():
             await call(labeller, done)
-            labeller._bench.batcher._answer = BrokenEngine(engine).answer
+            labeller._bench.model._engine = BrokenEngine(engine)
             await call(labeller, broken)
 
         with pytest.raises(Ended):

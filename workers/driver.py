@@ -144,7 +144,7 @@ def _finish(run: Run, progress: Progress, seconds: float, stopped: bool) -> RunS
         targets=sums.targets,
         reused=tally.reused,
         seconds=seconds,
-        batch_fill=tally.batch_fill,
+        at_once=tally.at_once,
         failures=failures,
         stopped=stopped,
     )

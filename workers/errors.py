@@ -21,7 +21,7 @@ worker broke is begun again on a new one. While nothing is being labelled yet, o
 of them ends the job, with its message. `workers.replica` has the table of who catches what.
 
 What is outside this tree is a bug of ours and ends the job with its traceback. Only the call of the
-model is different, where a bad sample raises what torch makes of it: see `workers.batcher`.
+model is different, where a bad sample raises what torch makes of it: see `workers.model_thread`.
 """
 
 # ruff: noqa: N818 - the leaves say what happened, as in the tree; "Error" stands on the branches.

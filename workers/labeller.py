@@ -3,7 +3,7 @@
     shard -> records -> pictures -> answers -> rows -> part -> commit
 
 Reading, fetching, decoding, encoding and committing run in threads; the model runs in its own,
-which all shards of a replica share through the batcher. What is wrong with a record ends as rows.
+which all shards of a replica share. What is wrong with a record ends as rows.
 Everything else passes through to `workers.replica`.
 """
 
@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pixellm.engine.rows import Sample
 from pixellm.errors import ImageError, InstructionError
 from pixellm.images import PreparedImage, prepare_image
-from workers.batcher import Reply, Unanswered
 from workers.errors import OutputUnwritable, RecordRejected, StorageError, StorageUnavailable
 from workers.labels.commits import Commit
 from workers.labels.rows import Attempt, answer_row, carry_over, failed_rows, rejected_rows
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, write_part
+from workers.model_thread import Reply, Unanswered
 from workers.records.instructions import Instruction
 from workers.records.pictures import PictureFacts, decode_picture, identify_undecoded
 from workers.records.reading import fetch_image, read_records
@@ -57,7 +57,7 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
         targets=commit.targets,
         records=len(labelled),
         reused=sum(each.reused for each in labelled),
-        batch_fill=bench.batcher.fill,
+        at_once=bench.model.at_once,
     )
 
 
@@ -119,7 +119,7 @@ async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _
 
     settled, asked = await bench.in_thread(_settle, record, opened.facts, bench, attempt)
     started = time.monotonic()
-    replies = await bench.batcher.ask(Sample(opened.image, tuple(each.text for each in asked)))
+    replies = await bench.model.ask(Sample(opened.image, tuple(each.text for each in asked)))
     latency_ms = 1000 * (time.monotonic() - started)
     record = replace(record, instructions=asked)
     new = await bench.in_thread(_make_rows, record, opened.facts, replies, attempt, latency_ms)

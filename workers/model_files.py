@@ -7,6 +7,7 @@ without the memory for the model, knows which labels a run will make.
 
 import fcntl
 import json
+import math
 import re
 import shutil
 import tomllib
@@ -128,7 +129,8 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
             f"--model {shown(settings.model_place)}: the weights on this machine are not those of "
             "the driver. Put the same files on all machines, or give a model in a bucket."
         )
-    limits = Limits.of_device(checkpoint.model.device)
+    most = settings.replica.batch_questions or math.inf
+    limits = Limits.of_device(checkpoint.model.device, most)
     return Engine(checkpoint, settings.decode_settings, limits)
 
 

@@ -135,7 +135,7 @@ class Progress:
 def describe_run(summary: RunSummary) -> str:
     """The table at the end."""
     done = summary.shards - len(summary.failures)
-    fill = f"; the model's batches were {summary.batch_fill:.0%} full" if summary.batch_fill else ""
+    asked = f"; the model had {summary.at_once:.0f} questions under way at once"
     whose = " in the shards that this start committed" if summary.failures else ""
     lines = [
         f"run        {summary.run_id}",
@@ -145,7 +145,7 @@ def describe_run(summary: RunSummary) -> str:
         *(f"  {status:<15}{count:>10,}" for status, count in sorted(summary.counts.items())),
         *_reasons(summary),
         f"masks      {summary.targets:,}",
-        f"time       {_duration(summary.seconds)}{fill}",
+        f"time       {_duration(summary.seconds)}{asked if summary.at_once else ''}",
         f"labels     {shown(summary.output)}",
     ]
     if summary.reused:

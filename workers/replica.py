@@ -35,7 +35,6 @@ import torch
 
 from pixellm.engine.engine import Engine
 from pixellm.errors import PixelLMError
-from workers.batcher import Batcher
 from workers.earlier import EarlierIndex, EarlierRows
 from workers.errors import (
     AccessDenied,
@@ -48,6 +47,7 @@ from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
 from workers.logbook import Begun, Logbook, Teller
 from workers.model_files import ModelIdentity, load_engine
+from workers.model_thread import ModelThread
 from workers.settings import LabelSettings
 from workers.shards.listing import ShardKind
 from workers.shards.plan import Shard
@@ -154,6 +154,7 @@ class ShardLabeller:
     def destroy(self) -> None:
         """Lets the threads go; the process ends soon after."""
         if self._bench is not None:
+            self._bench.model.close()
             self._bench.threads.shutdown(wait=False, cancel_futures=True)
 
     def __del__(self) -> None:
@@ -172,7 +173,7 @@ def lay_out_bench(assignment: Assignment, tell: Callable[[str, int], None]) -> W
     store, output = Anywhere(), settings.output
     ledger = Ledger(store, output, assignment.run_id, assignment.guarantee)
     return Workbench(
-        batcher=Batcher(engine.answer, settings.replica.batch_questions),
+        model=ModelThread(engine),
         image_side=engine.model.config.image_side,
         room=lambda text: engine.room(engine.prompt_ids(text)),
         ledger=ledger,
@@ -180,7 +181,7 @@ def lay_out_bench(assignment: Assignment, tell: Callable[[str, int], None]) -> W
         earlier=EarlierRows(assignment.earlier, store, output),
         store=store,
         threads=ThreadPoolExecutor(settings.reading.threads, thread_name_prefix="reader"),
-        pictures=asyncio.Semaphore(settings.reading.pictures),
+        pictures=asyncio.Semaphore(settings.pictures_at_once),
         questions=settings.questions,
         fields=settings.field_map,
         limits=settings.picture_limits,

@@ -39,6 +39,10 @@ def _names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
 
+def _count(value: object) -> object:
+    return None if value == "auto" else value
+
+
 def _place(text: str) -> str:
     try:
         return normalise_uri(text)
@@ -64,12 +68,14 @@ def _askable(text: str) -> str:
 PLACE = TypeAliasType("PLACE", str)
 TEXT = TypeAliasType("TEXT", tuple[Annotated[str, AfterValidator(_askable)], ...])
 FILE = TypeAliasType("FILE", str)
+COUNT = TypeAliasType("COUNT", Annotated[int, Field(ge=1, le=1_000_000)] | None)
 PLACES = TypeAliasType("PLACES", tuple[Annotated[str, AfterValidator(_place)], ...])
 NAMES = TypeAliasType("NAMES", tuple[str, ...])
 
 Place = Annotated[PLACE, AfterValidator(_place)]
 Texts = Annotated[TEXT, NoDecode, BeforeValidator(_lines), Verbatim]
 Places = Annotated[PLACES, NoDecode, BeforeValidator(_lines), Verbatim]
+Count = Annotated[COUNT, BeforeValidator(_count)]
 Names = Annotated[NAMES, NoDecode, BeforeValidator(_names)]
 
 
@@ -103,8 +109,9 @@ class Reading(Group):
     """folders or buckets that images may lie in besides the input"""
     threads: int = Field(default=8, ge=1, le=256)
     """images that one replica fetches and decodes at once"""
-    pictures: int = Field(default=64, ge=1, le=10_000)
-    """images that one replica holds ready for the model at once"""
+    pictures: int | None = Field(default=None, ge=1, le=10_000)
+    """images that one replica holds ready for the model at once; without it, 64, or 256 beside a
+    GPU"""
     max_image_mib: int = Field(default=PictureLimits().max_bytes // MIB, ge=1)
     """larger image files are rejected, in MiB"""
     max_image_pixels: int = Field(default=PictureLimits().max_pixels, ge=1)
@@ -121,8 +128,10 @@ class Replica(Group):
     share of the machine"""
     shards_in_flight: int = Field(default=4, ge=1, le=64)
     """shards that a replica works on at once, so that its batches stay full"""
-    batch_questions: int = Field(default=32, ge=1, le=4096)
-    """most questions in one batch of the model"""
+    batch_questions: Count = None
+    """most questions that the model answers at once; auto, as without it, is as many as memory
+    holds: most of what a GPU has free once the model is loaded, a tenth of a machine's without
+    GPU"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """of weights and arithmetic; auto is bf16 on a GPU and fp32 on a CPU"""
 
@@ -210,6 +219,11 @@ class LabelSettings(SettingsTree):
     def picture_limits(self) -> PictureLimits:
         """Which images are too large."""
         return PictureLimits(self.reading.max_image_mib * MIB, self.reading.max_image_pixels)
+
+    @property
+    def pictures_at_once(self) -> int:
+        """Images that one replica holds ready, once it is settled whether it has a GPU."""
+        return self.reading.pictures or (256 if self.num_gpus_per_replica else 64)
 
     @property
     def decode_settings(self) -> DecodeSettings:

@@ -27,8 +27,8 @@ class ShardSummary(Sums):
     records: int = 0
     reused: int = 0
     """rows that were carried over from an earlier run"""
-    batch_fill: float = 0.0
-    """how full the batches of its replica were until now, 0 to 1; 0 before there was any"""
+    at_once: float = 0.0
+    """questions that its replica had under way in a step until now, on average; 0 before any"""
     error: str | None = None
     """why it is not committed"""
     ends_run: bool = False
@@ -62,9 +62,9 @@ class RunSummary:
     reused: int
     """rows that were carried over from earlier runs"""
     seconds: float
-    batch_fill: float
-    """how full the batches of the model were, 0 to 1; of the replica that was heard of last, and 0
-    when there was nothing to ask"""
+    at_once: float
+    """questions under way in a step of the model, on average; of the replica that was heard of
+    last, and 0 when there was nothing to ask"""
     failures: Mapping[str, str]
     """shards that are not committed, with the reason"""
     stopped: bool = False
@@ -88,11 +88,11 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
-    batch_fill: float = 0.0
+    at_once: float = 0.0
 
     def add(self, summary: ShardSummary) -> None:
         """Counts one shard in."""
-        self.batch_fill = summary.batch_fill or self.batch_fill
+        self.at_once = summary.at_once or self.at_once
         if summary.error is not None:
             self.failures[summary.shard_id] = summary.error
             return

@@ -6,10 +6,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from workers.batcher import Batcher
 from workers.earlier import EarlierRows
 from workers.labels.commits import Ledger
 from workers.labels.rows import Provenance
+from workers.model_thread import ModelThread
 from workers.records.instructions import Instruction
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
@@ -26,7 +26,7 @@ def _to_nobody(shard_id: str, records: int) -> None:
 class Workbench:
     """The model, the stores, the threads and the rules; the same for all shards of a replica."""
 
-    batcher: Batcher
+    model: ModelThread
     image_side: int
     """of the model, in pixels"""
     room: Callable[[str], int]

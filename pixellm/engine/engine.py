@@ -105,6 +105,11 @@ class Engine:
         """Whether a question waits for its answer."""
         return bool(self._jobs)
 
+    @property
+    def at_once(self) -> float:
+        """Questions under way in a step, on average."""
+        return self.generator.at_once
+
     @torch.inference_mode()
     def step(self) -> list[Job]:
         """Brings everything under way one step on.

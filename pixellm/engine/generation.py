@@ -62,12 +62,18 @@ class Generator:
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
         self._numbers = count()
+        self._steps = self._advanced = 0
         self._predict = predict or (lambda states, _: model.language.lm_head(states))
 
     @property
     def busy(self) -> bool:
         """Whether a question has not ended yet."""
         return self.schedule.busy
+
+    @property
+    def at_once(self) -> float:
+        """Questions under way in a step, on average."""
+        return self._advanced / max(1, self._steps)
 
     def add(self, picture: Picture, prompt: Sequence[int], budget: int) -> Row:
         """Puts a question at the end of the line.
@@ -98,6 +104,7 @@ class Generator:
         slots.states[plan.rows, plan.places] = states
         # 3) and says the next word
         self._choose(states, layout.wanted)
+        self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
         for row, read in zip(rows, layout.read, strict=True):
             row.read = read
         return self._take_out([at for at, row in enumerate(rows) if self._has_ended(row)])

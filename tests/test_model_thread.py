@@ -1,0 +1,390 @@
+import asyncio
+import gc
+import random
+import threading
+import time
+from collections.abc import Collection, Sequence
+
+import pytest
+import torch
+
+from pixellm.answers import Answer
+from pixellm.engine.engine import Job
+from pixellm.engine.rows import Picture, Row, Sample
+from pixellm.images import PreparedImage
+from workers.errors import LineError, ReplicaBroken
+from workers.model_thread import FAILURES_IN_A_ROW, ModelThread, Unanswered
+
+IMAGE = PreparedImage(torch.zeros(3, 1, 1), (1, 1), (1, 1))
+
+
+class EchoEngine:
+    """Answers every question with its own text; fails where it is told to.
+
+    Args:
+        most: questions under way at once.
+        seconds: that a step takes.
+        poison: texts that no step is done with.
+        large: texts that don't fit into memory.
+    """
+
+    def __init__(
+        self,
+        most: int = 8,
+        seconds: float = 0.0,
+        poison: Collection[str] = (),
+        large: Collection[str] = (),
+    ) -> None:
+        self.most, self.seconds, self.poison, self.large = most, seconds, poison, large
+        self.waiting: list[tuple[Job, Row, str]] = []
+        self.steps: list[list[str]] = []
+        self.threads: set[int] = set()
+        self.error: Exception = RuntimeError("poisoned")
+        self.failing = True
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting)
+
+    @property
+    def at_once(self) -> float:
+        return sum(map(len, self.steps)) / max(1, len(self.steps))
+
+    def add(self, sample: Sample) -> Job:
+        rows = [Row(Picture(), [], 1, n) for n in range(len(sample.questions))]
+        job = Job(sample, tuple(rows))
+        self.waiting += [(job, *each) for each in zip(rows, sample.questions, strict=True)]
+        return job
+
+    def step(self) -> list[Job]:
+        entering, self.waiting = self.waiting[: self.most], self.waiting[self.most :]
+        texts = [text for _, _, text in entering]
+        self.steps.append(texts)
+        self.threads.add(threading.get_ident())
+        time.sleep(self.seconds)
+        if self.failing and any(text in self.poison for text in texts):
+            raise self.error
+        for _, row, text in entering:
+            if text in self.large:
+                row.failure = "too large"
+            else:
+                row.answer = Answer(text, (), (), False, False)
+        jobs = {id(job): job for job, _, _ in entering}
+        return [job for job in jobs.values() if job.done]
+
+    def abandon(self) -> None:
+        self.waiting = []
+
+
+def sample(*questions: str) -> Sample:
+    return Sample(IMAGE, questions)
+
+
+def texts_of(replies: Sequence[Answer | Unanswered]) -> list[str]:
+    """What was answered; `!` for what was not."""
+    return ["!" if isinstance(reply, Unanswered) else reply.text for reply in replies]
+
+
+def run(engine: EchoEngine, *samples: Sample) -> list[list[str]]:
+    """What all askers get, asking at once."""
+
+    async def ask_all() -> list[list[str]]:
+        thread = ModelThread(engine)
+        replies = await asyncio.gather(*(thread.ask(each) for each in samples))
+        thread.close()
+        return list(map(texts_of, replies))
+
+    return asyncio.run(asyncio.wait_for(ask_all(), 20))
+
+
+def test_every_question_gets_its_own_answer_in_its_own_place():
+    samples = [sample(*(f"{n}-{i}" for i in range(n % 5))) for n in range(50)]
+    engine = EchoEngine()
+    assert run(engine, *samples) == [list(each.questions) for each in samples]
+    assert len(engine.threads) == 1
+    assert threading.get_ident() not in engine.threads
+
+
+def test_what_is_asked_while_a_step_runs_joins_with_the_next_one():
+    engine = EchoEngine(most=16, seconds=0.05)
+
+    async def ask_in_turn() -> None:
+        thread = ModelThread(engine)
+        first = asyncio.create_task(thread.ask(sample("first")))
+        while not engine.steps:
+            await asyncio.sleep(0.001)
+        await asyncio.gather(first, *(thread.ask(sample(f"{n}")) for n in range(10)))
+        thread.close()
+
+    asyncio.run(ask_in_turn())
+    assert [len(step) for step in engine.steps] == [1, 10]
+
+
+def test_a_sample_is_answered_when_its_last_question_is_and_not_when_all_others_are():
+    engine = EchoEngine(most=2, seconds=0.02)
+
+    async def ask() -> list[bool]:
+        thread = ModelThread(engine)
+        tasks = [asyncio.create_task(thread.ask(sample(*f"{n}ab"))) for n in range(4)]
+        await tasks[0]
+        done = [task.done() for task in tasks]
+        await asyncio.gather(*tasks)
+        thread.close()
+        return done
+
+    assert asyncio.run(ask()) == [True, False, False, False]
+
+
+def test_the_poisoned_sample_fails_alone():
+    got = run(EchoEngine(poison=["bad"]), sample("a", "b"), sample("c", "bad", "d"), sample("e"))
+    assert got == [["a", "b"], ["c", "!", "d"], ["e"]]
+
+
+def test_random_poison_never_costs_another_question():
+    chance = random.Random(7)
+    poison = {f"{n}" for n in range(0, 400, FAILURES_IN_A_ROW * 3)}
+    names = [f"{n}" for n in range(400)]
+    samples = []
+    while names:
+        size = chance.randint(1, 6)
+        samples.append(sample(*names[:size]))
+        names = names[size:]
+    got = run(EchoEngine(poison=poison), *samples)
+    for each, texts in zip(samples, got, strict=True):
+        assert texts == ["!" if text in poison else text for text in each.questions]
+
+
+def test_one_at_fault_among_many_is_found_in_few_steps():
+    engine = EchoEngine(most=1000, poison=["bad"])
+    run(engine, *(sample(f"{n}") for n in range(255)), sample("bad"))
+    assert len(engine.steps) < 30
+
+
+def test_after_the_one_at_fault_questions_are_answered_together_again():
+    engine = EchoEngine(most=100, poison=["bad"])
+
+    async def ask() -> None:
+        thread = ModelThread(engine)
+        await asyncio.gather(*(thread.ask(sample(name)) for name in ("a", "bad", "b")))
+        before = len(engine.steps)
+        await asyncio.gather(*(thread.ask(sample(f"{n}")) for n in range(50)))
+        assert len(engine.steps) - before <= 2
+        thread.close()
+
+    asyncio.run(ask())
+
+
+def test_why_a_question_failed_is_told():
+    async def ask(engine: EchoEngine) -> Unanswered:
+        thread = ModelThread(engine)
+        (reply,) = await thread.ask(sample("bad"))
+        thread.close()
+        return reply
+
+    poisoned = asyncio.run(ask(EchoEngine(poison=["bad"])))
+    assert poisoned == Unanswered("RuntimeError: poisoned")
+    large = asyncio.run(ask(EchoEngine(large=["bad"])))
+    assert large == Unanswered("it doesn't fit into memory, not even alone: too large")
+
+
+def test_a_question_that_does_not_fit_into_memory_costs_its_own_row_only():
+    engine = EchoEngine(large=["b"])
+    assert run(engine, sample("a", "b", "c"), sample("d")) == [["a", "!", "c"], ["d"]]
+    assert len(engine.steps) <= 2  # the engine has tried it alone; nothing is asked again
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError("Unable to allocate 9 GiB"),
+        ValueError("no such size"),
+        LineError("on purpose"),
+    ],
+)
+def test_what_a_bad_sample_raises_costs_its_own_row_only(error):
+    engine = EchoEngine(poison=["bad"])
+    engine.error = error
+    assert run(engine, sample("a"), sample("bad", "c")) == [["a"], ["!", "c"]]
+
+
+def test_what_a_bad_sample_raises_as_it_is_added_costs_its_own_row_only():
+    class Strict(EchoEngine):
+        def add(self, sample: Sample) -> Job:
+            if "bad" in sample.questions:
+                raise ValueError("too long")
+            return super().add(sample)
+
+    assert run(Strict(), sample("a"), sample("bad", "c"), sample("d")) == [["a"], ["!", "c"], ["d"]]
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), KeyError("a bug"), AssertionError("a bug")])
+def test_a_bug_goes_as_it_is_to_those_who_asked_and_to_nobody_later(error):
+    engine = EchoEngine(poison=["bad"])
+    engine.error = error
+
+    async def ask_all() -> list[object]:
+        thread = ModelThread(engine)
+        asked = [thread.ask(sample(name)) for name in ("a", "bad")]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        later = await thread.ask(sample("later"))
+        thread.close()
+        return [replies[1], *texts_of(later)]
+
+    assert asyncio.run(asyncio.wait_for(ask_all(), 20)) == [error, "later"]
+    assert sum("bad" in step for step in engine.steps) == 1  # nothing was tried alone
+
+
+def test_a_bug_that_shows_only_when_a_sample_is_tried_alone_is_one_too():
+    class Crashing(EchoEngine):
+        def step(self) -> list[Job]:
+            self.error = TypeError("a bug") if len(self.waiting) == 1 else RuntimeError("poisoned")
+            return super().step()
+
+    with pytest.raises(TypeError, match="a bug"):
+        run(Crashing(poison=["bad"]), sample("good"), sample("bad"))
+
+
+def test_a_model_that_answers_nothing_breaks_the_replica_for_all_askers():
+    names = [f"{n}" for n in range(100)]
+    engine = EchoEngine(most=1000, poison=names)
+
+    async def ask_all() -> list[object]:
+        thread = ModelThread(engine)
+        asked = [thread.ask(sample(name)) for name in names]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        with pytest.raises(ReplicaBroken, match="poisoned"):
+            await thread.ask(sample("later"))
+        thread.close()
+        return replies
+
+    replies = asyncio.run(asyncio.wait_for(ask_all(), 20))
+    assert sum(isinstance(reply, ReplicaBroken) for reply in replies) > 90
+    assert len(engine.steps) < 5 * FAILURES_IN_A_ROW
+
+
+@pytest.mark.parametrize("kind", ["poison", "large"])
+@pytest.mark.parametrize("failing", [FAILURES_IN_A_ROW - 1, FAILURES_IN_A_ROW])
+def test_so_many_failures_in_a_row_break_the_replica_and_one_less_does_not(failing, kind):
+    names = [f"{n}" for n in range(failing)]
+    engine = EchoEngine(**{kind: names})
+    if failing < FAILURES_IN_A_ROW:
+        assert run(engine, *map(sample, names)) == [["!"]] * failing
+    else:
+        with pytest.raises(ReplicaBroken, match=f"{FAILURES_IN_A_ROW} questions failed in a row"):
+            run(engine, *map(sample, names))
+
+
+def test_an_answer_ends_the_row_of_failures():
+    names = [f"{n}" for n in range(FAILURES_IN_A_ROW - 1)]
+    asked = [*names, "good", *names]
+    got = run(EchoEngine(most=1, poison=names), *map(sample, asked))
+    assert got == [["good" if name == "good" else "!"] for name in asked]
+
+
+def test_a_model_that_hangs_breaks_the_replica(monkeypatch):
+    monkeypatch.setattr("workers.model_thread.STEP_SECONDS", 0.05)
+
+    async def ask() -> None:
+        thread = ModelThread(EchoEngine(seconds=0.5))
+        for _ in range(2):  # who asks later is told at once
+            with pytest.raises(ReplicaBroken, match=r"took more than 0\.05 s for a step"):
+                await thread.ask(sample("a"))
+        thread.close()
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+
+
+def test_long_answers_are_waited_for_while_step_follows_step(monkeypatch):
+    monkeypatch.setattr("workers.model_thread.STEP_SECONDS", 0.1)
+    engine = EchoEngine(most=1, seconds=0.02)
+    names = [f"{n}" for n in range(20)]
+    assert run(engine, sample(*names)) == [names]
+
+
+def test_a_failing_device_breaks_the_replica_at_once():
+    engine = EchoEngine(poison=["bad"])
+    engine.error = torch.AcceleratorError("illegal memory access")
+    with pytest.raises(ReplicaBroken, match="the device failed"):
+        run(engine, sample("bad"), sample("good"))
+    assert sum("bad" in step for step in engine.steps) == 1
+
+
+def test_askers_that_go_away_do_no_harm():
+    engine = EchoEngine(most=4, seconds=0.02)
+
+    async def ask_and_leave() -> list[str]:
+        thread = ModelThread(engine)
+        first = asyncio.create_task(thread.ask(sample("first")))
+        while not engine.steps:
+            await asyncio.sleep(0.001)
+        tasks = [asyncio.create_task(thread.ask(sample(f"{n}"))) for n in range(40)]
+        await asyncio.sleep(0)  # all stand in the line, while the first step runs
+        leaving = tasks[::2]
+        for task in leaving:
+            task.cancel()
+        replies = await asyncio.gather(first, *(task for task in tasks if task not in leaving))
+        thread.close()
+        return [text for each in replies for text in texts_of(each)]
+
+    got = asyncio.run(asyncio.wait_for(ask_and_leave(), 20))
+    assert got == ["first", *(f"{n}" for n in range(40) if n % 2)]
+    asked = [text for step in engine.steps for text in step]
+    assert len(asked) == 21  # who left while waiting was not answered
+
+
+def test_who_has_gone_away_is_not_asked_again_when_others_are_sifted():
+    engine = EchoEngine(most=4, seconds=0.05, poison=["bad"])
+
+    async def ask_and_leave() -> None:
+        thread = ModelThread(engine)
+        gone = asyncio.create_task(thread.ask(sample("gone")))
+        stays = asyncio.create_task(thread.ask(sample("bad", "good")))
+        while not engine.steps:
+            await asyncio.sleep(0.001)
+        gone.cancel()
+        assert texts_of(await stays) == ["!", "good"]
+        assert texts_of(await thread.ask(sample("later"))) == ["later"]
+        thread.close()
+
+    asyncio.run(asyncio.wait_for(ask_and_leave(), 20))
+    assert sum("gone" in step for step in engine.steps) == 1
+
+
+def test_a_closed_thread_ends_and_leaves_the_engine_empty():
+    engine = EchoEngine(most=1, seconds=0.02)
+
+    async def ask_and_close() -> ModelThread:
+        thread = ModelThread(engine)
+        asker = asyncio.create_task(thread.ask(sample(*map(str, range(100)))))
+        while not engine.steps:
+            await asyncio.sleep(0.001)
+        thread.close(20)
+        asker.cancel()
+        return thread
+
+    thread = asyncio.run(ask_and_close())
+    assert not thread._thread.is_alive()
+    assert not engine.busy
+    assert len(engine.steps) < 10
+
+
+def test_pictures_are_let_go_with_their_answers():
+    class Watched:
+        alive = 0
+
+        def __init__(self) -> None:
+            Watched.alive += 1
+
+        def __del__(self) -> None:
+            Watched.alive -= 1
+
+    async def ask() -> None:
+        thread = ModelThread(EchoEngine(poison=["3"]))
+        for n in range(5):
+            await thread.ask(Sample(Watched(), (f"{n}",)))
+        gc.collect()
+        assert Watched.alive <= 1
+        thread.close()
+
+    asyncio.run(ask())

@@ -1,0 +1,330 @@
+"""Questions from all shards in flight -> the engine, in the one thread that may use it.
+
+    ask(sample) ---> line ---> engine.add, then step after step ---> replies to whoever asked
+
+What is asked joins what is under way with the engine's next step. When a step fails as a bad sample
+makes it fail (`SAMPLE_ERRORS`), all that was under way is asked again in two halves, and the half
+that fails in two again, down to the question at fault; so one poisonous image costs its own rows
+and nobody else's. What can't be the fault of a sample (a lost GPU, a model that answers nothing any
+more) breaks the replica: every asker, now and later, is told so by `ReplicaBroken`. Anything else
+is a bug, and goes as it is to those who asked. Nobody waits for ever.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+import torch
+
+from pixellm.answers import Answer
+from pixellm.engine.engine import Job
+from pixellm.engine.rows import Row, Sample
+from pixellm.errors import PixelLMError
+from workers.errors import ReplicaBroken
+
+STEP_SECONDS = 2 * 60 * 60
+"""A step in which many questions enter a 7B model on a slow CPU takes minutes; what takes so long
+is a hung device."""
+FAILURES_IN_A_ROW = 8
+"""Questions that fail alone with none answered in between: then the model is at fault, not they."""
+SAMPLE_ERRORS = (RuntimeError, ValueError, MemoryError, PixelLMError)
+"""What the model raises over a bad sample. A TypeError or a KeyError is no sample's fault: as rows
+of status `failed` nobody would see it."""
+
+_log = logging.getLogger(__name__)
+
+
+class Asking(Protocol):
+    """What is needed of `pixellm.engine.engine.Engine`."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a question waits for its answer."""
+        ...
+
+    @property
+    def at_once(self) -> float:
+        """Questions under way in a step, on average."""
+        ...
+
+    def add(self, sample: Sample) -> Job:
+        """Puts all questions of a sample at the end of the line."""
+        ...
+
+    def step(self) -> list[Job]:
+        """Brings everything under way one step on; returns the samples that are done."""
+        ...
+
+    def abandon(self) -> None:
+        """Forgets all that is under way or waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A question that the model could not answer, also when it was asked alone."""
+
+    message: str
+
+
+Reply = Answer | Unanswered
+Future = asyncio.Future[tuple[Reply, ...]]
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A sample whose asker waits."""
+
+    sample: Sample
+    future: Future
+    job: Job | None = None
+    """in the engine"""
+    replies: dict[int, Reply] = field(default_factory=dict)
+    """by the question's place in the sample"""
+
+    def whole(self) -> "_Part":
+        """All its questions."""
+        return _Part(self, range(len(self.sample.questions)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some questions of a sample."""
+
+    asked: _Asked
+    places: range
+
+    @property
+    def sample(self) -> Sample:
+        """With these questions only."""
+        questions = self.asked.sample.questions
+        return replace(self.asked.sample, questions=tuple(questions[at] for at in self.places))
+
+
+class ModelThread:
+    """Answers samples with an engine that lives in a thread of its own.
+
+    Args:
+        engine: is used by that thread alone.
+    """
+
+    def __init__(self, engine: Asking) -> None:
+        self._engine = engine
+        self._line: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._broken: ReplicaBroken | None = None
+        self._beat = 0.0
+        # the model thread's own: who was taken out of the line and not told yet, and by the id() of
+        # their job those of them that are in the engine
+        self._at_hand: dict[_Asked, None] = {}
+        self._in_engine: dict[int, _Asked] = {}
+        self._failures = 0
+
+    async def ask(self, sample: Sample) -> tuple[Reply, ...]:
+        """Asks all questions of a sample; returns when all have their reply, in their order.
+
+        Raises:
+            ReplicaBroken: no question of anybody will be answered any more.
+            Exception: a bug, as the model raised it.
+        """
+        if not sample.questions:
+            return ()
+        asked = _Asked(sample, asyncio.get_running_loop().create_future())
+        self._start()
+        self._line.put(asked)
+        try:
+            while not asked.future.done():
+                await asyncio.wait([asked.future], timeout=STEP_SECONDS)
+                self._check_pulse(asked.future)
+        finally:
+            asked.future.cancel()  # whoever went away is not answered
+        return asked.future.result()
+
+    @property
+    def at_once(self) -> float:
+        """Questions under way in a step of the engine, on average."""
+        return self._engine.at_once
+
+    def close(self, seconds: float = 0.0) -> None:
+        """Ends the thread after its step; whoever waits gets no answer any more.
+
+        Args:
+            seconds: that are waited for its end.
+        """
+        self._line.put(None)
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+            self._thread.start()
+
+    def _check_pulse(self, future: Future) -> None:
+        if not future.done() and time.monotonic() - self._beat > STEP_SECONDS:
+            self._broken = ReplicaBroken(f"the model took more than {STEP_SECONDS} s for a step")
+            raise self._broken
+
+    # ---- in the model's thread ----
+
+    def _work(self) -> None:
+        """Step after step, for ever: also of a broken replica, whose askers must be told."""
+        while self._take_in():
+            try:
+                self._go_on()
+            except ReplicaBroken as error:
+                self._broken = error
+                self._give_back(error)
+            except Exception as error:  # a bug: whoever asked raises it, and the job ends with it
+                self._give_back(error)
+        self._empty_engine()
+
+    def _take_in(self) -> bool:
+        """Takes what has come out of the line, and waits for it when there is nothing else to do.
+
+        Returns:
+            False when the thread is to end.
+        """
+        with suppress(Empty):
+            while True:
+                asked = self._line.get(block=not self._at_hand)
+                if asked is None:
+                    return False
+                if not asked.future.cancelled():
+                    self._at_hand[asked] = None
+        return True
+
+    def _go_on(self) -> None:
+        """One step; who is done with it is told."""
+        if self._broken:
+            raise self._broken
+        try:
+            for asked in self._at_hand:
+                if asked.job is None:
+                    asked.job = self._engine.add(asked.sample)
+                    self._in_engine[id(asked.job)] = asked
+            done = self._step()
+        except SAMPLE_ERRORS as error:
+            _raise_if_broken(error)
+            done = None
+        # out here the error doesn't hold the tensors of what failed any more
+        if done is None:
+            self._sift()
+        for job in done or ():
+            asked = self._in_engine.pop(id(job))
+            self._reply(asked.whole(), job)
+
+    def _step(self) -> list[Job]:
+        self._beat = time.monotonic()
+        return self._engine.step()
+
+    def _sift(self) -> None:
+        """Asks all that is at hand anew, until whoever is at fault has failed alone."""
+        self._empty_engine()
+        self._answer([each.whole() for each in self._at_hand if not each.future.cancelled()])
+        self._at_hand.clear()
+
+    def _answer(self, parts: Sequence[_Part]) -> None:
+        """Answers parts together; where that fails, one half after the other."""
+        why = self._answer_together(parts)
+        if why is None:
+            return
+        halves = _halve(parts)
+        for half in halves:
+            self._answer(half)
+        if not halves:
+            (part,) = parts
+            self._note(part, [self._give_up(why)])
+
+    def _answer_together(self, parts: Sequence[_Part]) -> str | None:
+        """Answers parts; or tells why not."""
+        try:
+            jobs = [self._engine.add(part.sample) for part in parts]
+            while self._engine.busy:
+                self._step()
+        except SAMPLE_ERRORS as error:
+            _raise_if_broken(error)
+            _log.warning("%d samples can't be answered together", len(parts), exc_info=error)
+            self._engine.abandon()
+            return f"{type(error).__name__}: {error}"
+        for part, job in zip(parts, jobs, strict=True):
+            self._reply(part, job)
+        return None
+
+    # ---- replies ----
+
+    def _reply(self, part: _Part, job: Job) -> None:
+        self._note(part, [self._reply_of(row) for row in job.rows])
+
+    def _reply_of(self, row: Row) -> Reply:
+        if row.answer is None:
+            return self._give_up(f"it doesn't fit into memory, not even alone: {row.failure}")
+        self._failures = 0
+        return row.answer
+
+    def _give_up(self, why: str) -> Unanswered:
+        self._failures += 1
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise ReplicaBroken(f"{self._failures} questions failed in a row, the last with {why}")
+        return Unanswered(why)
+
+    def _note(self, part: _Part, replies: Sequence[Reply]) -> None:
+        """Keeps replies until all of their sample are there."""
+        asked = part.asked
+        asked.replies.update(zip(part.places, replies, strict=True))
+        if len(asked.replies) == len(asked.sample.questions):
+            self._at_hand.pop(asked, None)
+            whole = tuple(asked.replies[at] for at in asked.whole().places)
+            _tell(asked.future, lambda: asked.future.set_result(whole))
+
+    def _give_back(self, error: Exception) -> None:
+        """Tells all at hand that they get no answer."""
+        with suppress(Exception):  # of a broken device
+            self._empty_engine()
+        for asked in self._at_hand:
+            _tell(asked.future, partial(asked.future.set_exception, error))
+        self._at_hand.clear()
+
+    def _empty_engine(self) -> None:
+        self._in_engine.clear()
+        self._engine.abandon()
+
+
+def _tell(future: Future, settle: Callable[[], None]) -> None:
+    """Settles a future of the event loop's thread, if anybody waits for it still."""
+
+    def settle_once() -> None:
+        if not future.done():
+            settle()
+
+    with suppress(RuntimeError):  # the loop is closed: nobody waits
+        future.get_loop().call_soon_threadsafe(settle_once)
+
+
+def _halve(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """Half of the samples each; of a single one, half of its questions; nothing of a single one."""
+    half = len(parts) // 2
+    if half:
+        return [list(parts[:half]), list(parts[half:])]
+    (part,) = parts
+    half = len(part.places) // 2
+    if half:
+        return [
+            [replace(part, places=places)] for places in (part.places[:half], part.places[half:])
+        ]
+    return []
+
+
+def _raise_if_broken(error: Exception) -> None:
+    """A device error spoils the process: every later call would fail, whatever it is about."""
+    if isinstance(error, ReplicaBroken):
+        raise error
+    if isinstance(error, torch.AcceleratorError):
+        raise ReplicaBroken(f"the device failed: {error}") from error
