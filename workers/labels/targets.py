@@ -43,7 +43,7 @@ def blank_target() -> TargetRow:
     nowhere = (0.0, 0.0, 0.0, 0.0)
     code = EncodedMask((0, 0), "", 0, nowhere, 0, touches_border=False, max_iou_other=0.0)
     mask = RunMask.from_pixels(np.zeros((0, 0), bool))
-    target = Target(0, None, None, "none", mask, 0.0, None, None)
+    target = Target(0, None, None, "none", mask, 0.0, None, None, None)
     return replace(_make_target(target, code, (), ""), target_id="", flags=())
 
 
