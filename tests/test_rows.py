@@ -143,11 +143,11 @@ def test_a_target_without_a_phrase_has_no_span():
 
 
 def test_a_calibration_of_the_run_makes_the_score_and_leaves_the_others():
-    curve = Calibration("score_token", ((0.2, 0.1), (0.3, 0.9)))
+    curve = Calibration("score_token", ((0.2, 0.1), (0.3, 0.7)))
     attempt = replace(ATTEMPT, provenance=replace(MADE_BY, calibration=curve))
     answer = make_answer([blob((1, 1))])
     (target,) = answer_row(make_record(), FACTS, answer, attempt, 3.5).targets
-    assert (target.score, target.score_mask, target.score_token) == (pytest.approx(0.5), 0.5, 0.25)
+    assert (target.score, target.score_mask, target.score_token) == (pytest.approx(0.4), 0.5, 0.25)
 
 
 @pytest.mark.parametrize(
