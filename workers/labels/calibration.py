@@ -2,7 +2,7 @@
 
 The file of `--calibration` is a JSON object:
 
-    {"of": "score_iou",
+    {"of": "score_phrase",
      "points": [[0.31, 0.05], [0.72, 0.4], [0.93, 0.97]],
      "model_sha256": "9f86d081...",
      "notes": {"gold": "s3://gold/mugs", "date": "2026-11-24"}}
@@ -65,7 +65,8 @@ class Calibration:
         """Fits the curve by isotonic regression: the rising one with the least squared error.
 
         Args:
-            raw: (N,) scores of targets, 0 to 1; targets whose score is null are left out.
+            raw: (N,) scores of targets; those whose score is null are left out. What lies beyond
+                0 and 1, as the guesses of an IoU head can, counts as 0 and 1.
             truth: (N,) how good each of them is, 0 to 1: its IoU with the true mask, or whether it
                 is a hit. All count alike.
             of: which score `raw` is.
