@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pixellm.phrases import Span
 from pixellm.run_lengths import RunMask
-from pixellm.tokenizer import Tokenizer, glue
+from pixellm.tokenizer import Tokenizer
 
 SEG_MARK = "[SEG]"
 
@@ -47,6 +47,7 @@ class Target:
         score_mask: Mean probability of the mask's pixels, 0 to 1.
         score_iou: The decoder's own guess of the mask's IoU, if it was trained to make one.
         score_token: Probability of the token group, if it was kept.
+        score_phrase: Probability of the tokens that write the phrase; None unless it is there.
     """
 
     index: int
@@ -57,6 +58,7 @@ class Target:
     score_mask: float
     score_iou: float | None
     score_token: float | None
+    score_phrase: float | None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -127,19 +129,29 @@ def find_groups(
 
 def render_answer(
     ids: Sequence[int], groups: Sequence[TokenGroup], tokenizer: Tokenizer
-) -> tuple[str, tuple[Span, ...]]:
+) -> tuple[str, tuple[Span, ...], tuple[Span, ...]]:
     """Write an answer with every group as "[SEG]".
 
     Returns:
-        The text, and where the mark of each group stands in it, in code points. Codebook tokens
-        without a group stay as they are, for example "[SEG3]".
+        The text; where the mark of each group stands in it; and where each id does, see
+        `Tokenizer.decode_with_places`: the first of a group at its mark, the others nowhere. All
+        in code points. Codebook tokens without a group stay as they are, for example "[SEG3]".
     """
-    taken = {at for group in groups for at in group.positions}
-    text, marks, done = "", [], 0
-    for group in groups:
-        before = [ids[at] for at in range(done, group.start) if at not in taken]
-        text = glue(glue(text, tokenizer.decode(before)), SEG_MARK)
-        marks.append((len(text) - len(SEG_MARK), len(text)))
-        done = group.start + 1
-    rest = [ids[at] for at in range(done, len(ids)) if at not in taken]
-    return glue(text, tokenizer.decode(rest)), tuple(marks)
+    instead = {at: "" for group in groups for at in group.positions}
+    instead |= {group.start: SEG_MARK for group in groups}
+    text, places = tokenizer.decode_with_places(ids, instead)
+    return text, tuple(places[group.start] for group in groups), places
+
+
+def ids_within(span: Span, places: Sequence[Span]) -> list[int]:
+    """The ids that hold a character of a span, also if they hold others too.
+
+    Args:
+        span: In the text of an answer.
+        places: Where the ids stand in it, from `render_answer`.
+
+    Returns:
+        Their indices, ascending.
+    """
+    first, last = span
+    return [at for at, (start, stop) in enumerate(places) if max(first, start) < min(last, stop)]

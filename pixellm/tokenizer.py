@@ -10,12 +10,14 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
 from pixellm.errors import CheckpointError, ConfigError, InstructionError
+from pixellm.phrases import Span
 
 IMAGE_TOKEN = "<image>"
 """Where the image stands in a prompt. It is no token: the model puts image vectors there."""
@@ -121,19 +123,56 @@ class Tokenizer:
         `<s>`, `</s>` and padding are left out, and so are ids beyond the vocabulary: a model's
         head may be padded to a round number.
         """
-        text = ""
-        run: list[int] = []
-        for index in ids:
-            if index in self._names:
-                text = glue(glue(text, self._decode_run(run)), self._names[index])
-                run = []
-            else:
-                run.append(index)
-        return glue(text, self._decode_run(run))
+        return self.decode_with_places(list(ids))[0]
 
-    def _decode_run(self, ids: Sequence[int]) -> str:
-        kept = [index for index in ids if self.eos_id < index < self._pieces.vocab_size()]
-        return str(self._pieces.decode(kept)).strip() if kept else ""
+    def decode_with_places(
+        self, ids: Sequence[int], instead: Mapping[int, str] | None = None
+    ) -> tuple[str, tuple[Span, ...]]:
+        """Turn ids into readable text, and say where in it each of them stands.
+
+        Args:
+            ids: As for `decode`.
+            instead: Position -> what is written for the id there; "" for nothing.
+
+        Returns:
+            The text, and for every id the span of the characters that it is or has a part in, in
+            code points. The bytes of one character share its span; an id that is left out, and a
+            space that is, have an empty one.
+        """
+        written = {at: self._names[each] for at, each in enumerate(ids) if each in self._names}
+        written |= instead or {}
+        shown = [at for at, each in enumerate(ids) if written.get(at, self._is_piece(each))]
+        text, places = "", [(0, 0)] * len(ids)
+        # one word that is written at a time, and between them runs of pieces
+        for word, run in groupby(shown, key=lambda at: at if at in written else None):
+            where = list(run)
+            if word is None:
+                part, spans = self._decode_run([ids[at] for at in where])
+            else:
+                part, spans = written[word], [(0, len(written[word]))]
+            text = glue(text, part)
+            begin = len(text) - len(part)
+            for at, (start, stop) in zip(where, spans, strict=True):
+                places[at] = (begin + start, begin + stop)
+        return text, tuple(places)
+
+    def _is_piece(self, index: int) -> bool:
+        return bool(self.eos_id < index < self._pieces.vocab_size())
+
+    def _decode_run(self, ids: Sequence[int]) -> tuple[str, list[Span]]:
+        """Pieces as text without white space around it, and where each of them stands in it."""
+        surfaces = [each.surface for each in self._pieces.decode(ids, return_type="proto").pieces]
+        ends = list(accumulate(map(len, surfaces)))
+        spans = [(end - len(each), end) for each, end in zip(surfaces, ends, strict=True)]
+        for at in range(len(ids) - 2, -1, -1):  # a character is given to the last of its bytes
+            if not surfaces[at] and self._pieces.is_byte(ids[at]):
+                spans[at] = spans[at + 1]
+        whole = "".join(surfaces)
+        text, margin = whole.strip(), len(whole) - len(whole.lstrip())
+        return text, [
+            (min(max(start - margin, 0), len(text)), min(max(stop - margin, 0), len(text)))
+            for start, stop in spans
+        ]
 
 
 def glue(text: str, part: str) -> str:

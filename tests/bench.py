@@ -118,7 +118,7 @@ def bench_for(store, model, run_id="run-1", pictures=8, **more):
             image_side=56,
             room=lambda text: model.engine.room(model.engine.prompt_ids(text)),
             ledger=Ledger(store, OUTPUT, run_id),
-            provenance=IDENTITY.provenance(run_id),
+            provenance=more.pop("identity", IDENTITY).provenance(run_id),
             earlier=EarlierRows(earlier, store, OUTPUT),
             store=store,
             threads=threads,

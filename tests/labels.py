@@ -42,6 +42,7 @@ def make_answer(masks, phrases=None, scores=None, malformed=False, truncated=Fal
             score_mask=score,
             score_iou=None,
             score_token=0.25,
+            score_phrase=phrase and 0.125,
         )
         for n, (mask, phrase, score) in enumerate(zip(masks, phrases, scores, strict=True))
     )

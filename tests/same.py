@@ -10,7 +10,7 @@ from workers.labels.schema import LabelRow, TargetRow
 
 PASSING = ("run_id", "shard_id", "created_at", "latency_ms", "attempts")
 """Columns that say which try a row comes from, not what it says."""
-SCORES = ("score", "score_mask", "score_iou", "score_token")
+SCORES = ("score", "score_mask", "score_iou", "score_token", "score_phrase")
 MEASURED = ("bbox", "area", "rle_counts", "n_components", "touches_border", "max_iou_other")
 EDGE = 1e-3
 """Of a mask's pixels: those whose logit is 0 but for what is lost in rounding, which depends on

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import log
 
 import numpy as np
 import pytest
@@ -79,6 +80,44 @@ def test_generated_masks_equal_those_of_the_same_answer_read_at_once():
         logits = read_answers(checkpoint.model, batch).masks[0][0]
     sure = logits.abs() > 1e-3
     assert np.array_equal(answer.targets[0].mask[sure], (logits > 0)[sure])
+
+
+class Wavering(Script):
+    """Says its script, id k of an answer with the probability (k + 1) / (k + 2).
+
+    That of ids k to l in a row is (k + 1) / (l + 2).
+    """
+
+    def __call__(self, states, wanted):
+        logits = super().__call__(states, wanted)
+        for line, each in zip(logits, wanted, strict=True):
+            others = log(1 / (each.index + 2) / (self.vocabulary - 1))
+            line[:] = torch.where(line == 0, log((each.index + 1) / (each.index + 2)), others)
+        return logits
+
+
+def test_a_phrase_has_the_probability_of_its_ids():
+    checkpoint = tiny_checkpoint(0)
+    tokenizer, seg = checkpoint.tokenizer, checkpoint.tokenizer.seg_text
+
+    def count(text):
+        return len(tokenizer.encode(text, bos=False))
+
+    text = f"the dog is {seg}, and the red box is {seg}. It is {seg}."
+    script = Wavering([tokenizer.encode(text, bos=False)], tokenizer)
+    engine = Engine(checkpoint, predict=script)
+    ((answer,),) = engine.answer([sample("the dog")])
+    assert [target.phrase for target in answer.targets] == ["the dog", "the red box", None]
+    first, second, third = answer.targets
+    assert first.score_phrase == pytest.approx(1 / (count("the dog") + 1))
+    start = count(f"the dog is {seg}, and")
+    length = count("the red box")
+    assert length > 3
+    assert second.score_phrase == pytest.approx((start + 1) / (start + length + 1))
+    assert third.score_phrase is None
+    group, start = len(tokenizer.seg_ids), count("the dog is")
+    assert first.score_token == pytest.approx((start + 1) / (start + group + 1))
+    assert third.score_token is not None
 
 
 def test_a_target_without_a_name_says_so():

@@ -14,6 +14,7 @@ from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
 from workers.errors import SettingsError
 from workers.hardware import settle_hardware
+from workers.labels.calibration import Calibration
 from workers.model_files import (
     code_version,
     fetch_model,
@@ -64,7 +65,7 @@ def test_the_identity_is_that_of_the_loaded_weights(folder, cache):
     assert identity.model_sha256 == load_checkpoint(folder).sha256
     assert (identity.model_id, identity.precision) == ("tiny", "fp32")
     decoding = {"max_new_tokens": 5, "official_groups": False, "forced_groups": True}
-    assert json.loads(identity.decode_json) == decoding
+    assert json.loads(identity.decode_json) == {**decoding, "calibration": None}
     engine = load_engine(settings, identity)
     image = prepare_image(load_photos()[0].rgb, engine.model.config.image_side)
     ((answer,),) = engine.answer([Sample(image, ("the dog",))])
@@ -82,6 +83,47 @@ def test_the_fingerprint_changes_with_all_that_changes_a_label(folder, cache):
     config.write_text(config.read_text() + " ")
     seen.add(fingerprint(folder, cache))
     assert len(seen) == 5
+
+
+def put_calibration(path: Path, **values) -> Path:
+    path.write_bytes(Calibration("score_iou", ((0.1, 0.2),), **values).to_json())
+    return path
+
+
+def test_a_calibration_is_part_of_the_identity_and_where_it_lies_is_not(folder, cache, tmp_path):
+    digest = load_checkpoint(folder).sha256
+    files = [put_calibration(tmp_path / name, model_sha256=digest) for name in ("a", "b")]
+    files.append(put_calibration(tmp_path / "c"))
+    seen = [fingerprint(folder, cache, "--calibration", str(each)) for each in files]
+    assert seen[0] == seen[1] != seen[2] != fingerprint(folder, cache) != seen[0]
+    identity = identify_model(make_settings(folder, cache, "--calibration", str(files[0])))
+    assert identity.calibration.points == ((0.1, 0.2),)
+    assert identity.provenance("run-1").calibration == identity.calibration
+    assert json.loads(identity.decode_json)["calibration"] == identity.calibration.sha256
+
+
+def test_a_calibration_of_another_model_is_refused_with_both_digests(folder, cache, tmp_path):
+    file = put_calibration(tmp_path / "c.json", model_sha256="ab" * 32)
+    digest = load_checkpoint(folder).sha256
+    with pytest.raises(SettingsError) as caught:
+        identify_model(make_settings(folder, cache, "--calibration", str(file)))
+    said = f"{caught.value}"
+    assert said.startswith(f"--calibration '{file}' was fitted for the model '{'ab' * 32}', and")
+    assert f"--model '{folder}' is '{digest}'" in said
+    assert "Give a calibration of this model, or none" in said
+
+
+def test_a_wrong_calibration_is_told_before_a_model_is_fetched(cache, tmp_path):
+    (tmp_path / "c.json").write_text("no JSON")
+    flags = ("--calibration", f"{tmp_path}/c.json")
+    with pytest.raises(SettingsError, match=r"^--calibration '.*/c.json' is no JSON"):
+        identify_model(make_settings("s3://nowhere/model", cache, *flags))
+
+
+def test_what_an_earlier_schema_wrote_is_labelled_anew(folder, cache, monkeypatch):
+    now = fingerprint(folder, cache)
+    monkeypatch.setattr("workers.model_files.SCHEMA_VERSION", "1")
+    assert fingerprint(folder, cache) != now
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_model_is_or_how_it_runs(folder, cache):

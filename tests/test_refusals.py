@@ -4,6 +4,7 @@ import pytest
 
 from jobs.label import main
 from tests.photos import load_photos
+from workers.labels.calibration import Calibration
 
 
 @pytest.fixture
@@ -18,12 +19,23 @@ def places(tmp_path):
     ("flags", "told"),
     [
         ((), "nothing is asked of the images under"),
+        (("--instruction", "the dog", "--calibration", "c.json"), "/c.json' can't be read: "),
         (("--instruction", "the dog", "--model", "./no/model"), "there is no such folder"),
     ],
 )
 def test_a_run_that_is_refused_after_its_plan_leaves_nothing(places, tmp_path, capsys, flags, told):
     assert main([*places, *flags]) == 2
     assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_calibration_of_another_model_is_told_and_leaves_nothing(places, tmp_path, capsys):
+    file = tmp_path / "c.json"
+    file.write_bytes(Calibration("score_mask", ((0.1, 0.2),), "ab" * 32).to_json())
+    assert main([*places, "--instruction", "the dog", "--calibration", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert f"--calibration '{file}' was fitted for the model '{'ab' * 32}'" in told
+    assert "or none: then `score` is the same as `score_mask`" in told
     assert not (tmp_path / "out").exists()
 
 

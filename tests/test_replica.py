@@ -1,8 +1,12 @@
 import asyncio
+import pickle
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
+from pixellm.checkpoints import save_checkpoint
+from pixellm.tiny import tiny_checkpoint
 from tests.bench import (
     IDENTITY,
     INPUT,
@@ -27,8 +31,10 @@ from workers.errors import (
     StorageUnavailable,
 )
 from workers.hardware import settle_hardware
+from workers.labels.calibration import Calibration
 from workers.labels.commits import Guarantee
 from workers.logbook import Begun, Book, Logbook, Teller
+from workers.model_files import identify_model
 from workers.settings import LabelSettings
 from workers.summaries import ShardSummary
 
@@ -301,6 +307,22 @@ def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp
 def assign(store, settings) -> replica.Assignment:
     nothing = index_earlier(store, OUTPUT, [])
     return replica.Assignment(settings, IDENTITY, "run-1", Guarantee.EXACTLY_ONCE, nothing)
+
+
+def test_what_the_driver_has_read_of_a_calibration_reaches_the_rows_of_a_replica(store, tmp_path):
+    checkpoint = tiny_checkpoint(0)
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, tmp_path / "tiny")
+    file = tmp_path / "c.json"
+    file.write_bytes(Calibration("score_iou", ((0.1, 0.2),)).to_json())
+    places = ["--input", INPUT, "--output", OUTPUT, "--model", str(tmp_path / "tiny")]
+    given = [*places, "--model-cache", str(tmp_path / "cache"), "--calibration", str(file)]
+    settings = settle_hardware(LabelSettings.from_everywhere(given, "label"))
+    assignment = replace(assign(store, settings), identity=identify_model(settings))
+    file.unlink()  # a worker may be on another machine
+    bench = replica.lay_out_bench(pickle.loads(pickle.dumps(assignment)), lambda *_: None)
+    bench.threads.shutdown()
+    assert bench.provenance == assignment.identity.provenance("run-1")
+    assert bench.provenance.calibration.points == ((0.1, 0.2),)
 
 
 def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, monkeypatch):

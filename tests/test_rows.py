@@ -6,6 +6,7 @@ import pytest
 
 from tests.labels import ATTEMPT, MADE_BY, label_photo, make_answer, make_record
 from tests.photos import load_photos
+from workers.labels.calibration import Calibration
 from workers.labels.rle import decode_mask
 from workers.labels.rows import answer_row, carry_over, failed_rows, rejected_rows
 from workers.labels.schema import LabelRow
@@ -88,7 +89,7 @@ def test_targets_hold_what_was_measured():
         assert np.array_equal(decode_mask(target.rle_size, target.rle_counts), mask)
         assert target.area == mask.sum()
         assert target.score == target.score_mask == 0.5 + index / 100
-        assert (target.score_iou, target.score_token) == (None, 0.25)
+        assert (target.score_iou, target.score_token, target.score_phrase) == (None, 0.25, 0.125)
     assert len({target.target_id for target in row.targets}) == len(photo.masks)
 
 
@@ -138,6 +139,15 @@ def test_a_phrase_is_sorted_into_the_requested_classes():
 def test_a_target_without_a_phrase_has_no_span():
     (target,) = answer_one(make_answer([blob((1, 1))], [None])).targets
     assert (target.phrase, target.span_start, target.span_end) == (None, None, None)
+    assert target.score_phrase is None
+
+
+def test_a_calibration_of_the_run_makes_the_score_and_leaves_the_others():
+    curve = Calibration("score_token", ((0.2, 0.1), (0.3, 0.7)))
+    attempt = replace(ATTEMPT, provenance=replace(MADE_BY, calibration=curve))
+    answer = make_answer([blob((1, 1))])
+    (target,) = answer_row(make_record(), FACTS, answer, attempt, 3.5).targets
+    assert (target.score, target.score_mask, target.score_token) == (pytest.approx(0.4), 0.5, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def _question(count):
 
 def _answer(masks, text):
     targets = tuple(
-        Target(i, None, None, "none", RunMask.from_pixels(mask), 1.0, None, None)
+        Target(i, None, None, "none", RunMask.from_pixels(mask), 1.0, None, None, None)
         for i, mask in enumerate(masks)
     )
     return Answer(text, (), targets, malformed=False, truncated=False)

@@ -77,6 +77,13 @@ def test_roots_are_places_and_may_hold_commas():
     assert settings.reading.threads == 8
 
 
+def test_a_calibration_is_a_path_or_a_place_in_a_bucket(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert read().calibration is None
+    assert read("--calibration", "c.json").calibration == f"{tmp_path}/c.json"
+    assert read("--calibration", "s3://bucket/c.json").calibration == "s3://bucket/c.json"
+
+
 def test_what_is_marked_verbatim_is_taken_as_it_is_in_any_tree_and_nothing_else_is():
     class Group(BaseModel):
         kept: Annotated[tuple[str, ...], Verbatim] = ()
@@ -119,6 +126,7 @@ def test_the_flags_of_the_readme_are_on_the_top_level():
         (("--min-replicas", "4", "--max-replicas", "2"), "--max-replicas 2 is less than"),
         (("--instruction", "[SEG]"), "--instruction: the instruction is empty"),
         (("--model", "http://host/m"), "--model: 'http://host/m' is no place for files"),
+        (("--calibration", "http://host/c"), "--calibration: 'http://host/c' is no place for"),
         (("--instruction",), "--instruction needs a value behind it"),
         (("--model",), "--model needs a value behind it"),
         (("--refresh=ja",), "--refresh takes no value, and 'ja' stands behind it"),

@@ -51,6 +51,7 @@ def rounded(row: LabelRow) -> LabelRow:
             score=score(target.score),
             score_mask=score(target.score_mask),
             score_token=score(target.score_token),
+            score_phrase=score(target.score_phrase),
             max_iou_other=score(target.max_iou_other),
         )
         for target in row.targets
@@ -72,7 +73,7 @@ def test_rows_come_back_as_they_were():
 def test_a_part_is_sorted_compressed_and_says_what_it_is():
     file = pq.ParquetFile(io.BytesIO(write_part(all_kinds_of_rows(), IDENTITY)))
     footer = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
-    assert footer["pixellm.schema_version"] == "1"
+    assert footer["pixellm.schema_version"] == "2"
     assert footer["pixellm.rle"] == "coco_compressed_rle, counts ascii"
     assert footer["pixellm.mask_frame"] == "exif_applied"
     assert json.loads(footer["pixellm.counts"]) == {"ok": 8, "empty": 1, "rejected_input": 1}
@@ -137,6 +138,7 @@ score: float not null
 score_mask: float not null
 score_iou: float
 score_token: float
+score_phrase: float
 n_components: int32 not null
 touches_border: bool not null
 max_iou_other: float not null
@@ -341,10 +343,12 @@ def test_what_is_no_part_is_refused():
         read_part(b"no part")
 
 
-def test_a_part_of_another_version_is_refused():
+@pytest.mark.parametrize("version", ["1", "9"])
+def test_a_part_of_another_version_is_refused_with_the_way_out(version):
     table = pq.read_table(io.BytesIO(write_part([], IDENTITY)))
     buffer = io.BytesIO()
-    footer = {**table.schema.metadata, b"pixellm.schema_version": b"9"}
+    footer = {**table.schema.metadata, b"pixellm.schema_version": version.encode()}
     pq.write_table(table.replace_schema_metadata(footer), buffer)
-    with pytest.raises(CommitError, match="version '9'"):
+    told = f"version '{version}', and this program reads '2'. Read it with .*, or start the same"
+    with pytest.raises(CommitError, match=told):
         describe_part(buffer.getvalue())

@@ -94,6 +94,67 @@ def test_padding_and_ids_beyond_the_vocabulary_are_not_decoded(tokenizer):
     assert tokenizer.decode([*ids, 0, 2, 0, 0, 31999, 5000]) == "the dog"
 
 
+def places_of(tokenizer, ids, instead=None):
+    """What of the text each id is."""
+    text, places = tokenizer.decode_with_places(ids, instead)
+    return text, [text[slice(*place)] for place in places]
+
+
+def test_every_id_knows_its_place_in_the_text(tokenizer):
+    ids = tokenizer.encode(f"Sure, the dog is {tokenizer.seg_text}, the cat.</s>")
+    text, parts = places_of(tokenizer, ids)
+    assert text == f"Sure, the dog is {tokenizer.seg_text}, the cat."
+    pieces = [tokenizer._pieces.id_to_piece(each) if 2 < each < 400 else "" for each in ids]
+    where = [at for at, piece in enumerate(pieces) if piece]
+    assert "".join(pieces[at] for at in where) == "▁Sure,▁the▁dog▁is▁,▁the▁cat."
+    assert "".join(parts[at] for at in where) == "Sure, the dog is, the cat."
+    for at in where:  # white space around a run goes, inside it stays
+        assert parts[at] in (pieces[at].replace("▁", " "), pieces[at].strip("▁"))
+    marks = [parts[at] for at, each in enumerate(ids) if each in tokenizer.seg_ids]
+    assert " ".join(marks) == tokenizer.seg_text
+    assert (parts[0], parts[-1]) == ("", "")  # <s> and </s>
+
+
+def test_the_bytes_of_a_character_share_its_place(tokenizer):
+    ids = tokenizer.encode("café 犬", bos=False)
+    text, parts = places_of(tokenizer, ids)
+    assert (text, parts) == ("café 犬", ["c", "a", "f", "é", "é", " ", "犬", "犬", "犬"])
+    dog = ids[-3:]
+    assert places_of(tokenizer, [dog[0], 0, *dog[1:]]) == ("犬", ["犬", "", "犬", "犬"])
+    assert places_of(tokenizer, [*dog[:2], *dog]) == (
+        "\ufffd\ufffd犬",
+        [*"\ufffd\ufffd", *"犬犬犬"],
+    )
+    assert places_of(tokenizer, [*dog, *dog])[0] == "犬犬"
+    assert tokenizer.decode_with_places([*dog, *dog])[1] == ((0, 1),) * 3 + ((1, 2),) * 3
+
+
+def test_what_is_left_out_has_no_place(tokenizer):
+    ids = [1, *tokenizer.encode("the", bos=False), 0, 5000, *tokenizer.encode("dog", bos=False), 2]
+    text, parts = places_of(tokenizer, ids)
+    assert text == "the dog" == "".join(parts)
+    nowhere = [at for at, each in enumerate(ids) if not 2 < each < 400]
+    assert len(nowhere) == 4
+    assert {parts[at] for at in nowhere} == {""}
+    assert tokenizer.decode_with_places([]) == ("", ())
+    blank = tokenizer._pieces.piece_to_id("▁")
+    assert places_of(tokenizer, [blank, blank]) == ("", ["", ""])
+    the = tokenizer.encode("the", bos=False)
+    text, parts = places_of(tokenizer, [blank, blank, *the, blank])
+    assert (text, "".join(parts), parts[0], parts[1], parts[-1]) == ("the", "the", "", "", "")
+
+
+def test_something_else_can_be_written_for_an_id(tokenizer):
+    the, dog = (tokenizer.encode(word, bos=False) for word in ("the", "dog"))
+    ids = [*the, 400, 401, *dog, 2]
+    first = len(the)
+    text, places = tokenizer.decode_with_places(ids, {first: "[it]", first + 1: ""})
+    assert text == "the [it] dog"
+    assert places[first] == (4, 8)
+    assert places[first + 1][0] == places[first + 1][1]
+    assert places[first + 2][0] == 9
+
+
 def test_facts_come_from_the_files(tokenizer):
     assert tokenizer.seg_ids == tuple(META["seg_token_ids"])
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)

@@ -29,6 +29,7 @@ from pixellm.engine.memory import Limits
 from pixellm.prompts import PROMPT_VERSION
 from pixellm.weights import WeightFiles
 from workers.errors import SettingsError, StorageError
+from workers.labels.calibration import Calibration, read_calibration
 from workers.labels.rows import Provenance
 from workers.labels.schema import SCHEMA_VERSION
 from workers.settings import SHIPPED_MODEL, LabelSettings
@@ -59,11 +60,14 @@ class ModelIdentity:
     precision: str
     decode: DecodeSettings
     code_version: str
+    calibration: Calibration | None = None
+    """of `score`"""
 
     @property
     def decode_json(self) -> str:
-        """The decode settings as the table holds them."""
-        return json.dumps(asdict(self.decode), sort_keys=True)
+        """The decode settings and the digest of the calibration, as the table holds them."""
+        calibration = self.calibration.sha256 if self.calibration else None
+        return json.dumps({**asdict(self.decode), "calibration": calibration}, sort_keys=True)
 
     @property
     def label_fingerprint(self) -> str:
@@ -90,25 +94,31 @@ class ModelIdentity:
             code_version=self.code_version,
             precision=self.precision,
             decode_json=self.decode_json,
+            calibration=self.calibration,
         )
 
 
 def identify_model(settings: LabelSettings) -> ModelIdentity:
-    """Identifies the model from its files, without loading it.
+    """Identifies the model from its files, without loading it, and reads the calibration.
 
     Raises:
-        SettingsError: there is no such folder.
+        SettingsError: there is no such folder, or the calibration is none for this model.
         CheckpointError: it holds no weights that can be read.
         StorageError: it can't be fetched.
     """
-    place, folder = settings.model_place, fetch_model(settings)
+    place = settings.model_place
+    calibration = read_calibration(settings.calibration) if settings.calibration else None
+    digest = _remembered_sha256(fetch_model(settings), settings.model_cache)
+    if calibration and calibration.model_sha256 not in (None, digest):
+        raise SettingsError(_of_another(calibration, settings, digest))
     return ModelIdentity(
         model_id=place if scheme_of(place) else Path(place).name,
-        model_sha256=_remembered_sha256(folder, settings.model_cache),
+        model_sha256=digest,
         adapter_sha256=None,
         precision=settings.replica.precision,
         decode=settings.decode_settings,
         code_version=code_version(),
+        calibration=calibration,
     )
 
 
@@ -153,6 +163,15 @@ def code_version() -> str:
         return version("pixellm-workers")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _of_another(calibration: Calibration, settings: LabelSettings, digest: str) -> str:
+    return (
+        f"--calibration {shown(settings.calibration or '')} was fitted for the model"
+        f" {calibration.model_sha256!r}, and --model {shown(settings.model_place)} is {digest!r},"
+        " whose scores mean something else. Give a calibration of this model, or none: then"
+        " `score` is the same as `score_mask`."
+    )
 
 
 def _no_folder(place: str) -> str:

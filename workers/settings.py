@@ -73,6 +73,7 @@ PLACES = TypeAliasType("PLACES", tuple[Annotated[str, AfterValidator(_place)], .
 NAMES = TypeAliasType("NAMES", tuple[str, ...])
 
 Place = Annotated[PLACE, AfterValidator(_place)]
+File = Annotated[FILE, AfterValidator(_place)]
 Texts = Annotated[TEXT, NoDecode, BeforeValidator(_lines), Verbatim]
 Places = Annotated[PLACES, NoDecode, BeforeValidator(_lines), Verbatim]
 Count = Annotated[COUNT, BeforeValidator(_count)]
@@ -163,6 +164,9 @@ class LabelSettings(SettingsTree):
     model: Place | None = None
     """model folder or s3://bucket/prefix (safetensors); without it, the small model that comes
     with the project"""
+    calibration: File | None = None
+    """JSON file that turns one of the raw scores into `score`: a path or s3://bucket/key; part of
+    what identifies a label. Without it, `score` is the same as `score_mask`"""
     instruction: Texts = ()
     """asked of every image that comes without instructions of its own; one text or several"""
     num_gpus_per_replica: float | None = Field(default=None, ge=0, allow_inf_nan=False)

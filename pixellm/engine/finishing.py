@@ -17,6 +17,7 @@ from pixellm.answers import (
     Target,
     TokenGroup,
     find_groups,
+    ids_within,
     render_answer,
 )
 from pixellm.cutting import CutMask, cut_masks
@@ -118,7 +119,8 @@ class Finisher:
         masks: Sequence[tuple[TokenGroup, CutMask, float]],
         malformed: bool,
     ) -> Answer:
-        text, marks = render_answer(made.ids, [group for group, _, _ in masks], self._tokenizer)
+        groups = [group for group, _, _ in masks]
+        text, marks, places = render_answer(made.ids, groups, self._tokenizer)
         spans = find_phrases(text, marks)
         targets = tuple(
             Target(
@@ -129,9 +131,15 @@ class Finisher:
                 runs=cut.runs,
                 score_mask=cut.score,
                 score_iou=iou,
-                score_token=math.exp(sum(made.logprobs[at] for at in group.positions)),
+                score_token=_probability(made, group.positions),
+                score_phrase=None if span is None else _probability(made, ids_within(span, places)),
             )
             for index, ((group, cut, iou), span) in enumerate(zip(masks, spans, strict=True))
         )
         ended = made.ids[-1:] == (self._tokenizer.eos_id,)
         return Answer(text, made.ids, targets, malformed=malformed, truncated=not ended)
+
+
+def _probability(made: Generation, positions: Sequence[int]) -> float:
+    """Of some ids of an answer together, each after all that stands before it."""
+    return math.exp(sum(made.logprobs[at] for at in positions))

@@ -20,6 +20,7 @@ from hashlib import sha256
 from typing import Any
 
 from pixellm.answers import Answer
+from workers.labels.calibration import Calibration
 from workers.labels.schema import LabelRow, TargetRow
 from workers.labels.targets import target_rows
 from workers.records.instructions import Instruction, derive_instruction_id
@@ -47,6 +48,8 @@ class Provenance:
     precision: str
     decode_json: str
     origin: str = "model"
+    calibration: Calibration | None = None
+    """of `score`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,9 @@ def answer_row(
     """The row of a record with one instruction, which was answered."""
     (instruction,) = record.instructions
     result_id = _result_id(_item_id(record, picture, instruction, attempt), attempt)
-    outcome = _describe_answer(answer, instruction, result_id, latency_ms)
+    calibration = attempt.provenance.calibration
+    targets = target_rows(answer.targets, instruction.classes, result_id, calibration)
+    outcome = _describe_answer(answer, targets, latency_ms)
     return _make_row(record, picture, instruction, outcome, attempt)
 
 
@@ -225,10 +230,7 @@ def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def _describe_answer(
-    answer: Answer, instruction: Instruction, result_id: str, latency_ms: float
-) -> Outcome:
-    targets = target_rows(answer.targets, instruction.classes, result_id)
+def _describe_answer(answer: Answer, targets: tuple[TargetRow, ...], latency_ms: float) -> Outcome:
     said = {"malformed": answer.malformed, "truncated": answer.truncated}
     flags = [name for name, is_so in said.items() if is_so]
     # an answer that was cut off before its first target has not said that nothing matches

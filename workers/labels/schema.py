@@ -11,7 +11,7 @@ from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 """Of the columns below. It is part of the label fingerprint: another version, other labels."""
 RLE_FORM = "coco_compressed_rle, counts ascii"
 MASK_FRAME = "exif_applied"
@@ -55,13 +55,16 @@ class TargetRow:
     rle_counts: str
     """the mask as COCO's compressed run lengths, in ASCII"""
     score: Float32
-    """how sure the model is, 0 to 1, not calibrated; today the same as `score_mask`"""
+    """how good the target is likely to be, 0 to 1: what `--calibration` makes of one of the scores
+    below; without it, or where that one is null, the same as `score_mask`"""
     score_mask: Float32
     """mean probability of the mask's pixels, 0 to 1"""
     score_iou: Float32 | None
     """the IoU that the model's decoder predicts for the mask; null if it never learnt to"""
     score_token: Float32 | None
     """probability of the target's tokens in the answer, 0 to 1"""
+    score_phrase: Float32 | None
+    """probability of the tokens of its phrase, 0 to 1; null when the phrase is not in the answer"""
     n_components: Int32
     """connected parts of the mask; pixels that touch at a corner are connected"""
     touches_border: bool
@@ -147,7 +150,7 @@ class LabelRow:
     precision: str
     """of the numbers that the model computed with: `fp32` or `bf16`"""
     decode_json: str
-    """how answers were generated, as a JSON object"""
+    """how answers were generated, and the SHA-256 of the calibration, as a JSON object"""
     created_at: datetime
     """when the attempt that made the row began, in UTC"""
     latency_ms: Float32

@@ -101,7 +101,8 @@ class PartReader:
         if version != SCHEMA_VERSION:
             raise CommitError(
                 f"{name} is a label table of version {version!r}, and this program reads"
-                f" {SCHEMA_VERSION!r}; read it with the version that wrote it"
+                f" {SCHEMA_VERSION!r}. Read it with the version that wrote it, or start the same"
+                " labelling command again: this version then labels anew beside it"
             )
         if not self._file.schema_arrow.equals(LABEL_SCHEMA):
             raise CommitError(f"{name} is damaged: its columns are not those of a label table")

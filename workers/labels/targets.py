@@ -9,6 +9,7 @@ import numpy as np
 
 from pixellm.answers import Target
 from pixellm.run_lengths import RunMask
+from workers.labels.calibration import Calibration, score_target
 from workers.labels.rle import EncodedMask, encode_masks
 from workers.labels.schema import TargetRow
 
@@ -20,7 +21,10 @@ _ID_DIGITS = 32
 
 
 def target_rows(
-    targets: Sequence[Target], classes: Sequence[str], result_id: str
+    targets: Sequence[Target],
+    classes: Sequence[str],
+    result_id: str,
+    calibration: Calibration | None = None,
 ) -> tuple[TargetRow, ...]:
     """Encodes and measures the targets of one answer.
 
@@ -28,12 +32,13 @@ def target_rows(
         targets: with masks of one size.
         classes: the names that the instruction asked to sort them into.
         result_id: of the row.
+        calibration: of `score`.
     """
     if not targets:
         return ()
     codes = encode_masks([target.runs for target in targets])
     return tuple(
-        _make_target(target, code, classes, result_id)
+        _make_target(target, code, classes, result_id, calibration)
         for target, code in zip(targets, codes, strict=True)
     )
 
@@ -43,8 +48,8 @@ def blank_target() -> TargetRow:
     nowhere = (0.0, 0.0, 0.0, 0.0)
     code = EncodedMask((0, 0), "", 0, nowhere, 0, touches_border=False, max_iou_other=0.0)
     mask = RunMask.from_pixels(np.zeros((0, 0), bool))
-    target = Target(0, None, None, "none", mask, 0.0, None, None)
-    return replace(_make_target(target, code, (), ""), target_id="", flags=())
+    target = Target(0, None, None, "none", mask, 0.0, None, None, None)
+    return replace(_make_target(target, code, (), "", None), target_id="", flags=())
 
 
 def normalise_phrase(phrase: str) -> str:
@@ -54,7 +59,11 @@ def normalise_phrase(phrase: str) -> str:
 
 
 def _make_target(
-    target: Target, code: EncodedMask, classes: Sequence[str], result_id: str
+    target: Target,
+    code: EncodedMask,
+    classes: Sequence[str],
+    result_id: str,
+    calibration: Calibration | None,
 ) -> TargetRow:
     span_start, span_end = target.span or (None, None)
     identity = f"{result_id}\n{target.index}".encode()
@@ -71,10 +80,11 @@ def _make_target(
         area=code.area,
         rle_size=code.size,
         rle_counts=code.counts,
-        score=target.score_mask,
+        score=score_target(target, calibration),
         score_mask=target.score_mask,
         score_iou=target.score_iou,
         score_token=target.score_token,
+        score_phrase=target.score_phrase,
         n_components=code.n_components,
         touches_border=code.touches_border,
         max_iou_other=code.max_iou_other,
