@@ -294,10 +294,9 @@ def test_after_memory_has_run_out_more_and_more_may_try_again(monkeypatch):
     engine.answer(samples)
     least = engine.generator.schedule.most
     assert least < 8
-    for _ in range(20):
+    while least < 8:
         engine.answer(samples)
-        assert least <= (least := engine.generator.schedule.most) <= 8
-    assert least == 8
+        assert least < (least := engine.generator.schedule.most) <= 8
 
 
 @pytest.mark.parametrize(

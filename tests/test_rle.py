@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 
 from pixellm.run_lengths import RunMask
 from tests.photos import load_photos
@@ -70,6 +71,14 @@ def test_parts_are_counted_and_corners_connect():
     mask[1, 1] = mask[2, 2] = True
     mask[5:7, 5:7] = True
     assert encode(mask[None])[0].n_components == 2
+
+
+def test_parts_of_any_mask_are_those_that_scipy_finds():
+    rng = np.random.default_rng(3)
+    for _ in range(500):
+        mask = rng.random(rng.integers(1, 14, 2)) < rng.random()
+        parts = ndimage.label(mask, np.ones((3, 3)))[1]
+        assert encode(mask[None])[0].n_components == parts
 
 
 @pytest.mark.parametrize(("y", "x"), [(0, 3), (7, 3), (3, 0), (3, 7)])
