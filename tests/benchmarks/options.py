@@ -1,0 +1,24 @@
+"""What a run of the benchmarks is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class OptionError(ValueError):
+    """A setting that cannot be; the message says which would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings that all parts share."""
+
+    repetitions: int = 5
+    """turns of every contestant"""
+    toy: bool = False
+    """the tiny model and few questions: everything in seconds, and no number that means anything"""
+    questions: int | None = None
+    """that the engine is asked at once; None: as many as each workload has by itself"""
+    models: tuple[str, ...] | None = None
+    """workloads of the part `engine`; None: all"""
+    output: Path | None = None
+    """folder for the results"""
