@@ -27,11 +27,14 @@ class DecodeSettings:
             official code does (Q20). Off: whole groups are kept and the answer is malformed.
         forced_groups: After the first token of a group come all others, and are read in one step.
             Off, or with `official_groups`: each is chosen, and a group may break off.
+        folded_projector: Two linear steps of the image maps are one (`pixellm.folding`): the same
+            but for rounding, and the model that an engine is given is changed for good.
     """
 
     max_new_tokens: int = 512
     official_groups: bool = False
     forced_groups: bool = True
+    folded_projector: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

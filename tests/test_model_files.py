@@ -65,6 +65,7 @@ def test_the_identity_is_that_of_the_loaded_weights(folder, cache):
     assert identity.model_sha256 == load_checkpoint(folder).sha256
     assert (identity.model_id, identity.precision) == ("tiny", "fp32")
     decoding = {"max_new_tokens": 5, "official_groups": False, "forced_groups": True}
+    decoding |= {"folded_projector": False}
     assert json.loads(identity.decode_json) == {**decoding, "calibration": None}
     engine = load_engine(settings, identity)
     image = prepare_image(load_photos()[0].rgb, engine.model.config.image_side)

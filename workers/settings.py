@@ -144,6 +144,9 @@ class Decoding(Group):
     """longest answer, in tokens"""
     official_groups: bool = DecodeSettings().official_groups
     """drop all masks of an answer with an incomplete token group, as the official code does"""
+    folded_projector: bool = DecodeSettings().folded_projector
+    """compute two linear steps of an image's maps as one: at the released sizes a seventh less work
+    for each image before the language model, and masks that may differ by a rounding"""
 
 
 class LabelSettings(SettingsTree):

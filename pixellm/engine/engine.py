@@ -17,6 +17,7 @@ from pixellm.engine.generation import Generator, Predict
 from pixellm.engine.memory import Limits, try_in_memory
 from pixellm.engine.rows import Generation, Picture, Row, Sample, split_images
 from pixellm.errors import InstructionError, OutOfMemory
+from pixellm.folding import fold_projector
 from pixellm.model import EncodedImages
 from pixellm.prompts import SYSTEM_TEXT, prompt_ids
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
@@ -55,6 +56,8 @@ class Engine:
     ) -> None:
         self.model, self.tokenizer = checkpoint.model, checkpoint.tokenizer
         self.settings = settings or DecodeSettings()
+        if self.settings.folded_projector:
+            fold_projector(self.model)
         official = self.model.config.system_text
         self.system = SYSTEM_TEXT if official is None else official
         prompt = self.prompt_ids("")
