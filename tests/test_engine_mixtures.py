@@ -102,6 +102,57 @@ def test_memory_decides_how_many_are_under_way():
     assert 2 < most < sum(len(job.rows) for job in jobs)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("rows", [5, 256])
+def test_steps_that_are_made_alike_say_the_same(seed, rows):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(seed)
+    engine = Engine(checkpoint, SETTINGS, Limits(rows=rows), replay=True)
+    for _ in range(2):  # the second time there are old recordings
+        assert_same(said(engine, samples), alone(checkpoint, samples))
+
+
+def test_steps_that_are_made_alike_are_recorded_once_and_replayed(monkeypatch):
+    """Sixteen questions about as many images, which all say as much, and then all again."""
+    recorded, replays = [], []
+
+    def record(work):
+        recorded.append(work)
+        return lambda: (replays.append(1), work())[1]
+
+    monkeypatch.setattr("pixellm.engine.generation.recorder_for", lambda _: record)
+    checkpoint = tiny_checkpoint(6)
+    said = Script([[5, 6, *checkpoint.tokenizer.seg_ids, 7, 5, 6, 2]], checkpoint.tokenizer)
+    engine = Engine(checkpoint, SETTINGS, predict=said, replay=True)
+    samples = [Sample(make_samples(0, 1)[0].image, ("the cat",)) for _ in range(16)]
+    for _ in range(2):
+        engine.answer(samples)
+    # of each round: a word, a word, the group's first and its rest, three words
+    assert len(recorded) == 2
+    assert len(replays) == 2 * 6
+
+
+def test_recordings_of_slots_that_are_gone_are_not_replayed(monkeypatch):
+    """The memory they write to may belong to others."""
+    versions = []
+
+    def record(work):
+        made = engine.generator.schedule.slots.version
+
+        def replay():
+            versions.append((made, engine.generator.schedule.slots.version))
+            return work()
+
+        return replay
+
+    monkeypatch.setattr("pixellm.engine.generation.recorder_for", lambda _: record)
+    engine = Engine(tiny_checkpoint(6), SETTINGS, replay=True)
+    for count in (1, 20):
+        sample = make_samples(0, 1)[0]
+        engine.answer([Sample(sample.image, ("the cat",)) for _ in range(count)])
+    assert len({made for made, _ in versions}) > 1
+    assert all(made == now for made, now in versions)
+
+
 def test_token_groups_that_are_forced_are_those_that_would_have_come():
     """Where the model writes whole groups by itself; this random one doesn't always."""
     checkpoint, samples = tiny_checkpoint(6), make_samples(1)

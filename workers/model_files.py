@@ -141,7 +141,8 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
         )
     most = settings.replica.batch_questions or math.inf
     limits = Limits.of_device(checkpoint.model.device, most)
-    return Engine(checkpoint, settings.decode_settings, limits)
+    replay = settings.replica.replay_steps
+    return Engine(checkpoint, settings.decode_settings, limits, replay=replay)
 
 
 def fetch_model(settings: LabelSettings) -> Path:

@@ -133,6 +133,9 @@ class Replica(Group):
     """most questions that the model answers at once; auto, as without it, is as many as memory
     holds: most of what a GPU has free once the model is loaded, a tenth of a machine's without
     GPU"""
+    replay_steps: bool = False
+    """pad the steps of the model to few shapes, record each shape once as a CUDA graph and replay
+    it, so that a GPU doesn't wait for Python; not tried on a GPU yet"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """of weights and arithmetic; auto is bf16 on a GPU and fp32 on a CPU"""
 

@@ -11,7 +11,7 @@ head, d width of a head.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,45 @@ class StepPlan:
     places: Tensor
     """(T,) long: the slot of each token in its row"""
     parts: Sequence[Part]
+    alike: bool = False
+    """whether other steps have its shape"""
+
+    @property
+    def shape(self) -> object:
+        """Plans of the same shape differ in what their tensors hold only."""
+        parts = [(part.tokens.start, part.count) for part in self.parts]
+        views = [
+            each.stop if isinstance(each, slice) else None
+            for part in self.parts
+            for each in (part.rows, part.pictures)
+        ]
+        return (*parts, *views, *(tensor.shape for tensor in self.tensors))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, in a fixed order."""
+        own = [self.ids, self.rows, self.places]
+        for part in self.parts:
+            indices = [each for each in (part.rows, part.pictures) if isinstance(each, Tensor)]
+            own += [*indices, part.entries, part.places, part.bias]
+        return own
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "StepPlan":
+        """The same with others, in the order of `tensors`."""
+        rest = iter(tensors)
+        ids, rows, places = next(rest), next(rest), next(rest)
+        parts = [
+            replace(
+                part,
+                rows=next(rest) if isinstance(part.rows, Tensor) else part.rows,
+                pictures=next(rest) if isinstance(part.pictures, Tensor) else part.pictures,
+                entries=next(rest),
+                places=next(rest),
+                bias=next(rest),
+            )
+            for part in self.parts
+        ]
+        return replace(self, ids=ids, rows=rows, places=places, parts=parts)
 
     @property
     def positions(self) -> Tensor:

@@ -45,6 +45,7 @@ class Engine:
         settings: what decides an answer.
         limits: what may be under way at once; by default a share of the device's memory.
         predict: what says the next ids instead of the model's output layer.
+        replay: pad steps to few shapes, and on a GPU record each of them once and replay it.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Engine:
         settings: DecodeSettings | None = None,
         limits: Limits | None = None,
         predict: Predict | None = None,
+        replay: bool = False,
     ) -> None:
         self.model, self.tokenizer = checkpoint.model, checkpoint.tokenizer
         self.settings = settings or DecodeSettings()
@@ -64,7 +66,7 @@ class Engine:
         limits = limits or Limits.of_device(self.model.device)
         prefix = prompt[: prompt.index(IMAGE_TOKEN_INDEX)]
         self.generator = Generator(
-            self.model, self.tokenizer, self.settings, prefix, limits, predict
+            self.model, self.tokenizer, self.settings, prefix, limits, predict, replay
         )
         self._finisher = Finisher(self.model, self.tokenizer, self.settings)
         self._jobs: dict[int, Job] = {}  # of every row without an answer, by the row's id()
@@ -136,7 +138,7 @@ class Engine:
             self._ended += self.generator.step()
 
         why = try_in_memory(work)
-        row = self.generator.schedule.make_way() if why is not None else None
+        row = self.generator.make_way() if why is not None else None
         if row is None:
             return []
         row.failure = why

@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from pixellm.answers import DecodeSettings
-from pixellm.engine.attention import NAME
+from pixellm.engine.attention import NAME, StepPlan
 from pixellm.engine.memory import Limits
+from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import Picture, Row, join_images, split_images
 from pixellm.engine.schedule import Schedule
 from pixellm.engine.slots import Slots
@@ -45,6 +46,7 @@ class Generator:
         prefix: ids of a prompt before the image; the same in all.
         limits: of rows and memory.
         predict: what says the next ids instead of the model's output layer.
+        replay: make steps alike and replay them.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Generator:
         prefix: Sequence[int],
         limits: Limits,
         predict: Predict | None = None,
+        replay: bool = False,
     ) -> None:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
         self._prefix = torch.tensor(prefix, dtype=torch.long, device=model.device)
         model.language.model.set_attn_implementation(NAME)
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
+        self._alike, self._run = replay, Replays(self._read, recorder_for(model.device))
         self._numbers = count()
         self._steps = self._advanced = 0
         self._predict = predict or (lambda states, _: model.language.lm_head(states))
@@ -96,11 +100,12 @@ class Generator:
         if not self.schedule.rows:
             return []
         # 2) each reads what it said last, or all it was asked
-        while not self.schedule.make_room((layout := lay_out(self.schedule.rows)).length):
-            pass  # some had to go back to wait
+        layout = lay_out(self.schedule.rows, self._alike)
+        while not self.schedule.make_room(layout.length):  # some had to go back to wait
+            layout = lay_out(self.schedule.rows, self._alike)
         slots, rows = self.schedule.slots, self.schedule.rows
         plan = plan_step(layout, slots, rows)
-        states = self._model.language.step(plan.ids[None], plan.positions[None], plan)[0]  # (T, H)
+        states = self._run(plan)
         slots.states[plan.rows, plan.places] = states
         # 3) and says the next word
         self._choose(states, layout.wanted)
@@ -108,6 +113,15 @@ class Generator:
         for row, read in zip(rows, layout.read, strict=True):
             row.read = read
         return self._take_out([at for at, row in enumerate(rows) if self._has_ended(row)])
+
+    def make_way(self) -> Row | None:
+        """After memory has run out: all begin again, half as many at once.
+
+        Returns:
+            The row that was alone and did not fit, which is asked no more; else None.
+        """
+        self._run.forget()
+        return self.schedule.make_way()
 
     # ---- pictures ----
 
@@ -136,6 +150,10 @@ class Generator:
         self.schedule.slots.set_prefix([picture.place for picture in pictures], cache, keys)
 
     # ---- words ----
+
+    def _read(self, plan: StepPlan) -> Tensor:
+        """The (T, H) states of a step's tokens; their keys and values go into the slots."""
+        return self._model.language.step(plan.ids[None], plan.positions[None], plan)[0]
 
     def _choose(self, states: Tensor, wanted: Sequence[Wanted]) -> None:
         """The likeliest next id of every row; and how likely the ids were that had to come."""

@@ -55,6 +55,7 @@ class Slots:
         self.keys = [like.new_zeros(own) for _ in range(self.layers)]
         self.values = [like.new_zeros(own) for _ in range(self.layers)]
         self.states = like.new_zeros(0, 0, self.width)  # (R, S, H): what each slot's token became
+        self.version = 0  # of the tensors: another one after each change of size
 
     @property
     def prefix(self) -> int:
@@ -112,6 +113,7 @@ class Slots:
         self._resize(0, 0, 0)
 
     def _resize(self, pictures: int, rows: int, length: int) -> None:
+        self.version += 1
         for each in (self.prefix_keys, self.prefix_values):  # a layer after the other: the old
             for layer, tensor in enumerate(each):  # and the new of all would not fit together
                 each[layer] = _resized(tensor, (pictures, *tensor.shape[1:]))

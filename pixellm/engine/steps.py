@@ -3,6 +3,10 @@
 Every row under way reads at least one token. Most read one; a row whose token group has begun reads
 all of it, and one that enters its whole question. First come the first tokens of all rows, then the
 other tokens of the rows that read more, padded to the longest: two or three parts.
+
+Steps can be made alike: rows and groups are padded so that few shapes come up again and again, and
+what was recorded once can be replayed (`pixellm.engine.replays`). A step in which rows enter is
+like no other, and stays as it is.
 """
 
 from collections import Counter
@@ -10,14 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from pixellm.engine.attention import Part, StepPlan
 from pixellm.engine.rows import Row
-from pixellm.engine.slots import Slots
+from pixellm.engine.slots import Slots, round_up
 
 WIDTH = 16
 """Slots that attention looks at are a multiple: few shapes, little waste."""
+WIDTH_ALIKE = 64
+"""The same for steps that are made alike."""
+GROUPS_ALIKE = 8
+"""Rows that read the rest of a token group are a multiple in such a step."""
 PADDING = 2
 """Padded entries may be so many times the rows: reading a prefix once is worth it up to there."""
 
@@ -36,6 +43,17 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Members:
+    """The rows of a part, by their places among all under way, and what they read."""
+
+    rows: Sequence[int]
+    each: int
+    """tokens of each"""
+    everyone: bool
+    """whether they are all rows under way, in order"""
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Which tokens a step reads, as lists."""
 
@@ -45,11 +63,13 @@ class Layout:
     """(T,)"""
     places: list[int]
     """(T,)"""
-    members: list[tuple[list[int], int]]
-    """of each part: its rows, and the tokens of each"""
+    members: list[Members]
+    """of each part"""
     wanted: list[Wanted]
     read: list[int]
     """of each row: tokens that it has read after the step"""
+    alike: bool
+    """whether it is padded so that others have its shape"""
 
     @property
     def length(self) -> int:
@@ -57,18 +77,25 @@ class Layout:
         return max(self.places) + 1
 
 
-def lay_out(rows: Sequence[Row]) -> Layout:
-    """What all rows under way read next."""
+def lay_out(rows: Sequence[Row], alike: bool = False) -> Layout:
+    """What all rows under way read next.
+
+    Args:
+        rows: under way.
+        alike: pad, unless a row enters.
+    """
     unread = [row.unread() for row in rows]
-    layout = Layout([], [], [], [], [], [row.length for row in rows])
-    everyone = list(range(len(rows)))
-    _add_part(layout, rows, unread, everyone, 0, 1)
-    more = [at for at in everyone if len(unread[at]) > 1]
-    for entering in (False, True):
-        members = [at for at in more if (rows[at].read == 0) is entering]
+    more = [at for at in range(len(rows)) if len(unread[at]) > 1]
+    groups, entering = ([at for at in more if (rows[at].read == 0) is new] for new in (False, True))
+    alike = alike and not entering
+    layout = Layout([], [], [], [], [], [row.length for row in rows], alike)
+    _add_part(layout, rows, unread, range(len(rows)), 0, 1)
+    if alike:
+        _add_spare(layout, round_up(len(rows)))
+    for members in (groups, entering):
         if members:
-            longest = max(len(unread[at]) for at in members)
-            _add_part(layout, rows, unread, members, 1, longest)
+            count = len(members) + (-len(members) % GROUPS_ALIKE if alike else 0)
+            _add_part(layout, rows, unread, members, 1, max(len(unread[m]) for m in members), count)
     return layout
 
 
@@ -76,18 +103,22 @@ def _add_part(
     layout: Layout,
     rows: Sequence[Row],
     unread: Sequence[Sequence[int]],
-    members: list[int],
+    members: Sequence[int],
     start: int,
     stop: int,
+    count: int = 0,
 ) -> None:
-    layout.members.append((members, stop - start))
-    for at in members:
+    """Tokens `start` to `stop` of some rows; the first row again until they are `count`."""
+    padded = [*members, *[members[0]] * (count - len(members))]
+    everyone = list(padded) == list(range(len(rows)))
+    layout.members.append(Members(padded, stop - start, everyone))
+    for number, at in enumerate(padded):
         row = rows[at]
         predicts = row.read + 1 - len(row.question)  # the id that the state of token 0 predicts
         for offset in range(start, stop):
             real = offset < len(unread[at])
             index = predicts + offset
-            if real and len(row.logprobs) <= index < row.budget:
+            if real and number < len(members) and len(row.logprobs) <= index < row.budget:
                 given = row.ids[index] if index < len(row.ids) else -1
                 layout.wanted.append(Wanted(len(layout.ids), row, index, given))
             # padding is written to slots that the row has not come to yet, and never looked at
@@ -96,66 +127,108 @@ def _add_part(
             layout.places.append(row.read + offset)
 
 
-def plan_step(layout: Layout, slots: Slots, rows_under_way: Sequence[Row]) -> StepPlan:
+def _add_spare(layout: Layout, count: int) -> None:
+    """Makes the first part one of `count` rows; those that nobody has read a token for nobody."""
+    (everyone,) = layout.members
+    spare = range(len(everyone.rows), count)
+    layout.members[0] = Members(range(count), 1, everyone=True)
+    layout.ids.extend([0] * len(spare))
+    layout.rows.extend(spare)
+    layout.places.extend([0] * len(spare))
+
+
+def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
     """A layout as the model needs it.
 
     Args:
         layout: of the step.
         slots: with room for it.
-        rows_under_way: that it was made of.
+        rows: under way, that it was made of.
     """
     device = slots.states.device
-    ids, rows, places = torch.tensor([layout.ids, layout.rows, layout.places], device=device)
-    picture_of = [row.picture.place for row in rows_under_way]
-    size = min(-(-layout.length // WIDTH) * WIDTH, slots.length)
+    ids, owners, places = torch.tensor([layout.ids, layout.rows, layout.places], device=device)
+    width = WIDTH_ALIKE if layout.alike else WIDTH
+    size = min(-(-layout.length // width) * width, slots.length)
     seen = torch.arange(size, device=device) <= places[:, None]  # (T, S)
     bias = torch.zeros(seen.shape, dtype=slots.states.dtype, device=device)
     bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
-    parts, start = list[Part](), 0
-    for members, each in layout.members:
-        tokens = slice(start, start + len(members) * each)
+    picture_of = [row.picture.place for row in rows]
+    parts, start, alike = list[Part](), 0, layout.alike
+    for members in layout.members:
+        count, each = len(members.rows), members.each
+        tokens = slice(start, start + count * each)
         start = tokens.stop
-        pictures, entries, back = _gather(members, picture_of, device)
+        sharing = _share(members, picture_of, layout.alike)
+        alike = alike and sharing.alike
         parts.append(
             Part(
                 tokens=tokens,
                 # a slice is a view: only parts of some rows copy what they look at
-                rows=slice(0, len(members))
-                if len(members) == len(rows_under_way)
-                else torch.tensor(members, device=device),
-                count=len(members),
-                pictures=pictures,
-                entries=entries,
-                places=back,
-                bias=bias[tokens].view(len(members), 1, each, size),
+                rows=slice(0, count)
+                if members.everyone
+                else torch.tensor(members.rows, device=device),
+                count=count,
+                pictures=sharing.pictures
+                if isinstance(sharing.pictures, slice)
+                else torch.tensor(sharing.pictures, device=device),
+                entries=torch.tensor(sharing.entries, device=device),
+                places=torch.tensor(sharing.places, device=device),
+                bias=bias[tokens].view(count, 1, each, size),
             )
         )
-    return StepPlan(slots, ids, rows, places, parts)
+    return StepPlan(slots, ids, owners, places, parts, alike)
 
 
-def _gather(
-    members: Sequence[int], picture_of: Sequence[int], device: torch.device
-) -> tuple[slice | Tensor, Tensor, Tensor]:
-    """Which rows of a part read their prefix together: pictures, entries and places of a `Part`."""
+@dataclass(frozen=True, slots=True)
+class _Sharing:
+    """Which rows of a part read their prefix together, as lists of a `Part`."""
+
+    pictures: slice | list[int]
+    """of each entry"""
+    entries: list[list[int]]
+    """rows of the part"""
+    places: list[int]
+    """of each row among the entries"""
+    alike: bool = False
+    """whether other parts have these shapes too"""
+
+
+def _share(members: Members, picture_of: Sequence[int], alike: bool) -> _Sharing:
+    count = len(members.rows)
+    if alike and not members.everyone:  # few rows: each for itself
+        pictures = [picture_of[member] for member in members.rows]
+        return _Sharing(pictures, [[at] for at in range(count)], list(range(count)), alike=True)
     groups: dict[int, list[int]] = {}
-    for at, member in enumerate(members):
-        groups.setdefault(picture_of[member], []).append(at)
+    for at, member in enumerate(members.rows):
+        if member < len(picture_of):  # what is behind them is spare
+            groups.setdefault(picture_of[member], []).append(at)
+    if alike:
+        width = 1 << (max(map(len, groups.values())) - 1).bit_length()
+        entries = round_up(max(groups) + 1)
+        if entries * width <= PADDING * count:
+            every = [(picture, groups.get(picture, [])) for picture in range(entries)]
+            return _enter(every, width, count, alike=True)
     width = _choose_width([len(group) for group in groups.values()])
-    entries = [
+    parts = [
         (picture, groups[picture][start : start + width])
         for picture in sorted(groups)
         for start in range(0, len(groups[picture]), width)
     ]
-    back = [0] * len(members)
-    for number, (_, group) in enumerate(entries):
+    return _enter(parts, width, count)
+
+
+def _enter(
+    parts: Sequence[tuple[int, list[int]]], width: int, count: int, alike: bool = False
+) -> _Sharing:
+    """Entries of pictures, each with at most `width` of the part's `count` rows."""
+    places = [0] * count
+    for number, (_, group) in enumerate(parts):
         for place, at in enumerate(group):
-            back[at] = number * width + place
-    padded = [group + [0] * (width - len(group)) for _, group in entries]
-    order = [picture for picture, _ in entries]
-    pictures: slice | Tensor = slice(0, len(order))
-    if order != list(range(len(order))):  # else a view will do, and nothing is copied
-        pictures = torch.tensor(order, device=device)
-    return pictures, torch.tensor(padded, device=device), torch.tensor(back, device=device)
+            places[at] = number * width + place
+    entries = [group + [0] * (width - len(group)) for _, group in parts]
+    order = [picture for picture, _ in parts]
+    whole = order == list(range(len(order)))  # then a view will do, and nothing is copied
+    return _Sharing(slice(0, len(order)) if whole else order, entries, places, alike)
 
 
 def _choose_width(counts: Sequence[int]) -> int:

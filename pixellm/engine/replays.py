@@ -1,0 +1,103 @@
+"""Steps that are alike are recorded once and replayed: a GPU needn't wait for Python to launch it.
+
+On CUDA a recording is a graph, whose kernels read and write the same memory each time: the plan of
+a step is copied into the tensors that the graph was recorded with. Elsewhere nothing is recorded,
+and a step runs on those tensors as it would on its own.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pixellm.engine.attention import StepPlan
+
+MOST = 64
+"""Recordings that are kept; the memory between their kernels is shared by all of them."""
+
+_log = logging.getLogger(__name__)
+
+Work = Callable[[], Tensor]
+Record = Callable[[Work], Work]
+"""Records work; what comes back does it again, on the same tensors and into the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    plan: StepPlan
+    """whose tensors it reads"""
+    replay: Work
+
+
+class Replays:
+    """Runs steps; those that are alike from recordings.
+
+    Args:
+        run: a step, from its plan to (T, H) states. It may run more than once for one step: what it
+            writes into slots must be the same each time.
+        record: how it is recorded.
+    """
+
+    def __init__(self, run: Callable[[StepPlan], Tensor], record: Record) -> None:
+        self._run, self._record = run, record
+        self._recordings: dict[object, _Recording] = {}
+        self._version = 0
+
+    def __call__(self, plan: StepPlan) -> Tensor:
+        """(T, H) states of a step; good until the next one."""
+        if plan.slots.version != self._version:  # a recording writes to slots that are gone
+            self.forget()
+            self._version = plan.slots.version
+        if not plan.alike:
+            return self._run(plan)
+        shape = plan.shape
+        recording = self._recordings.pop(shape, None) or self._make(plan)
+        self._recordings[shape] = recording  # the last one that was used
+        if len(self._recordings) > MOST:
+            del self._recordings[next(iter(self._recordings))]
+        for into, tensor in zip(recording.plan.tensors, plan.tensors, strict=True):
+            into.copy_(tensor)
+        return recording.replay()
+
+    def forget(self) -> None:
+        """Lets all recordings and their memory go."""
+        self._recordings.clear()
+
+    def _make(self, plan: StepPlan) -> _Recording:
+        own = plan.with_tensors([tensor.clone() for tensor in plan.tensors])
+        return _Recording(own, self._record(lambda: self._run(own)))
+
+
+def recorder_for(device: torch.device) -> Record:
+    """How steps are recorded on a device."""
+    return _CudaGraphs() if device.type == "cuda" else _run_again
+
+
+def _run_again(work: Work) -> Work:
+    return work
+
+
+class _CudaGraphs:
+    """Records work as CUDA graphs that share one pool of memory."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Work) -> Work:
+        # before the recording, once on another stream: libraries set themselves up then
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            work()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            out = work()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay
