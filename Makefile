@@ -8,7 +8,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check docs format clean
+.PHONY: help setup demo test test-fast bench check docs format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: setup ## run all tests (about 5 minutes on two cores)
 
 test-fast: setup ## run the tests that take seconds
 	$(PY) -m pytest -m "not slow"
+
+bench: setup ## measure the engine beside other ways, on this machine (about an hour; results go to out/bench)
+	$(PY) -m tests.benchmarks --output out/bench
 
 check: setup ## lint, types and import rules
 	$(PY) -m ruff format --check .

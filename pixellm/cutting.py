@@ -112,7 +112,7 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     inside = low > 0
     y, x = _window(rows, inside.any(2)), _window(columns, inside.any(1))
     if y is None or x is None:
-        nothing = RunMask.from_pixels(np.zeros(size, dtype=bool))
+        nothing = RunMask.empty(size)
         return [CutMask(nothing, 0.0) for _ in low]
     tall = rows.stretch(low.float(), y)  # (n, Y, m)
     logits = columns.stretch(tall.mT, x)  # (n, X, Y)

@@ -32,6 +32,17 @@ class RunMask:
         size = (pixels.shape[0], pixels.shape[1])
         return cls(size, np.flatnonzero(steps == 1), np.flatnonzero(steps == -1))
 
+    @classmethod
+    def from_counts(cls, size: tuple[int, int], counts: Numbers) -> "RunMask":
+        """The inverse of `counts`."""
+        borders = np.cumsum(counts)
+        return cls(size, borders[:-1:2], borders[1::2])
+
+    @classmethod
+    def empty(cls, size: tuple[int, int]) -> "RunMask":
+        """No pixel of an image of (h, w)."""
+        return cls(size, np.empty(0, np.int64), np.empty(0, np.int64))
+
     def pixels(self) -> NDArray[np.bool_]:
         """(h, w) bool."""
         height, width = self.size

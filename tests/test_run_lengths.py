@@ -20,6 +20,16 @@ def test_pixels_come_back_as_they_were():
         assert np.array_equal(runs.pixels(), mask)
         assert runs.area == mask.sum()
         assert runs.counts.sum() == mask.size
+        again = RunMask.from_counts(runs.size, runs.counts)
+        assert (again.starts.tolist(), again.ends.tolist()) == (
+            runs.starts.tolist(),
+            runs.ends.tolist(),
+        )
+
+
+def test_an_empty_mask_has_no_pixel():
+    assert RunMask.empty((3, 2)).counts.tolist() == [6]
+    assert not RunMask.empty((3, 2)).pixels().any()
 
 
 def test_counts_are_those_of_coco():

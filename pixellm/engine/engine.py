@@ -206,7 +206,7 @@ class Engine:
             InstructionError: none fits behind the prompt.
         """
         read = len(prompt) - 1 + self.model.config.image_tokens
-        room = int(self.model.config.llama.get("max_position_embeddings", 2048)) - read
+        room = self.model.language.model.config.max_position_embeddings - read
         if room < 1:
             raise InstructionError(
                 f"an instruction of {read} positions with its image leaves no room for an "

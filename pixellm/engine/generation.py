@@ -25,7 +25,7 @@ from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import Picture, Row, join_images, split_images
 from pixellm.engine.schedule import Schedule
 from pixellm.engine.slots import Slots
-from pixellm.engine.steps import Wanted, lay_out, plan_step
+from pixellm.engine.steps import Wanted, lay_out, plan_step, to_device
 from pixellm.model import PixelLM
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
 
@@ -60,6 +60,7 @@ class Generator:
         replay: bool = False,
     ) -> None:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self._begin = tuple(prefix)
         self._prefix = torch.tensor(prefix, dtype=torch.long, device=model.device)
         model.language.model.set_attn_implementation(NAME)
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
@@ -87,7 +88,9 @@ class Generator:
             prompt: ids with one IMAGE_TOKEN_INDEX.
             budget: most new ids.
         """
-        question = prompt[prompt.index(IMAGE_TOKEN_INDEX) + 1 :]
+        at = prompt.index(IMAGE_TOKEN_INDEX)
+        assert tuple(prompt[:at]) == self._begin, "all begin alike: it is read once"
+        question = prompt[at + 1 :]
         row = Row(picture, question, budget, next(self._numbers))
         self.schedule.waiting.append(row)
         return row
@@ -157,15 +160,16 @@ class Generator:
 
     def _choose(self, states: Tensor, wanted: Sequence[Wanted]) -> None:
         """The likeliest next id of every row; and how likely the ids were that had to come."""
-        at = torch.tensor([each.token for each in wanted], device=states.device)
+        numbers = [each.token for each in wanted], [each.given for each in wanted]
+        at, given = to_device(numbers, states.device)
         logits = self._predict(states[at], wanted).float()  # (N, V)
-        given = torch.tensor([each.given for each in wanted], device=states.device)
         ids = torch.where(given < 0, logits.argmax(-1), given)
         logprobs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-        for each, id_, logprob in zip(wanted, ids.tolist(), logprobs.tolist(), strict=True):
+        chosen = torch.stack([ids.float(), logprobs])  # together: a GPU is waited for once
+        for each, id_, logprob in zip(wanted, *chosen.tolist(), strict=True):
             each.row.logprobs.append(logprob)
             if each.given < 0:
-                self._say(each.row, id_)
+                self._say(each.row, int(id_))
 
     def _say(self, row: Row, id_: int) -> None:
         row.ids.append(id_)

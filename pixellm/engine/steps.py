@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pixellm.engine.attention import Part, StepPlan
 from pixellm.engine.rows import Row
@@ -145,45 +146,55 @@ def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
         slots: with room for it.
         rows: under way, that it was made of.
     """
-    device = slots.states.device
-    ids, owners, places = torch.tensor([layout.ids, layout.rows, layout.places], device=device)
+    picture_of = [row.picture.place for row in rows]
+    sharing = [_share(members, picture_of, layout.alike) for members in layout.members]
+    lists: list[Sequence[int]] = [layout.ids, layout.rows, layout.places]
+    for members, shared in zip(layout.members, sharing, strict=True):
+        lists += [] if members.everyone else [members.rows]
+        lists += [] if shared.whole else [shared.pictures]
+        lists += [[at for entry in shared.entries for at in entry], shared.places]
+    tensors = iter(to_device(lists, slots.states.device))
+    ids, owners, places = next(tensors), next(tensors), next(tensors)
+    bias = _make_bias(places, layout, slots)
+    parts, start = list[Part](), 0
+    for members, shared in zip(layout.members, sharing, strict=True):
+        count, entries = len(members.rows), len(shared.entries)
+        tokens = slice(start, start := start + count * members.each)
+        part = Part(
+            tokens=tokens,
+            # a slice is a view: only parts of some rows copy what they look at
+            rows=slice(0, count) if members.everyone else next(tensors),
+            count=count,
+            pictures=slice(0, entries) if shared.whole else next(tensors),
+            entries=next(tensors).view(entries, -1),
+            places=next(tensors),
+            bias=bias[tokens].view(count, 1, members.each, -1),
+        )
+        parts.append(part)
+    alike = layout.alike and all(shared.alike for shared in sharing)
+    return StepPlan(slots, ids, owners, places, parts, alike)
+
+
+def to_device(lists: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
+    """Numbers as tensors, all in one copy: a GPU is waited for with each."""
+    together = torch.tensor([number for numbers in lists for number in numbers])
+    return list(together.to(device).split([len(numbers) for numbers in lists]))
+
+
+def _make_bias(places: Tensor, layout: Layout, slots: Slots) -> Tensor:
+    """(T, S): 0 where a token may look among its row's slots, else the least."""
     width = WIDTH_ALIKE if layout.alike else WIDTH
     size = min(-(-layout.length // width) * width, slots.length)
-    seen = torch.arange(size, device=device) <= places[:, None]  # (T, S)
-    bias = torch.zeros(seen.shape, dtype=slots.states.dtype, device=device)
-    bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
-    picture_of = [row.picture.place for row in rows]
-    parts, start, alike = list[Part](), 0, layout.alike
-    for members in layout.members:
-        count, each = len(members.rows), members.each
-        tokens = slice(start, start + count * each)
-        start = tokens.stop
-        sharing = _share(members, picture_of, layout.alike)
-        alike = alike and sharing.alike
-        parts.append(
-            Part(
-                tokens=tokens,
-                # a slice is a view: only parts of some rows copy what they look at
-                rows=slice(0, count)
-                if members.everyone
-                else torch.tensor(members.rows, device=device),
-                count=count,
-                pictures=sharing.pictures
-                if isinstance(sharing.pictures, slice)
-                else torch.tensor(sharing.pictures, device=device),
-                entries=torch.tensor(sharing.entries, device=device),
-                places=torch.tensor(sharing.places, device=device),
-                bias=bias[tokens].view(count, 1, each, size),
-            )
-        )
-    return StepPlan(slots, ids, owners, places, parts, alike)
+    seen = torch.arange(size, device=places.device) <= places[:, None]
+    bias = torch.zeros(seen.shape, dtype=slots.states.dtype, device=places.device)
+    return bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sharing:
     """Which rows of a part read their prefix together, as lists of a `Part`."""
 
-    pictures: slice | list[int]
+    pictures: list[int]
     """of each entry"""
     entries: list[list[int]]
     """rows of the part"""
@@ -191,6 +202,11 @@ class _Sharing:
     """of each row among the entries"""
     alike: bool = False
     """whether other parts have these shapes too"""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the entries are those of the first pictures in order: a view, without a copy."""
+        return self.pictures == list(range(len(self.pictures)))
 
 
 def _share(members: Members, picture_of: Sequence[int], alike: bool) -> _Sharing:
@@ -226,9 +242,7 @@ def _enter(
         for place, at in enumerate(group):
             places[at] = number * width + place
     entries = [group + [0] * (width - len(group)) for _, group in parts]
-    order = [picture for picture, _ in parts]
-    whole = order == list(range(len(order)))  # then a view will do, and nothing is copied
-    return _Sharing(slice(0, len(order)) if whole else order, entries, places, alike)
+    return _Sharing([picture for picture, _ in parts], entries, places, alike)
 
 
 def _choose_width(counts: Sequence[int]) -> int:

@@ -81,9 +81,8 @@ def decode_mask(size: tuple[int, int], counts: str) -> BoolMask:
     Raises:
         ExportError: the run lengths do not cover an image of this size.
     """
-    runs = _check_runs(size, counts)
-    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[1], size[0])
-    return np.ascontiguousarray(columns.T)
+    runs = RunMask.from_counts(size, np.asarray(_check_runs(size, counts)))
+    return np.ascontiguousarray(runs.pixels())
 
 
 def measure_rle(

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-import numpy as np
-
 from pixellm.answers import Target
 from pixellm.run_lengths import RunMask
 from workers.labels.calibration import Calibration, score_target
@@ -47,7 +45,7 @@ def blank_target() -> TargetRow:
     """A target that says nothing; what a reader gets for fields that were not asked for."""
     nowhere = (0.0, 0.0, 0.0, 0.0)
     code = EncodedMask((0, 0), "", 0, nowhere, 0, touches_border=False, max_iou_other=0.0)
-    mask = RunMask.from_pixels(np.zeros((0, 0), bool))
+    mask = RunMask.empty((0, 0))
     target = Target(0, None, None, "none", mask, 0.0, None, None, None)
     return replace(_make_target(target, code, (), "", None), target_id="", flags=())
 

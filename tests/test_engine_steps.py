@@ -1,0 +1,128 @@
+"""What a step reads, as lists: the parts, their padding, and who shares a prefix."""
+
+import torch
+
+from pixellm.engine.rows import Picture, Row
+from pixellm.engine.slots import Slots
+from pixellm.engine.steps import GROUPS_ALIKE, PADDING, WIDTH_ALIKE, lay_out, plan_step, to_device
+from pixellm.tiny import tiny_checkpoint
+
+
+def row(picture, *, question=4, ids=(), read=0, logprobs=None, number=0):
+    made = Row(picture, [9] * question, budget=20, number=number, ids=list(ids), read=read)
+    made.logprobs = [0.0] * (len(ids) if logprobs is None else logprobs)
+    return made
+
+
+def picture_at(slot):
+    return Picture(slot=slot)
+
+
+def saying(slot, ids=(5, 6), number=0):
+    """A row that reads its last word."""
+    return row(picture_at(slot), ids=ids, read=4 + len(ids) - 1, number=number)
+
+
+def in_group(slot):
+    """A row whose token group has begun: its first token is read together with the five others."""
+    return row(picture_at(slot), ids=(5, 30, 31, 32, 33, 34, 35), read=5, logprobs=2)
+
+
+def entering(slot):
+    return row(picture_at(slot))
+
+
+def plan(rows, alike=False):
+    slots = Slots(tiny_checkpoint(6).model.language, 20)
+    slots.make_room(16, 16, 128)
+    return plan_step(lay_out(rows, alike), slots, rows)
+
+
+def test_first_tokens_of_all_come_first_then_the_rest_of_groups_then_of_questions():
+    layout = lay_out([saying(0), entering(1), in_group(2)])
+    assert [(list(m.rows), m.each, m.everyone) for m in layout.members] == [
+        ([0, 1, 2], 1, True),
+        ([2], 5, False),
+        ([1], 3, False),
+    ]
+    assert layout.ids == [6, 9, 30, 31, 32, 33, 34, 35, 9, 9, 9]
+    assert layout.places == [5, 0, 5, 6, 7, 8, 9, 10, 1, 2, 3]
+    assert layout.read == [6, 4, 11]
+
+
+def test_what_is_wanted_are_next_words_and_how_likely_the_group_was():
+    rows = [saying(0), entering(1), in_group(2)]
+    wanted = lay_out(rows).wanted
+    assert [(w.token, rows.index(w.row), w.index, w.given) for w in wanted] == [
+        (0, 0, 2, -1),  # the word after the last
+        (2, 2, 2, 31),  # those of the group are given
+        (3, 2, 3, 32),
+        (4, 2, 4, 33),
+        (5, 2, 5, 34),
+        (6, 2, 6, 35),
+        (7, 2, 7, -1),
+        (10, 1, 0, -1),  # the first word
+    ]
+
+
+def test_steps_that_are_alike_have_one_shape_whoever_is_under_way():
+    shapes = set()
+    for count in (9, 10):
+        for groups in (1, 7):
+            rows = [saying(slot) for slot in range(count)]
+            rows[:groups] = [in_group(slot) for slot in range(groups)]
+            made = plan(rows, alike=True)
+            assert made.alike
+            assert made.parts[1].count == GROUPS_ALIKE
+            shapes.add(made.shape)
+    assert len(shapes) == 1
+
+
+def test_padding_wants_nothing_and_reads_what_nobody_looks_at():
+    rows = [in_group(slot) for slot in range(9)]
+    layout = lay_out(rows, alike=True)
+    assert len(layout.wanted) == len(lay_out(rows).wanted)
+    everyone, groups = layout.members
+    assert (len(everyone.rows), len(groups.rows)) == (10, 16)
+    assert layout.places[9] == 0  # of a row that nobody has
+    assert set(groups.rows[9:]) == {0}  # the first one again, which says the same again
+
+
+def test_a_step_in_which_a_row_enters_is_like_no_other():
+    assert not plan([saying(0), entering(1)], alike=True).alike
+
+
+def test_so_many_parts_as_rows_are_not_taken_for_all_rows_in_order():
+    rows = [saying(slot) for slot in range(GROUPS_ALIKE)]
+    rows[2] = in_group(2)
+    _, group = lay_out(rows, alike=True).members
+    assert list(group.rows) == [2] * GROUPS_ALIKE
+    assert not group.everyone
+
+
+def test_rows_of_a_picture_read_its_prefix_together_unless_padding_would_cost_more():
+    even = plan([saying(slot) for slot in (0, 0, 1, 1, 2, 2)]).parts[0]
+    assert even.entries.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert even.pictures == slice(0, 3)  # a view
+    uneven = plan([saying(slot) for slot in (0, 0, 0, 0, 0, 0, 1, 2, 3, 4)]).parts[0]
+    assert uneven.entries.numel() <= PADDING * 10
+    for part, slots in ((even, (0, 0, 1, 1, 2, 2)), (uneven, (0, 0, 0, 0, 0, 0, 1, 2, 3, 4))):
+        order = torch.arange(16)[part.pictures].tolist()
+        width = part.entries.shape[1]
+        for at, place in enumerate(part.places.tolist()):
+            assert part.entries.flatten()[place] == at
+            assert order[place // width] == slots[at]
+
+
+def test_a_token_looks_at_what_its_row_has_read_and_at_itself():
+    made = plan([saying(0), saying(1, ids=(5, 6, 7, 8))])
+    seen = (made.parts[0].bias == 0).sum(-1).flatten().tolist()
+    assert seen == [6, 8]
+    assert (
+        plan([saying(slot) for slot in range(8)], alike=True).parts[0].bias.shape[-1] == WIDTH_ALIKE
+    )
+
+
+def test_numbers_come_to_a_device_together_and_apart_again():
+    lists = [[1, 2], [], [3]]
+    assert [each.tolist() for each in to_device(lists, torch.device("cpu"))] == lists
