@@ -53,7 +53,7 @@ class Axis:
         for start in range(window.start, window.stop, step):
             pixels = slice(start, min(start + step, window.stop))
             places = self.places(pixels)
-            made.append(self.matrix[pixels, places].to(values.device) @ values[:, places])
+            made.append(self.matrix[pixels, places] @ values[:, places])
         return torch.cat(made, dim=1)
 
 
@@ -77,8 +77,8 @@ def cut_masks(
         original: (h0, w0).
         side: of the model's square, in pixels.
     """
-    rows = axis(low.shape[1], side, resized[0], original[0])
-    columns = axis(low.shape[2], side, resized[1], original[1])
+    rows = axis(low.shape[1], side, resized[0], original[0], low.device)
+    columns = axis(low.shape[2], side, resized[1], original[1], low.device)
     if low.device.type == "cpu":  # the smaller the window, the better; elsewhere calls cost more
         return [cut for mask in low for cut in _cut(mask[None], rows, columns)]
     at_once = max(1, PIXELS_AT_ONCE // (original[0] * original[1]))
@@ -86,7 +86,7 @@ def cut_masks(
 
 
 @lru_cache(maxsize=32)  # 2 MB each for photos of 4000 pixels; those of a data set are often alike
-def axis(small: int, side: int, valid: int, original: int) -> Axis:
+def axis(small: int, side: int, valid: int, original: int, device: torch.device) -> Axis:
     """Both resizings along one axis (bilinear, half-pixel centres).
 
     Args:
@@ -94,11 +94,13 @@ def axis(small: int, side: int, valid: int, original: int) -> Axis:
         side: of the square, in pixels.
         valid: pixels of the square that hold the image.
         original: pixels of the image.
+        device: of the matrix; what is asked one by one stays at hand.
     """
     outer, inner = _resizing(valid, original), _resizing(small, side)
     matrix = outer @ inner[:valid]
     places = (matrix > 0).int()
-    return Axis(matrix, places.argmax(1), small - 1 - places.flip(1).argmax(1))
+    last = small - 1 - places.flip(1).argmax(1)
+    return Axis(matrix.to(device), places.argmax(1), last)
 
 
 def _resizing(old: int, new: int) -> Tensor:

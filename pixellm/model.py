@@ -38,6 +38,11 @@ class EncodedImages:
     maps: tuple[Tensor, ...]
     """Per scale (B, D, h, w): the decoder's image maps."""
 
+    def clone(self) -> "EncodedImages":
+        """The same in memory of its own."""
+        maps = tuple(scale.clone() for scale in self.maps)
+        return EncodedImages(self.tokens.clone(), self.token_valid.clone(), maps)
+
 
 @dataclass(frozen=True, slots=True)
 class LowMasks:

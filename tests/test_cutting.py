@@ -78,7 +78,7 @@ def test_masks_together_and_alone_are_the_same():
 
     small, side, resized, original = GEOMETRIES[0]
     low = smooth(4, small, 1, -3.0)
-    rows, columns = (axis(small, side, resized[i], original[i]) for i in (0, 1))
+    rows, columns = (axis(small, side, resized[i], original[i], low.device) for i in (0, 1))
     alone = cut_masks(low, resized, original, side)
     for one, other in zip(alone, cutting._cut(low, rows, columns), strict=True):
         assert np.array_equal(one.runs.pixels(), other.runs.pixels())

@@ -67,7 +67,7 @@ def test_a_row_with_little_room_stops_there_and_the_others_go_on(samples):
     budgets = [wide.room(wide.prompt_ids(question)) for question in QUESTIONS]
     assert budgets == [30, 30, 30]
     longest = len(wide.prompt_ids(QUESTIONS[1])) - 1 + checkpoint.model.config.image_tokens
-    checkpoint.model.config.llama["max_position_embeddings"] = longest + 4
+    checkpoint.model.language.model.config.max_position_embeddings = longest + 4
     narrow = Engine(checkpoint, DecodeSettings(max_new_tokens=30))
     answers = narrow.answer([Sample(samples[0].image, QUESTIONS)])[0]
     free = wide_answers(samples)

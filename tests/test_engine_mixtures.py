@@ -131,6 +131,21 @@ def test_steps_that_are_made_alike_are_recorded_once_and_replayed(monkeypatch):
     assert len(replays) == 2 * 6
 
 
+def test_steps_that_cannot_be_recorded_run_without(monkeypatch, caplog):
+    tried = []
+
+    def refuse(work):
+        tried.append(work)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("pixellm.engine.generation.recorder_for", lambda _: refuse)
+    checkpoint, samples = tiny_checkpoint(6), make_samples(1)
+    engine = Engine(checkpoint, SETTINGS, replay=True)
+    assert_same(said(engine, samples), alone(checkpoint, samples))
+    assert len(tried) == 1
+    assert "can't be recorded" in caplog.text
+
+
 def test_recordings_of_slots_that_are_gone_are_not_replayed(monkeypatch):
     """The memory they write to may belong to others."""
     versions = []

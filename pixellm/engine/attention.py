@@ -56,6 +56,10 @@ class StepPlan:
     places: Tensor
     """(T,) long: the slot of each token in its row"""
     parts: Sequence[Part]
+    wanted: Tensor
+    """(N,) long: tokens whose states predict an id"""
+    given: Tensor
+    """(N,) long: what they predict, if that is known; else -1"""
     alike: bool = False
     """whether other steps have its shape"""
 
@@ -72,7 +76,7 @@ class StepPlan:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that it holds, in a fixed order."""
+        """What attention reads of it, in a fixed order."""
         own = [self.ids, self.rows, self.places]
         for part in self.parts:
             indices = [each for each in (part.rows, part.pictures) if isinstance(each, Tensor)]

@@ -25,7 +25,7 @@ from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import Picture, Row, join_images, split_images
 from pixellm.engine.schedule import Schedule
 from pixellm.engine.slots import Slots
-from pixellm.engine.steps import Wanted, lay_out, plan_step, to_device
+from pixellm.engine.steps import Wanted, lay_out, plan_step
 from pixellm.model import PixelLM
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
 
@@ -111,7 +111,7 @@ class Generator:
         states = self._run(plan)
         slots.states[plan.rows, plan.places] = states
         # 3) and says the next word
-        self._choose(states, layout.wanted)
+        self._choose(states, plan, layout.wanted)
         self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
         for row, read in zip(rows, layout.read, strict=True):
             row.read = read
@@ -141,7 +141,7 @@ class Generator:
             pixels = torch.stack([image.pixels for image in images]).to(self._model.device)
             encoded = self._model.encode_images(pixels, [image.resized for image in images])
             for picture, own in zip(pictures, split_images(encoded), strict=True):
-                picture.encoded = own
+                picture.encoded = own.clone()  # or each would hold what all are views of
 
     def _read_prefix(self, pictures: Sequence[Picture]) -> None:
         language, images = self._model.language, join_images(pictures)
@@ -158,12 +158,10 @@ class Generator:
         """The (T, H) states of a step's tokens; their keys and values go into the slots."""
         return self._model.language.step(plan.ids[None], plan.positions[None], plan)[0]
 
-    def _choose(self, states: Tensor, wanted: Sequence[Wanted]) -> None:
+    def _choose(self, states: Tensor, plan: StepPlan, wanted: Sequence[Wanted]) -> None:
         """The likeliest next id of every row; and how likely the ids were that had to come."""
-        numbers = [each.token for each in wanted], [each.given for each in wanted]
-        at, given = to_device(numbers, states.device)
-        logits = self._predict(states[at], wanted).float()  # (N, V)
-        ids = torch.where(given < 0, logits.argmax(-1), given)
+        logits = self._predict(states[plan.wanted], wanted).float()  # (N, V)
+        ids = torch.where(plan.given < 0, logits.argmax(-1), plan.given)
         logprobs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
         chosen = torch.stack([ids.float(), logprobs])  # together: a GPU is waited for once
         for each, id_, logprob in zip(wanted, *chosen.tolist(), strict=True):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pixellm.engine.attention import StepPlan
+from pixellm.engine.memory import is_out_of_memory
 
 MOST = 64
 """Recordings that are kept; the memory between their kernels is shared by all of them."""
@@ -32,7 +33,7 @@ class _Recording:
 
 
 class Replays:
-    """Runs steps; those that are alike from recordings.
+    """Runs steps; those that are alike from recordings, if they can be recorded.
 
     Args:
         run: a step, from its plan to (T, H) states. It may run more than once for one step: what it
@@ -41,7 +42,8 @@ class Replays:
     """
 
     def __init__(self, run: Callable[[StepPlan], Tensor], record: Record) -> None:
-        self._run, self._record = run, record
+        self._run = run
+        self._record: Record | None = record
         self._recordings: dict[object, _Recording] = {}
         self._version = 0
 
@@ -54,6 +56,8 @@ class Replays:
             return self._run(plan)
         shape = plan.shape
         recording = self._recordings.pop(shape, None) or self._make(plan)
+        if recording is None:
+            return self._run(plan)
         self._recordings[shape] = recording  # the last one that was used
         if len(self._recordings) > MOST:
             del self._recordings[next(iter(self._recordings))]
@@ -65,9 +69,19 @@ class Replays:
         """Lets all recordings and their memory go."""
         self._recordings.clear()
 
-    def _make(self, plan: StepPlan) -> _Recording:
+    def _make(self, plan: StepPlan) -> _Recording | None:
+        if self._record is None:
+            return None
         own = plan.with_tensors([tensor.clone() for tensor in plan.tensors])
-        return _Recording(own, self._record(lambda: self._run(own)))
+        try:
+            return _Recording(own, self._record(lambda: self._run(own)))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            _log.warning("steps can't be recorded and run without from now on", exc_info=error)
+            self._record = None
+            self.forget()
+            return None
 
 
 def recorder_for(device: torch.device) -> Record:
@@ -84,14 +98,14 @@ class _CudaGraphs:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
 
     def __call__(self, work: Work) -> Work:
         # before the recording, once on another stream: libraries set themselves up then
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             work()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             out = work()

@@ -158,9 +158,7 @@ def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _move(tensors: Sequence[Tensor], moves: Moves) -> None:
-    if not moves.old:
-        return
-    old = torch.tensor(moves.old, device=tensors[0].device)
-    new = torch.tensor(moves.new, device=tensors[0].device)
-    for tensor in tensors:
-        tensor[new] = tensor[old]
+    if moves.old:  # few kernels for all layers, and no indices that would have to be sent
+        old = [tensor[at] for tensor in tensors for at in moves.old]
+        new = [tensor[at] for tensor in tensors for at in moves.new]
+        torch._foreach_copy_(new, old)

@@ -153,6 +153,7 @@ def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
         lists += [] if members.everyone else [members.rows]
         lists += [] if shared.whole else [shared.pictures]
         lists += [[at for entry in shared.entries for at in entry], shared.places]
+    lists += [[each.token for each in layout.wanted], [each.given for each in layout.wanted]]
     tensors = iter(to_device(lists, slots.states.device))
     ids, owners, places = next(tensors), next(tensors), next(tensors)
     bias = _make_bias(places, layout, slots)
@@ -172,7 +173,7 @@ def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
         )
         parts.append(part)
     alike = layout.alike and all(shared.alike for shared in sharing)
-    return StepPlan(slots, ids, owners, places, parts, alike)
+    return StepPlan(slots, ids, owners, places, parts, next(tensors), next(tensors), alike)
 
 
 def to_device(lists: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
