@@ -1,0 +1,236 @@
+"""An engine under steady load, and where its time goes.
+
+As many questions wait as may be under way: whatever ends is replaced, as on a long run. What is
+measured are windows between two moments at which answers came out, after a warm-up. The model and
+the engine are watched from outside: methods are wrapped for as long as it takes.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+from unittest.mock import patch
+
+from pixellm.engine import finishing, generation
+from pixellm.engine.engine import Engine, Job
+from pixellm.engine.replays import Replays
+from pixellm.errors import OutOfMemory
+from tests.benchmarks.answer_lengths import Asked, Forced
+from tests.benchmarks.ceilings import Clock, Mark, seconds_between
+from tests.benchmarks.roofline import Answered, Sizes
+
+SECTIONS = ("pictures", "prefixes", "planning", "steps", "output layer", "pixel decoder", "cutting")
+"""Where time goes, in order; what is left is `OTHER`."""
+OTHER = "other"
+WORTH_IT = 32
+"""Questions that a window has at least, where more than one is under way: the engine makes the
+masks of some 17 answers together, and each window should hold several such moments."""
+
+
+# ---- where time goes ----
+
+
+class Watch:
+    """Takes the time of sections of an engine's work, and counts what its steps must read."""
+
+    def __init__(self, engine: Engine, clock: Clock, sizes: Sizes) -> None:
+        self._engine, self._clock, self._sizes = engine, clock, sizes
+        self._marks = list[tuple[str, Mark, Mark]]()
+        self._bytes = self._rows = 0
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Watches while it lasts."""
+        model = self._engine.model
+        places: Sequence[tuple[Any, str, str]] = (
+            (model, "encode_images", "pictures"),
+            (model.language, "forward", "prefixes"),
+            (generation, "lay_out", "planning"),
+            (generation, "plan_step", "planning"),
+            (Replays, "__call__", "steps"),  # not inside: a graph records no times
+            (model.language.lm_head, "forward", "output layer"),
+            (model.codebook, "forward", "pixel decoder"),
+            (model, "decode", "pixel decoder"),
+            (finishing, "cut_masks", "cutting"),
+        )
+        with ExitStack() as stack:
+            for owner, name, section in places:
+                timed = self._timed(section, getattr(owner, name))
+                stack.enter_context(patch.object(owner, name, timed))
+            yield
+
+    def _timed(self, section: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            if section == "steps":
+                self._look_at_rows()
+            start = self._clock.mark()
+            result = work(*arguments, **named)
+            self._marks.append((section, start, self._clock.mark()))
+            return result
+
+        return wrapped
+
+    def _look_at_rows(self) -> None:
+        schedule = self._engine.generator.schedule
+        rows = (row.read for row in schedule.rows)
+        self._bytes += self._sizes.must_read(rows, len(schedule.pictures))
+        self._rows += len(schedule.rows)
+
+    def wait(self) -> None:
+        """Waits until the device has done all that it was asked."""
+        self._clock.wait()
+
+    def collect(self, window: "Window") -> None:
+        """Tells a window what was seen since the last time; after `wait`."""
+        window.sections = dict.fromkeys(SECTIONS, 0.0)
+        for section, start, stop in self._marks:
+            window.sections[section] += seconds_between(start, stop)
+        window.must_read, window.rows = self._bytes, self._rows
+        self._marks.clear()
+        self._bytes = self._rows = 0
+
+
+# ---- load ----
+
+
+class Feed:
+    """Keeps an engine busy.
+
+    Args:
+        engine: without anything to do yet.
+        asked: questions, over and over again.
+        backlog: questions that wait at least; 0: the next comes when all before are answered.
+    """
+
+    def __init__(self, engine: Engine, asked: Asked, backlog: int) -> None:
+        self.engine, self._samples, self._backlog = engine, cycle(asked.samples), backlog
+
+    def step(self) -> list[Job]:
+        """One step of the engine; the samples that are answered with it."""
+        waiting = self.engine.generator.schedule.waiting
+        while len(waiting) < self._backlog or not self.engine.busy:
+            self.engine.add(next(self._samples))
+        return self.engine.step()
+
+
+@dataclass(slots=True, eq=False)
+class Window:
+    """What was done in a while."""
+
+    images: int = 0
+    answered: list[Answered] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    """seconds of each step of the engine, all that belongs to it counted"""
+    rows: int = 0
+    """questions under way, of all steps together"""
+    sections: dict[str, float] = field(default_factory=dict)
+    """seconds"""
+    must_read: int = 0
+    """bytes, of all steps of the language model"""
+    seconds: float = 0.0
+
+
+class WrongAnswerError(Exception):
+    """The engine said something else than it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long is measured."""
+
+    windows: int
+    """most windows; one at least, if any is wanted"""
+    seconds: float
+    """for all; a third of them for the warm-up. What is longer ends with its first answers"""
+
+
+def measure(feed: Feed, forced: Forced, watch: Watch, pace: Pace, rows: int) -> list[Window]:
+    """Warms up, and measures.
+
+    Args:
+        feed: of an engine.
+        forced: what it has to say.
+        watch: of the engine.
+        pace: how long.
+        rows: that may be under way.
+
+    Raises:
+        WrongAnswerError: an answer is wrong.
+        OutOfMemory: one is missing.
+    """
+    start = time.perf_counter()
+    enough = max(WORTH_IT, rows) if rows > 1 else 2
+    with watch.attached():
+        _run(feed, forced, enough, start + pace.seconds / 3)
+        watch.wait()
+        watch.collect(Window())  # of the warm-up
+        windows = list[Window]()
+        until = start + pace.seconds
+        while len(windows) < pace.windows and (not windows or time.perf_counter() < until):
+            windows.append(_measure_one(feed, forced, watch, enough, until))
+    return windows
+
+
+def _measure_one(feed: Feed, forced: Forced, watch: Watch, enough: int, until: float) -> Window:
+    start = time.perf_counter()
+    window = _run(feed, forced, enough, until)
+    watch.wait()
+    window.seconds = time.perf_counter() - start
+    watch.collect(window)
+    window.sections[OTHER] = window.seconds - sum(window.sections.values())
+    return window
+
+
+def _run(feed: Feed, forced: Forced, enough: int, until: float) -> Window:
+    """Until so many questions are answered, or the first are behind a time."""
+    window = Window()
+    while len(window.answered) < enough:
+        start = time.perf_counter()
+        done = feed.step()
+        window.steps.append(time.perf_counter() - start)
+        for job in done:
+            window.images += 1
+            window.answered += check(job, forced)
+        if done and time.perf_counter() > until:
+            break
+    return window
+
+
+def check(job: Job, forced: Forced) -> list[Answered]:
+    """What was answered.
+
+    Raises:
+        WrongAnswerError: an answer has other ids than it was given, or no numbers.
+        OutOfMemory: a question has none, since it did not fit into memory alone.
+    """
+    answered = list[Answered]()
+    for row in job.rows:
+        if row.answer is None:
+            raise OutOfMemory(f"{row.failure}")
+        if tuple(row.answer.token_ids) != tuple(forced.script_of(row.number)):
+            raise WrongAnswerError(f"question {row.number} has another answer than it was given")
+        if not all(map(math.isfinite, row.logprobs)):
+            raise WrongAnswerError(f"question {row.number}: the model gives no numbers")
+        runs = sum(len(target.runs.starts) for target in row.answer.targets)
+        answered.append(Answered(len(row.answer.token_ids), len(row.answer.targets), runs))
+    return answered
+
+
+def total(windows: Sequence[Window]) -> Window:
+    """All windows as one."""
+    seconds = Counter[str]()
+    for window in windows:
+        seconds.update(window.sections)
+    return Window(
+        images=sum(window.images for window in windows),
+        answered=[each for window in windows for each in window.answered],
+        steps=[each for window in windows for each in window.steps],
+        rows=sum(window.rows for window in windows),
+        sections=dict(seconds),
+        must_read=sum(window.must_read for window in windows),
+        seconds=sum(window.seconds for window in windows),
+    )
