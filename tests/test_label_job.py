@@ -43,6 +43,14 @@ PHOTOS = 48
 ADDED = {5, 21}
 """Photos that come after the first run."""
 SECONDS = 240  # for Ray to start and the job to end, on a machine that is busy with other things
+IN_BLOCKS = """
+import sys
+from workers import pool
+pool.MOST_BLOCKS = {blocks}
+from jobs.label import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""What `jobs/label.py` does, with several shards in a block as large runs have it."""
 WORKER = "ray::MapWorker"  # how Ray calls the process of a replica
 
 
@@ -70,9 +78,13 @@ class Job:
             *("--replica.shards-in-flight", "2", "--num-gpus-per-replica", "0", *flags),
         ]
 
-    def start(self, *flags: str) -> subprocess.Popen[str]:
+    def start(self, *flags: str, blocks: int | None = None) -> subprocess.Popen[str]:
+        """Starts it; with the shards in so many blocks, where that is said."""
+        command = self.command(*flags)
+        if blocks is not None:
+            command[:1] = ["-c", IN_BLOCKS.format(blocks=blocks)]
         return subprocess.Popen(
-            [sys.executable, *self.command(*flags)],
+            [sys.executable, *command],
             cwd=ROOT,
             env=self.env,
             text=True,
@@ -271,8 +283,9 @@ def test_a_second_start_of_a_finished_run_does_nothing(undisturbed, tmp_path):
     assert len(coco["annotations"]) == sum(t.area > 0 for row in rows for t in row.targets)
 
 
-def test_a_killed_replica_costs_no_row(job, undisturbed):
-    process = job.start("--max-replicas", "1")
+@pytest.mark.parametrize("blocks", [None, 2])
+def test_a_killed_replica_costs_no_row(job, undisturbed, blocks):
+    process = job.start("--max-replicas", "1", blocks=blocks)
     wait_for(lambda: job.markers() >= 2, process)
     (pid,) = replicas(process)
     os.kill(pid, signal.SIGKILL)

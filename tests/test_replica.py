@@ -256,17 +256,40 @@ def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, 
     assert "always" in (logbook.book.begin(broken.shard_id).last_words or "")
 
 
+def test_a_shard_that_was_committed_before_its_worker_died_is_not_labelled_again(store, engine):
+    put_photos(store, 4)
+    (shard,), model = plan(store, 100), CountingEngine(engine)
+    with labeller_for(store, model) as labeller:
+
+        async def call_twice():
+            return [await call(labeller, shard) for _ in range(2)]
+
+        first, again = asyncio.run(call_twice())
+    assert len(model.asked) == 8
+    assert (again.rows, again.counts, again.targets) == (first.rows, first.counts, first.targets)
+    assert again.error is None
+
+
+def test_where_the_marker_cannot_be_read_a_shard_that_is_begun_again_is_labelled(store, engine):
+    put_photos(store, 1)
+    (shard,), logbook = plan(store), OwnLogbook()
+    logbook.book.begin(shard.shard_id)
+    store.trouble["_commits"] = [StorageUnavailable("busy")]
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller:
+        summary = asyncio.run(call(labeller, shard))
+    assert (summary.error, summary.rows) == (None, 2)
+
+
 def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine):
     put_photos(store, 1)
-    (shard,) = plan(store)
-    with labeller_for(store, CountingEngine(engine)) as labeller:
-
-        async def call_often():
-            return [await call(labeller, shard) for _ in range(2 + replica.MAX_DEATHS)]
-
-        *begun, last = [summary.error for summary in asyncio.run(call_often())]
-    assert begun == [None] * (1 + replica.MAX_DEATHS)
-    assert last == "4 workers that had it died (out of memory?); see Ray's logs"
+    (shard,), ends = plan(store), []
+    for deaths in (replica.MAX_DEATHS + 1, replica.MAX_DEATHS):
+        logbook = OwnLogbook()
+        for _ in range(deaths):
+            logbook.book.begin(shard.shard_id)
+        with labeller_for(store, CountingEngine(engine), logbook) as labeller:
+            ends.append(asyncio.run(call(labeller, shard)).error)
+    assert ends == ["4 workers that had it died (out of memory?); see Ray's logs", None]
 
 
 def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mortal):

@@ -33,6 +33,9 @@ from workers.settings import LabelSettings
 from workers.shards.plan import Shard
 from workers.summaries import Pulse, ShardSummary
 
+MOST_BLOCKS = 10_000
+"""That Ray Data is given: the driver keeps some KB for each. Where there are more shards, a block
+has several, and when its replica dies, those that are committed are found to be so."""
 LISTEN_SECONDS = 0.5
 """Between two questions to the book on how far the replicas are."""
 
@@ -104,7 +107,7 @@ def size_pool(settings: LabelSettings, machines: Sequence[Machine]) -> PoolSize:
 def _flow(
     shards: Sequence[Shard], assignment: Assignment, size: PoolSize, logbook: "_SharedLogbook"
 ) -> "ray.data.Dataset":
-    """One block a shard: a replica that dies takes no finished shard with it."""
+    """One block a shard while they are few: what a replica has finished is known at once."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -112,7 +115,7 @@ def _flow(
     context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
     under_way = assignment.settings.replica.shards_in_flight
     items: list[ShardBatch] = [{SHARD: shard_to_json(shard)} for shard in shards]
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    return ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
         ShardLabeller,
         fn_constructor_args=(assignment, size.cpus, logbook),
         batch_size=1,

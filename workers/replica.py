@@ -123,7 +123,9 @@ class ShardLabeller:
         (text,) = batch[SHARD]
         shard = shard_from_json(text)
         begun = await self._logbook.begin(shard.shard_id)
-        if begun.times > 1 + MAX_DEATHS:
+        if begun.times > 1 and (done := await self.find_commit(shard)) is not None:
+            summary = done  # whoever had it died only after that
+        elif begun.times > 1 + MAX_DEATHS:
             summary = ShardSummary(shard.shard_id, error=describe_deaths(begun))
         else:
             self._at_hand.add(shard.shard_id)
@@ -131,6 +133,24 @@ class ShardLabeller:
             self._at_hand.discard(shard.shard_id)
             self._teller.flush()
         yield {SUMMARY: [summary.to_json()]}
+
+    async def find_commit(self, shard: Shard) -> ShardSummary | None:
+        """What became of a shard that is committed already."""
+        if self._bench is None:
+            return None
+        try:
+            commit = await self._bench.in_thread(self._bench.ledger.get, shard.shard_id)
+        except LineError:  # then it is labelled again, and told what is wrong if that lasts
+            return None
+        if commit is None:
+            return None
+        return ShardSummary(
+            shard_id=shard.shard_id,
+            rows=commit.rows,
+            counts=commit.counts,
+            errors=commit.errors,
+            targets=commit.targets,
+        )
 
     async def process(self, shard: Shard) -> ShardSummary:
         """Labels a shard; whatever goes wrong is told in the summary, but for a broken replica."""
