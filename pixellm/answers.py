@@ -48,7 +48,7 @@ class Target:
         phrase_source: "answer", "instruction" or "none".
         runs: Its pixels, in the frame of the original image.
         score_mask: Mean probability of the mask's pixels, 0 to 1.
-        score_iou: The decoder's own guess of the mask's IoU, if it was trained to make one.
+        score_iou: The decoder's own guess of the mask's IoU; means nothing unless it was trained.
         score_token: Probability of the token group, if it was kept.
         score_phrase: Probability of the tokens that write the phrase; None unless it is there.
     """

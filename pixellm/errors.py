@@ -5,7 +5,7 @@ PixelLMError
 ├── CheckpointError    a weight is missing, unexpected or wrongly shaped; a file can't be read
 ├── ImageError         an image can't be given to the model
 ├── InstructionError   a text can't be asked
-└── OutOfMemory        a question doesn't fit into memory, not even alone
+└── Unanswerable       a question has no answer: too large for memory, or no numbers come out
 
 None of them is worth a second try with the same input. `workers.errors` continues this tree.
 """
@@ -38,5 +38,5 @@ class InstructionError(PixelLMError):
     """A text can't be asked."""
 
 
-class OutOfMemory(PixelLMError):  # noqa: N818 - says what happened
-    """A question doesn't fit into memory, not even alone."""
+class Unanswerable(PixelLMError):  # noqa: N818 - says what happened
+    """A question has no answer: it doesn't fit into memory alone, or no numbers come out."""

@@ -163,10 +163,18 @@ def test_the_official_mode_drops_every_mask_of_an_answer_with_an_incomplete_grou
 
 
 def test_targets_decoded_a_few_at_a_time_are_the_same(talking, monkeypatch):
+    decoded = []
+    decode = talking.model.decode
+    monkeypatch.setattr(
+        talking.model, "decode", lambda *a: (decoded.append(len(a[2])), decode(*a))[1]
+    )
     samples = [sample("What is red?", "the cat", seed=seed, height=30 + seed) for seed in (1, 2)]
     together = talking.answer(samples)
     monkeypatch.setattr("pixellm.engine.finishing.TARGETS_AT_ONCE", 2)
+    assert max(decoded) > 2
+    decoded.clear()
     chunked = talking.answer(samples)
+    assert max(decoded) == 2
     targets = [
         [t for a in answers for x in a for t in x.targets] for answers in (together, chunked)
     ]

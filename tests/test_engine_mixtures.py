@@ -12,9 +12,9 @@ import torch
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
-from pixellm.engine.rows import Sample
+from pixellm.engine.rows import Row, Sample
 from pixellm.engine.slots import Slots
-from pixellm.errors import OutOfMemory
+from pixellm.errors import Unanswerable
 from pixellm.images import prepare_image
 from pixellm.tiny import Script, tiny_checkpoint
 
@@ -297,7 +297,7 @@ def test_a_question_that_does_not_fit_alone_fails_and_leaves_nothing_behind(monk
     limit = len(engine.prompt_ids("the cat")) + 8
     with monkeypatch.context() as small:
         small.setattr(engine.model.language, "step", Memory(engine, limit, MemoryError()))
-        with pytest.raises(OutOfMemory, match="not even alone: MemoryError"):
+        with pytest.raises(Unanswerable, match="not even alone: MemoryError"):
             engine.answer([long, long])
         assert not engine.busy
         assert_same(said(engine, [short]), [truth])
@@ -338,7 +338,7 @@ def test_the_one_that_does_not_fit_alone_is_told_why_and_the_rest_goes_on(place,
         done += engine.step()
     assert set(map(id, done)) == set(map(id, jobs))
     failed = [row.failure for row in jobs[large].rows if row.failure is not None]
-    assert failed == ["too large"] * len(failed) != []
+    assert set(failed) == {"it doesn't fit into memory, not even alone: too large"}
     for job, expected in zip(jobs, truth, strict=True):
         answers = [row.answer for row in job.rows if row.answer is not None]
         if job is not jobs[large]:
@@ -392,6 +392,39 @@ def test_after_an_error_nothing_of_the_call_is_left(place, monkeypatch):
     assert_same(said(engine, samples[:3]), alone(tiny_checkpoint(6), samples[:3]))
 
 
+def test_rows_that_had_ended_when_memory_ran_out_say_nothing_more(monkeypatch):
+    """Their states were to be taken along, and memory was wanting for that."""
+    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+    truth, take, calls = alone(checkpoint, samples), Row.end, []
+
+    def scarce(row, states):
+        calls.append(row)
+        if len(calls) in (1, 4):
+            raise MemoryError
+        take(row, states)
+
+    monkeypatch.setattr(Row, "end", scarce)
+    assert_same(said(Engine(checkpoint, SETTINGS), samples), truth)
+    assert len(calls) > 4
+
+
+def test_answers_without_masks_are_told_at_once_and_others_before_all_have_ended():
+    """Who waits for them brings the next questions."""
+    checkpoint = tiny_checkpoint(6)
+    group = list(checkpoint.tokenizer.seg_ids)
+    scripts = [[5, 2], *([5] * n + group + [2] for n in range(1, 20))]
+    engine = Engine(checkpoint, SETTINGS, predict=Script(scripts, checkpoint.tokenizer))
+    image = make_samples(0)[0].image
+    jobs = [engine.add(Sample(image, ("the cat",))) for _ in scripts]
+    done = []
+    while engine.busy:
+        done.append([jobs.index(job) for job in engine.step()])
+    told = [each for each in done if each]
+    assert told[0] == [0]
+    assert len(told) > 5
+    assert sorted(at for each in told for at in each) == list(range(len(jobs)))
+
+
 def test_what_is_no_number_does_not_reach_the_next_row_of_a_slot(monkeypatch):
     checkpoint, samples = tiny_checkpoint(6), make_samples(3)
     engine = Engine(checkpoint, SETTINGS, Limits(rows=2))
@@ -407,7 +440,8 @@ def test_what_is_no_number_does_not_reach_the_next_row_of_a_slot(monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr(engine.model.language, "step", overflow)
-        engine.answer([spoilt])
+        with pytest.raises(Unanswerable, match="is no number"):
+            engine.answer([spoilt])
     assert_same(said(engine, samples), truth)
 
 

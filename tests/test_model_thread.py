@@ -184,7 +184,7 @@ def test_why_a_question_failed_is_told():
     poisoned = asyncio.run(ask(EchoEngine(poison=["bad"])))
     assert poisoned == Unanswered("RuntimeError: poisoned")
     large = asyncio.run(ask(EchoEngine(large=["bad"])))
-    assert large == Unanswered("it doesn't fit into memory, not even alone: too large")
+    assert large == Unanswered("too large")
 
 
 def test_a_question_that_does_not_fit_into_memory_costs_its_own_row_only():
@@ -271,8 +271,28 @@ def test_so_many_failures_in_a_row_break_the_replica_and_one_less_does_not(faili
     if failing < FAILURES_IN_A_ROW:
         assert run(engine, *map(sample, names)) == [["!"]] * failing
     else:
-        with pytest.raises(ReplicaBroken, match=f"{FAILURES_IN_A_ROW} questions failed in a row"):
+        with pytest.raises(
+            ReplicaBroken, match=f"questions of {FAILURES_IN_A_ROW} samples in a row failed"
+        ):
             run(engine, *map(sample, names))
+
+
+@pytest.mark.parametrize("kind", ["poison", "large"])
+def test_one_sample_with_many_bad_questions_does_not_break_the_replica(kind):
+    """An image that is too large is so for each of its questions."""
+    names = [f"{n}" for n in range(3 * FAILURES_IN_A_ROW)]
+    got = run(EchoEngine(**{kind: names}), sample("good"), sample(*names))
+    assert got == [["good"], ["!"] * len(names)]
+
+
+def test_a_device_that_fails_as_all_is_given_up_breaks_the_replica_too():
+    class Dying(EchoEngine):
+        def abandon(self) -> None:
+            if self.waiting or self.steps:
+                raise torch.AcceleratorError("illegal memory access")
+
+    with pytest.raises(ReplicaBroken, match="the device failed"):
+        run(Dying(poison=["bad"]), sample("bad"), sample("good"))
 
 
 def test_an_answer_ends_the_row_of_failures():

@@ -35,6 +35,7 @@ from workers.labels.calibration import Calibration
 from workers.labels.commits import Guarantee
 from workers.logbook import Begun, Book, Logbook, Teller
 from workers.model_files import identify_model
+from workers.model_thread import FAILURES_IN_A_ROW
 from workers.settings import LabelSettings
 from workers.summaries import ShardSummary
 
@@ -293,9 +294,11 @@ def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine):
 
 
 def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mortal):
-    put_photos(store, 8)
-    shards, logbook = plan(store, 4), OwnLogbook()
+    for name in "abcd":
+        put_photos(store, folder=f"{INPUT}/{name}")
+    shards, logbook = plan(store, 16), OwnLogbook()
     assert len(shards) > 1
+    assert min(shard.count for shard in shards) >= FAILURES_IN_A_ROW  # none is committed
 
     async def call_all(labeller):
         return await asyncio.gather(*(call(labeller, shard) for shard in shards))
@@ -308,7 +311,7 @@ def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mort
             asyncio.run(asyncio.wait_for(call_all(labeller), 20))
     with labeller_for(store, BrokenEngine(engine), logbook) as labeller:
         summaries = asyncio.run(asyncio.wait_for(call_all(labeller), 20))
-    said = "8 questions failed in a row, the last with RuntimeError: always"
+    said = "questions of 8 samples in a row failed, the last with RuntimeError: always"
     assert {summary.error for summary in summaries} == {
         f"4 workers that had it died; the last that could say why: {said}"
     }

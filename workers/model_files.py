@@ -140,7 +140,8 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
             "the driver. Put the same files on all machines, or give a model in a bucket."
         )
     most = settings.replica.batch_questions or math.inf
-    limits = Limits.of_device(checkpoint.model.device, most)
+    share = settings.num_gpus_per_replica or 1.0
+    limits = Limits.of_device(checkpoint.model.device, most, share)
     replay = settings.replica.replay_steps
     return Engine(checkpoint, settings.decode_settings, limits, replay=replay)
 

@@ -3,7 +3,7 @@
     ask(sample) ---> line ---> engine.add, then step after step ---> replies to whoever asked
 
 What is asked joins what is under way with the engine's next step. When a step fails as a bad sample
-makes it fail (`SAMPLE_ERRORS`), all that was under way is asked again in two halves, and the half
+makes it fail (`SAMPLE_ERRORS`), all that was under way is asked anew, then in two halves, the half
 that fails in two again, down to the question at fault; so one poisonous image costs its own rows
 and nobody else's. What can't be the fault of a sample (a lost GPU, a model that answers nothing any
 more) breaks the replica: every asker, now and later, is told so by `ReplicaBroken`. Anything else
@@ -33,7 +33,8 @@ STEP_SECONDS = 2 * 60 * 60
 """A step in which many questions enter a 7B model on a slow CPU takes minutes; what takes so long
 is a hung device."""
 FAILURES_IN_A_ROW = 8
-"""Questions that fail alone with none answered in between: then the model is at fault, not they."""
+"""Samples with a question that fails alone, and nothing answered in between: then the model is at
+fault, not they."""
 SAMPLE_ERRORS = (RuntimeError, ValueError, MemoryError, PixelLMError)
 """What the model raises over a bad sample. A TypeError or a KeyError is no sample's fault: as rows
 of status `failed` nobody would see it."""
@@ -125,7 +126,7 @@ class ModelThread:
         # their job those of them that are in the engine
         self._at_hand: dict[_Asked, None] = {}
         self._in_engine: dict[int, _Asked] = {}
-        self._failures = 0
+        self._failing: dict[_Asked, None] = {}  # since the last answer
 
     async def ask(self, sample: Sample) -> tuple[Reply, ...]:
         """Asks all questions of a sample; returns when all have their reply, in their order.
@@ -179,11 +180,11 @@ class ModelThread:
         while self._take_in():
             try:
                 self._go_on()
-            except ReplicaBroken as error:
-                self._broken = error
-                self._give_back(error)
-            except Exception as error:  # a bug: whoever asked raises it, and the job ends with it
-                self._give_back(error)
+            except Exception as error:
+                broken = _find_break(error)
+                self._broken = broken or self._broken
+                # else a bug: whoever asked raises it, and the job ends with it
+                self._give_back(broken or error)
         self._empty_engine()
 
     def _take_in(self) -> bool:
@@ -212,7 +213,8 @@ class ModelThread:
                     self._in_engine[id(asked.job)] = asked
             done = self._step()
         except SAMPLE_ERRORS as error:
-            _raise_if_broken(error)
+            if _find_break(error):
+                raise
             done = None
         # out here the error doesn't hold the tensors of what failed any more
         if done is None:
@@ -241,7 +243,7 @@ class ModelThread:
             self._answer(half)
         if not halves:
             (part,) = parts
-            self._note(part, [self._give_up(why)])
+            self._note(part, [self._give_up(part.asked, why)])
 
     def _answer_together(self, parts: Sequence[_Part]) -> str | None:
         """Answers parts; or tells why not."""
@@ -250,7 +252,8 @@ class ModelThread:
             while self._engine.busy:
                 self._step()
         except SAMPLE_ERRORS as error:
-            _raise_if_broken(error)
+            if _find_break(error):
+                raise
             _log.warning("%d samples can't be answered together", len(parts), exc_info=error)
             self._engine.abandon()
             return f"{type(error).__name__}: {error}"
@@ -261,18 +264,21 @@ class ModelThread:
     # ---- replies ----
 
     def _reply(self, part: _Part, job: Job) -> None:
-        self._note(part, [self._reply_of(row) for row in job.rows])
+        self._note(part, [self._reply_of(part.asked, row) for row in job.rows])
 
-    def _reply_of(self, row: Row) -> Reply:
+    def _reply_of(self, asked: _Asked, row: Row) -> Reply:
         if row.answer is None:
-            return self._give_up(f"it doesn't fit into memory, not even alone: {row.failure}")
-        self._failures = 0
+            return self._give_up(asked, row.failure or "no answer")
+        self._failing.clear()
         return row.answer
 
-    def _give_up(self, why: str) -> Unanswered:
-        self._failures += 1
-        if self._failures >= FAILURES_IN_A_ROW:
-            raise ReplicaBroken(f"{self._failures} questions failed in a row, the last with {why}")
+    def _give_up(self, asked: _Asked, why: str) -> Unanswered:
+        self._failing[asked] = None
+        if len(self._failing) >= FAILURES_IN_A_ROW:
+            count = len(self._failing)
+            raise ReplicaBroken(
+                f"questions of {count} samples in a row failed, the last with {why}"
+            )
         return Unanswered(why)
 
     def _note(self, part: _Part, replies: Sequence[Reply]) -> None:
@@ -294,6 +300,8 @@ class ModelThread:
 
     def _empty_engine(self) -> None:
         self._in_engine.clear()
+        for asked in self._at_hand:
+            asked.job = None  # and what it holds of the device's memory
         self._engine.abandon()
 
 
@@ -322,9 +330,8 @@ def _halve(parts: Sequence[_Part]) -> list[list[_Part]]:
     return []
 
 
-def _raise_if_broken(error: Exception) -> None:
+def _find_break(error: Exception) -> ReplicaBroken | None:
     """A device error spoils the process: every later call would fail, whatever it is about."""
-    if isinstance(error, ReplicaBroken):
-        raise error
     if isinstance(error, torch.AcceleratorError):
-        raise ReplicaBroken(f"the device failed: {error}") from error
+        return ReplicaBroken(f"the device failed: {error}")
+    return error if isinstance(error, ReplicaBroken) else None

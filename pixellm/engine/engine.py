@@ -14,9 +14,10 @@ from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import Checkpoint
 from pixellm.engine.finishing import TARGETS_AT_ONCE, Finisher
 from pixellm.engine.generation import Generator, Predict
-from pixellm.engine.memory import Limits, try_in_memory
+from pixellm.engine.memory import Limits, too_large, try_in_memory
 from pixellm.engine.rows import Generation, Picture, Row, Sample, split_images
-from pixellm.errors import InstructionError, OutOfMemory
+from pixellm.engine.schedule import SHARE
+from pixellm.errors import InstructionError, Unanswerable
 from pixellm.folding import fold_projector
 from pixellm.model import EncodedImages
 from pixellm.prompts import SYSTEM_TEXT, prompt_ids
@@ -80,7 +81,7 @@ class Engine:
 
         Raises:
             InstructionError: a question doesn't fit into the model's positions.
-            OutOfMemory: one doesn't fit into memory, not even alone.
+            Unanswerable: one doesn't fit into memory alone, or what comes out is no number.
         """
         try:
             jobs = [self.add(sample) for sample in samples]
@@ -123,13 +124,22 @@ class Engine:
             The samples whose last answer came with it.
         """
         failed = self._advance()
-        targets = sum(self._finisher.count_targets(row) for row in self._ended)
-        if targets < TARGETS_AT_ONCE and self.generator.busy and not failed:
-            return []  # the masks of more answers together cost less
+        ready, self._ended = self._choose_ready(self._ended)
+        self._finisher.finish([row for row in ready if row.failure is None])
+        return self._settle([*ready, *failed])
+
+    def _choose_ready(self, ended: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+        """Which ended rows are finished now, and which wait: masks together cost less."""
+        targets = {id(row): self._finisher.count_targets(row) for row in ended}
+        having = [row for row in ended if targets[id(row)]]
+        enough = sum(targets.values()) >= TARGETS_AT_ONCE
+        # not all of them: who asked them must get on, and bring the next ones
+        enough = enough or len(having) >= SHARE * len(self.generator.schedule.rows)
+        ready = [row for row in ended if enough or not targets[id(row)] or row.failure]
         # in the order of the questions: masks of one image come together
-        ended, self._ended = sorted(self._ended, key=lambda row: row.number), []
-        self._finisher.finish(ended)
-        return self._settle([*ended, *failed])
+        ready.sort(key=lambda row: row.number)
+        chosen = set(map(id, ready))
+        return ready, [row for row in ended if id(row) not in chosen]
 
     def _advance(self) -> list[Row]:
         """One step of the language model; a row that doesn't fit into memory alone comes back."""
@@ -141,7 +151,7 @@ class Engine:
         row = self.generator.make_way() if why is not None else None
         if row is None:
             return []
-        row.failure = why
+        row.failure = too_large(why or "")
         return [row]
 
     def _settle(self, rows: Sequence[Row]) -> list[Job]:
@@ -172,7 +182,7 @@ class Engine:
 
         Raises:
             InstructionError: a question doesn't fit into the model's positions.
-            OutOfMemory: one doesn't fit into memory, not even alone.
+            Unanswerable: one doesn't fit into memory alone, or what comes out is no number.
         """
         assert not self.busy, "the answers of samples would be lost"
         pictures = [Picture(encoded=each) for each in split_images(images)]
@@ -221,6 +231,6 @@ def _answer_of(row: Row) -> Answer:
     return row.answer
 
 
-def _describe(row: Row) -> OutOfMemory:
+def _describe(row: Row) -> Unanswerable:
     assert row.failure is not None, "nothing is under way any more"
-    return OutOfMemory(f"a question doesn't fit into memory, not even alone: {row.failure}")
+    return Unanswerable(f"a question can't be answered: {row.failure}")

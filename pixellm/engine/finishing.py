@@ -21,7 +21,7 @@ from pixellm.answers import (
     render_answer,
 )
 from pixellm.cutting import CutMask, cut_masks
-from pixellm.engine.memory import try_in_memory
+from pixellm.engine.memory import too_large, try_in_memory
 from pixellm.engine.rows import Generation, Picture, Row, join_images
 from pixellm.model import PixelLM
 from pixellm.phrases import find_phrases
@@ -46,33 +46,34 @@ class Finisher:
 
     def __init__(self, model: PixelLM, tokenizer: Tokenizer, settings: DecodeSettings) -> None:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
-        self._at_once = TARGETS_AT_ONCE  # fewer after memory has run out
 
     def count_targets(self, row: Row) -> int:
         """How many masks a row that has ended may have."""
         return row.ids.count(self._tokenizer.seg_ids[0])
 
-    def finish(self, rows: Sequence[Row]) -> None:
+    def finish(self, rows: Sequence[Row], at_once: int | None = None) -> None:
         """Gives each row its answer, or the reason why it has none: memory ran out over it alone.
 
-        The masks of all are made together, or of half as many where that does not fit.
+        Args:
+            rows: whose masks are made together, or half as many where that does not fit.
+            at_once: most targets that the decoder takes at once; None: TARGETS_AT_ONCE.
         """
-        why = try_in_memory(lambda: self._finish(rows))
+        most = at_once or TARGETS_AT_ONCE
+        why = try_in_memory(lambda: self._finish(rows, most))
+        half = len(rows) // 2
         if why is None:
             return
-        half = len(rows) // 2
         if half:
-            self.finish(rows[:half])
-            self.finish(rows[half:])
-        elif self._at_once > 1:
-            self._at_once //= 2
-            self.finish(rows)
+            self.finish(rows[:half], at_once)
+            self.finish(rows[half:], at_once)
+        elif most > 1:
+            self.finish(rows, most // 2)
         else:
-            rows[0].failure = why
+            rows[0].failure = too_large(why)
 
-    def _finish(self, rows: Sequence[Row]) -> None:
+    def _finish(self, rows: Sequence[Row], at_once: int) -> None:
         found = [self._find(row) for row in rows]
-        masks = iter(self._make_masks([each for groups, _ in found for each in groups]))
+        masks = iter(self._make_masks([each for groups, _ in found for each in groups], at_once))
         for row, (groups, malformed) in zip(rows, found, strict=True):
             own = [(each.group, *next(masks)) for each in groups]
             assert row.generation is not None, "it has ended"
@@ -88,11 +89,11 @@ class Finisher:
         pairs = zip(groups, states, strict=True)
         return [Found(group, row.picture, own) for group, own in pairs], malformed
 
-    def _make_masks(self, found: Sequence[Found]) -> list[tuple[CutMask, float]]:
+    def _make_masks(self, found: Sequence[Found], at_once: int) -> list[tuple[CutMask, float]]:
         """Each target's mask, and the decoder's guess of its IoU."""
         masks = list[tuple[CutMask, float]]()
-        for start in range(0, len(found), self._at_once):
-            chunk = found[start : start + self._at_once]
+        for start in range(0, len(found), at_once):
+            chunk = found[start : start + at_once]
             pictures = list({id(each.picture): each.picture for each in chunk}.values())
             place = {id(picture): at for at, picture in enumerate(pictures)}
             image_of = torch.tensor([place[id(each.picture)] for each in chunk])

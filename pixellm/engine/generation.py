@@ -65,7 +65,7 @@ class Generator:
         model.language.model.set_attn_implementation(NAME)
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
-        self._alike, self._run = replay, Replays(self._read, recorder_for(model.device))
+        self._alike, self._run = replay, Replays(self._read, lambda: recorder_for(model.device))
         self._numbers = count()
         self._steps = self._advanced = 0
         self._predict = predict or (lambda states, _: model.language.lm_head(states))
@@ -115,7 +115,7 @@ class Generator:
         self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
         for row, read in zip(rows, layout.read, strict=True):
             row.read = read
-        return self._take_out([at for at, row in enumerate(rows) if self._has_ended(row)])
+        return self._take_out([at for at, row in enumerate(rows) if row.ended])
 
     def make_way(self) -> Row | None:
         """After memory has run out: all begin again, half as many at once.
@@ -175,17 +175,13 @@ class Generator:
         if settings.forced_groups and not settings.official_groups and id_ == group[0]:
             # what follows is certain
             row.ids += group[1 : 1 + row.budget - len(row.ids)]
-
-    def _has_ended(self, row: Row) -> bool:
-        if len(row.logprobs) < len(row.ids):
-            return False  # a token group is still to be read
-        return row.ids[-1] == self._tokenizer.eos_id or len(row.ids) == row.budget
+        row.over = id_ == self._tokenizer.eos_id or len(row.ids) == row.budget
 
     def _take_out(self, places: Sequence[int]) -> list[Row]:
         ended = [self.schedule.rows[at] for at in places]
         for at, row in zip(places, ended, strict=True):
             row.end(self.schedule.slots.states[at])
-            if any(map(math.isnan, row.logprobs)):  # the slot's next row would catch it
-                self.schedule.slots.wipe(at)
+            if any(map(math.isnan, row.logprobs)):
+                row.failure = "what the model computes for it is no number (an overflow?)"
         self.schedule.leave(ended)
         return ended

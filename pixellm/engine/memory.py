@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,11 @@ GPU_SHARE = 0.6
 CPU_SHARE = 0.1
 """Of all memory of a machine, which other replicas share. Not of what is free: a machine that has
 read much counts its file cache as taken."""
+
+TORCH_SAYS = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""How it is said of a machine's memory, and of a GPU's where its allocator wasn't asked."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""What a container may use, on Linux."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +30,27 @@ class Limits:
     """Most memory for keys and values."""
 
     @classmethod
-    def of_device(cls, device: torch.device, rows: float = math.inf) -> "Limits":
-        """A share of the memory of a device that a model has been loaded into."""
+    def of_device(
+        cls, device: torch.device, rows: float = math.inf, share: float = 1.0
+    ) -> "Limits":
+        """What is right for a device that a model has been loaded into.
+
+        Args:
+            device: of the model.
+            rows: most questions under way at once.
+            share: of the GPU that is ours; others load their models into the rest.
+        """
         if device.type == "cuda":
-            return cls(rows, int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return cls(rows, int(CPU_SHARE * memory))
+            free, total = torch.cuda.mem_get_info(device)
+            own = min(1.0, share) * total - torch.cuda.memory_allocated(device)
+            return cls(rows, int(GPU_SHARE * min(free, own)))
+        return cls(rows, int(CPU_SHARE * _machine_bytes()))
+
+
+def _machine_bytes() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    allowed = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else "max"
+    return min(memory, int(allowed)) if allowed.isdecimal() else memory
 
 
 def try_in_memory(work: Callable[[], None]) -> str | None:
@@ -44,16 +65,17 @@ def try_in_memory(work: Callable[[], None]) -> str | None:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        why = f"{error}" or type(error).__name__
-    else:
-        return None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return why
+        return f"{error}" or type(error).__name__
+    return None
+
+
+def too_large(why: str) -> str:
+    """What is told of a question over which memory ran out though it was alone."""
+    return f"it doesn't fit into memory, not even alone: {why}"
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether it is memory that was wanting, of a GPU or of the machine."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return "allocate memory" in f"{error}"  # how torch says it of a CPU's
+    return any(words in f"{error}" for words in TORCH_SAYS)

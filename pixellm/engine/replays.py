@@ -38,12 +38,13 @@ class Replays:
     Args:
         run: a step, from its plan to (T, H) states. It may run more than once for one step: what it
             writes into slots must be the same each time.
-        record: how it is recorded.
+        recorder: makes what records it, when recordings begin anew.
     """
 
-    def __init__(self, run: Callable[[StepPlan], Tensor], record: Record) -> None:
-        self._run = run
-        self._record: Record | None = record
+    def __init__(self, run: Callable[[StepPlan], Tensor], recorder: Callable[[], Record]) -> None:
+        self._run, self._recorder = run, recorder
+        self._record: Record | None = None
+        self._works = True
         self._recordings: dict[object, _Recording] = {}
         self._version = 0
 
@@ -66,20 +67,22 @@ class Replays:
         return recording.replay()
 
     def forget(self) -> None:
-        """Lets all recordings and their memory go."""
+        """Lets all recordings go, and their memory with whoever recorded them."""
         self._recordings.clear()
+        self._record = None
 
     def _make(self, plan: StepPlan) -> _Recording | None:
-        if self._record is None:
+        if not self._works:
             return None
+        self._record = record = self._record or self._recorder()
         own = plan.with_tensors([tensor.clone() for tensor in plan.tensors])
         try:
-            return _Recording(own, self._record(lambda: self._run(own)))
+            return _Recording(own, record(lambda: self._run(own)))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             _log.warning("steps can't be recorded and run without from now on", exc_info=error)
-            self._record = None
+            self._works = False
             self.forget()
             return None
 
@@ -94,7 +97,7 @@ def _run_again(work: Work) -> Work:
 
 
 class _CudaGraphs:
-    """Records work as CUDA graphs that share one pool of memory."""
+    """Records work as CUDA graphs that share one pool of memory; it goes with the last of them."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -106,9 +109,12 @@ class _CudaGraphs:
         with torch.cuda.stream(self._stream):
             work()
         torch.cuda.current_stream().wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            out = work()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                out = work()
+        finally:
+            torch.cuda.set_stream(stream)  # where a recording fails, torch stays on its own
 
         def replay() -> Tensor:
             graph.replay()

@@ -70,6 +70,8 @@ class Row:
     """the answer so far; the last of them may not have been read yet"""
     logprobs: list[float] = field(default_factory=list)
     """of the ids; those of a token group follow when it is read"""
+    over: bool = False
+    """whether no id comes any more; those of a token group may still have to be read"""
     read: int = 0
     """tokens of question and answer whose keys are in the row's slots"""
     generation: Generation | None = None
@@ -77,7 +79,17 @@ class Row:
     answer: Answer | None = None
     """when its masks are made"""
     failure: str | None = None
-    """why it has no answer and never will: it doesn't fit into memory, not even alone"""
+    """why it has no answer and never will"""
+
+    @property
+    def most(self) -> int:
+        """Ids that the answer may have by now."""
+        return len(self.ids) if self.over else self.budget
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its ids have been said and read."""
+        return self.over and len(self.logprobs) == len(self.ids)
 
     @property
     def settled(self) -> bool:

@@ -70,6 +70,7 @@ class Schedule:
             row.picture.rows += 1
             self.rows.append(row)
         self._make_room(entering.length)
+        self.slots.wipe(slice(len(self.rows) - len(entering.rows), len(self.rows)))
         return entering.pictures
 
     def make_room(self, length: int) -> bool:

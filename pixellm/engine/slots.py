@@ -12,6 +12,7 @@ head, H width of the language model.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -95,18 +96,19 @@ class Slots:
             limit: bytes; what isn't needed any more is only let go when all would take more.
         """
         pictures, rows, length = round_up(pictures), round_up(rows), round_up(length)
-        wanted = pictures, rows, length
         held = self.pictures, self.rows, self.length
-        most = max(pictures, held[0]), max(rows, held[1]), max(length, held[2])
-        if self.bytes_for(*most) <= limit:
-            wanted = most
+        least = pictures, rows, length
+        most = [max(each) for each in zip(held, least, strict=True)]
+        # of what is held now, as much as fits stays: no copies to and fro
+        choices = product(*zip(most, least, strict=True))
+        wanted = next((each for each in choices if self.bytes_for(*each) <= limit), least)
         if wanted != held:
             self._resize(*wanted)
 
-    def wipe(self, row: int) -> None:
-        """Empties a row's slots: what isn't a number stays so, also times a weight of 0."""
-        for each in (*self.keys, *self.values, self.states):
-            each[row] = 0
+    def wipe(self, rows: slice) -> None:
+        """Empties the slots of rows: what isn't a number stays so, also times a weight of 0."""
+        for each in (*self.keys, *self.values):
+            each[rows] = 0
 
     def let_go(self) -> None:
         """Gives all memory back; nothing may be under way."""

@@ -119,7 +119,7 @@ def _add_part(
         for offset in range(start, stop):
             real = offset < len(unread[at])
             index = predicts + offset
-            if real and number < len(members) and len(row.logprobs) <= index < row.budget:
+            if real and number < len(members) and len(row.logprobs) <= index < row.most:
                 given = row.ids[index] if index < len(row.ids) else -1
                 layout.wanted.append(Wanted(len(layout.ids), row, index, given))
             # padding is written to slots that the row has not come to yet, and never looked at

@@ -29,7 +29,7 @@ from pixellm.checkpoints import Checkpoint
 from pixellm.config import PixelLMConfig
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits, is_out_of_memory
-from pixellm.errors import OutOfMemory
+from pixellm.errors import Unanswerable
 from pixellm.images import PreparedImage
 from pixellm.prompts import prompt_ids
 from pixellm.tiny import tiny_checkpoint
@@ -266,7 +266,7 @@ def run_case(setup: Setup, case: Case, pace: Pace, until: float) -> Outcome:
     try:
         with _engine(setup, case) as (feed, forced, watch):
             windows = measure(feed, forced, watch, pace, case.rows)
-    except OutOfMemory as error:
+    except Unanswerable as error:
         trouble = f"out of memory: {error}"
     except WrongAnswerError as error:
         trouble = wrong = f"{error}"

@@ -18,7 +18,7 @@ from unittest.mock import patch
 from pixellm.engine import finishing, generation
 from pixellm.engine.engine import Engine, Job
 from pixellm.engine.replays import Replays
-from pixellm.errors import OutOfMemory
+from pixellm.errors import Unanswerable
 from tests.benchmarks.answer_lengths import Asked, Forced
 from tests.benchmarks.ceilings import Clock, Mark, seconds_between
 from tests.benchmarks.roofline import Answered, Sizes
@@ -160,7 +160,7 @@ def measure(feed: Feed, forced: Forced, watch: Watch, pace: Pace, rows: int) -> 
 
     Raises:
         WrongAnswerError: an answer is wrong.
-        OutOfMemory: one is missing.
+        Unanswerable: one is missing.
     """
     start = time.perf_counter()
     enough = max(WORTH_IT, rows) if rows > 1 else 2
@@ -205,12 +205,12 @@ def check(job: Job, forced: Forced) -> list[Answered]:
 
     Raises:
         WrongAnswerError: an answer has other ids than it was given, or no numbers.
-        OutOfMemory: a question has none, since it did not fit into memory alone.
+        Unanswerable: a question has none, since it did not fit into memory alone.
     """
     answered = list[Answered]()
     for row in job.rows:
         if row.answer is None:
-            raise OutOfMemory(f"{row.failure}")
+            raise Unanswerable(f"{row.failure}")
         if tuple(row.answer.token_ids) != tuple(forced.script_of(row.number)):
             raise WrongAnswerError(f"question {row.number} has another answer than it was given")
         if not all(map(math.isfinite, row.logprobs)):

@@ -60,7 +60,8 @@ class TargetRow:
     score_mask: Float32
     """mean probability of the mask's pixels, 0 to 1"""
     score_iou: Float32 | None
-    """the IoU that the model's decoder predicts for the mask; null if it never learnt to"""
+    """the IoU that the model's decoder predicts for the mask; it means nothing where that was not
+    trained, as in the released and the shipped weights"""
     score_token: Float32 | None
     """probability of the target's tokens in the answer, 0 to 1"""
     score_phrase: Float32 | None
