@@ -33,7 +33,7 @@ from workers.settings import LabelSettings
 from workers.shards.plan import Shard
 from workers.summaries import Pulse, ShardSummary
 
-MOST_BLOCKS = 10_000
+MOST_BLOCKS = 4_000
 """That Ray Data is given: the driver keeps some KB for each. Where there are more shards, a block
 has several, and when its replica dies, those that are committed are found to be so."""
 LISTEN_SECONDS = 0.5
