@@ -80,7 +80,7 @@ def labeller_for(store, model, logbook=None, **more):
     with bench_for(store, model, tell=teller, **more) as bench:
         labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)  # loads no model
         labeller._bench, labeller._logbook, labeller._at_hand = bench, logbook, set()
-        labeller._teller = teller
+        labeller._teller, labeller._turns = teller, asyncio.Semaphore(4)
         yield labeller
 
 
@@ -255,6 +255,27 @@ def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, 
             asyncio.run(asyncio.wait_for(call_both(), 20))
     assert logbook.book.begin(done.shard_id) == Begun(times=2)
     assert "always" in (logbook.book.begin(broken.shard_id).last_words or "")
+
+
+def test_no_more_shards_are_under_way_than_allowed_however_many_ray_hands_over(store, engine):
+    put_photos(store, 8)
+    shards, under_way = plan(store, 1), []
+    with labeller_for(store, CountingEngine(engine)) as labeller:
+        labeller._turns = asyncio.Semaphore(2)
+        process_one = labeller.process
+
+        async def watched(shard):
+            under_way.append(len(labeller._at_hand))
+            return await process_one(shard)
+
+        labeller.process = watched
+
+        async def call_all():
+            await asyncio.gather(*(call(labeller, shard) for shard in shards))
+
+        asyncio.run(asyncio.wait_for(call_all(), 60))
+    assert len(shards) > 2
+    assert max(under_way) == 2
 
 
 def test_a_shard_that_was_committed_before_its_worker_died_is_not_labelled_again(store, engine):

@@ -89,7 +89,7 @@ class Assignment:
 
 
 class ShardLabeller:
-    """The class that Ray Data makes an actor of; `k` shards are under way in it at once.
+    """The class that Ray Data makes an actor of; some shards are under way in it at once.
 
     Args:
         assignment: of the run.
@@ -102,6 +102,8 @@ class ShardLabeller:
         self._logbook = logbook
         self._teller = Teller(logbook.answered)
         self._at_hand: set[str] = set()
+        # Ray may run several shards of a block at once, and several blocks
+        self._turns = asyncio.Semaphore(assignment.settings.replica.shards_in_flight)
         self._bench: Workbench | None = None
         self._why_not = ""
         deaths = logbook.setup_begins()
@@ -121,18 +123,22 @@ class ShardLabeller:
     async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
         """One shard in, one summary out."""
         (text,) = batch[SHARD]
-        shard = shard_from_json(text)
+        async with self._turns:
+            summary = await self.take(shard_from_json(text))
+        yield {SUMMARY: [summary.to_json()]}
+
+    async def take(self, shard: Shard) -> ShardSummary:
+        """Labels a shard, unless it is done already, or has cost too many workers."""
         begun = await self._logbook.begin(shard.shard_id)
         if begun.times > 1 and (done := await self.find_commit(shard)) is not None:
-            summary = done  # whoever had it died only after that
-        elif begun.times > 1 + MAX_DEATHS:
-            summary = ShardSummary(shard.shard_id, error=describe_deaths(begun))
-        else:
-            self._at_hand.add(shard.shard_id)
-            summary = await self.process(shard)
-            self._at_hand.discard(shard.shard_id)
-            self._teller.flush()
-        yield {SUMMARY: [summary.to_json()]}
+            return done  # whoever had it died only after that
+        if begun.times > 1 + MAX_DEATHS:
+            return ShardSummary(shard.shard_id, error=describe_deaths(begun))
+        self._at_hand.add(shard.shard_id)
+        summary = await self.process(shard)
+        self._at_hand.discard(shard.shard_id)
+        self._teller.flush()
+        return summary
 
     async def find_commit(self, shard: Shard) -> ShardSummary | None:
         """What became of a shard that is committed already."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from tests.benchmarks import engine, flops, masks
+from tests.benchmarks import engine, flops, gpu, line, masks, memory
 from tests.benchmarks.options import OptionError, Options
 from tests.benchmarks.report import Table, look_around, show, write_results
 
@@ -23,6 +23,9 @@ PARTS: Mapping[str, Callable[[Options], Iterator[Table]]] = {
     "engine": engine.run,
     "masks": masks.run,
     "flops": flops.run,
+    "gpu": gpu.run,
+    "line": line.run,
+    "memory": memory.run,
 }
 """A part is a module whose `run` gives its tables one by one."""
 
@@ -60,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=_names,
         help="of the part engine: shipped,middle, or with --toy own,scripted",
     )
+    add("--shards", type=_positive, help="of the part memory (default: 100000)")
     add("--toy", action="store_true", help="the tiny model, to try the benchmark itself")
     add("--output", type=Path, help="folder for benchmarks.json and benchmarks.md (default: none)")
     return parser

@@ -20,5 +20,7 @@ class Options:
     """that the engine is asked at once; None: as many as each workload has by itself"""
     models: tuple[str, ...] | None = None
     """workloads of the part `engine`; None: all"""
+    shards: int | None = None
+    """most shards of the part `memory`; None: as many as it has by itself"""
     output: Path | None = None
     """folder for the results"""
