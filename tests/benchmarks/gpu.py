@@ -267,7 +267,7 @@ def run_case(setup: Setup, case: Case, pace: Pace, until: float) -> Outcome:
         with _engine(setup, case) as (feed, forced, watch):
             windows = measure(feed, forced, watch, pace, case.rows)
     except Unanswerable as error:
-        trouble = f"out of memory: {error}"
+        trouble = f"{error}"
     except WrongAnswerError as error:
         trouble = wrong = f"{error}"
     except (RuntimeError, MemoryError) as error:
