@@ -6,6 +6,7 @@ from torch import Tensor
 from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import Checkpoint
 from pixellm.engine.engine import Engine
+from pixellm.engine.memory import Limits
 from pixellm.engine.rows import Sample
 from pixellm.images import PreparedImage
 from pixellm.masks import combine_scales, mask_scores, postprocess_masks
@@ -56,7 +57,9 @@ def _check_scores(quantity: str, group: str, ours: Tensor, table: Table) -> None
 
 def check_generation(fixture: Fixture, checkpoint: Checkpoint, table: Table) -> None:
     """The official evaluate(): all questions about an image, answered freely."""
-    engine, images = Engine(checkpoint, OFFICIAL), prepare(fixture, checkpoint)
+    # one question after the other: what is recorded of the decoder comes in their order
+    engine = Engine(checkpoint, OFFICIAL, Limits(rows=1))
+    images = prepare(fixture, checkpoint)
     for asked in fixture.meta("evaluate"):
         x, questions = asked["image"], tuple(asked["questions"])
         with recording(checkpoint.model) as record:
