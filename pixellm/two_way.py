@@ -15,8 +15,8 @@ class Attention(nn.Module):
 
     Where few tokens meet many pixels, what a pixel would be projected to is never made: the
     projection goes into the tokens' side of the product, as (q (W x)) = ((q W) x). With 6 tokens, 8
-    heads and the released width that is a third of the arithmetic, and no large tensor is split
-    into heads.
+    heads and the released width that is a bit more than a third of the arithmetic, and no large
+    tensor is split into heads.
     """
 
     def __init__(self, width: int, inner: int, heads: int) -> None:
