@@ -66,6 +66,10 @@ class CountingEngine:
             del self.under_way[id(job)]
         return done
 
+    def withdraw(self, job):
+        del self.under_way[id(job)]
+        self.engine.withdraw(job)
+
     def abandon(self):
         self.under_way.clear()
         self.engine.abandon()

@@ -23,9 +23,9 @@ def sample(*questions, seed=0, height=40, width=52):
     return Sample(prepare_image(rgb, 56), questions)
 
 
-def scripted(*scripts, settings=None):
+def scripted(*scripts, settings=None, **sizes):
     """An engine whose answers are given; a text or ids, the end token is added."""
-    checkpoint = tiny_checkpoint(0)
+    checkpoint = tiny_checkpoint(0, **sizes)
     tokenizer = checkpoint.tokenizer
     ids = [s if isinstance(s, list) else tokenizer.encode(s, bos=False) for s in scripts]
     script = Script([[*s, tokenizer.eos_id] for s in ids], tokenizer)
@@ -65,11 +65,14 @@ def test_masks_have_the_images_own_size_and_scores_between_0_and_1(talking):
         assert isinstance(target.score_iou, float)
 
 
-def test_generated_masks_equal_those_of_the_same_answer_read_at_once():
-    engine, _ = scripted(f"it is {tiny_checkpoint(0).tokenizer.seg_text}.")
+@pytest.mark.parametrize("key_value_heads", [1, 2, 4])
+def test_generated_masks_equal_those_of_the_same_answer_read_at_once(key_value_heads):
+    """Steps have an attention of their own, the other way has that of transformers."""
+    checkpoint = tiny_checkpoint(0, key_value_heads=key_value_heads)
+    answer = f"it is {checkpoint.tokenizer.seg_text}."
+    engine, _ = scripted(answer, key_value_heads=key_value_heads)
     asked = sample("the dog")
     ((answer,),) = engine.answer([asked])
-    checkpoint = tiny_checkpoint(0)
     text = f"it is {checkpoint.tokenizer.seg_text}."
     rows = pad_conversations([label_conversation(checkpoint.tokenizer, "the dog", text, "")])
     image, seg_ids = asked.image, checkpoint.tokenizer.seg_ids

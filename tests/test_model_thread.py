@@ -12,8 +12,9 @@ from pixellm.answers import Answer
 from pixellm.engine.engine import Job
 from pixellm.engine.rows import Picture, Row, Sample
 from pixellm.images import PreparedImage
+from workers.asking import Unanswered
 from workers.errors import LineError, ReplicaBroken
-from workers.model_thread import FAILURES_IN_A_ROW, ModelThread, Unanswered
+from workers.model_thread import FAILURES_IN_A_ROW, ModelThread
 
 IMAGE = PreparedImage(torch.zeros(3, 1, 1), (1, 1), (1, 1))
 
@@ -71,6 +72,9 @@ class EchoEngine:
                 row.answer = Answer(text, (), (), False, False)
         jobs = {id(job): job for job, _, _ in entering}
         return [job for job in jobs.values() if job.done]
+
+    def withdraw(self, job: Job) -> None:
+        self.waiting = [each for each in self.waiting if each[0] is not job]
 
     def abandon(self) -> None:
         self.waiting = []
@@ -353,6 +357,22 @@ def test_askers_that_go_away_do_no_harm():
     assert len(asked) == 21  # who left while waiting was not answered
 
 
+def test_what_was_asked_by_who_has_gone_away_leaves_the_engine():
+    engine = EchoEngine(most=1, seconds=0.02)
+
+    async def ask_and_leave() -> None:
+        thread = ModelThread(engine)
+        gone = asyncio.create_task(thread.ask(sample(*(f"gone-{n}" for n in range(100)))))
+        while not engine.steps:
+            await asyncio.sleep(0.001)
+        gone.cancel()
+        assert texts_of(await thread.ask(sample("stays"))) == ["stays"]
+        thread.close(20)
+
+    asyncio.run(asyncio.wait_for(ask_and_leave(), 20))
+    assert sum("gone" in text for step in engine.steps for text in step) < 10
+
+
 def test_who_has_gone_away_is_not_asked_again_when_others_are_sifted():
     engine = EchoEngine(most=4, seconds=0.05, poison=["bad"])
 
@@ -371,7 +391,7 @@ def test_who_has_gone_away_is_not_asked_again_when_others_are_sifted():
     assert sum("gone" in step for step in engine.steps) == 1
 
 
-def test_a_closed_thread_ends_and_leaves_the_engine_empty():
+def test_a_closed_thread_ends_and_tells_all_who_wait_and_who_ask_later():
     engine = EchoEngine(most=1, seconds=0.02)
 
     async def ask_and_close() -> ModelThread:
@@ -380,10 +400,13 @@ def test_a_closed_thread_ends_and_leaves_the_engine_empty():
         while not engine.steps:
             await asyncio.sleep(0.001)
         thread.close(20)
-        asker.cancel()
+        with pytest.raises(ReplicaBroken, match="closed"):
+            await asker
+        with pytest.raises(ReplicaBroken, match="closed"):
+            await thread.ask(sample("late"))
         return thread
 
-    thread = asyncio.run(ask_and_close())
+    thread = asyncio.run(asyncio.wait_for(ask_and_close(), 20))
     assert not thread._thread.is_alive()
     assert not engine.busy
     assert len(engine.steps) < 10

@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pixellm.engine.rows import Sample
 from pixellm.errors import ImageError, InstructionError
 from pixellm.images import PreparedImage, prepare_image
+from workers.asking import Reply, Unanswered
 from workers.errors import OutputUnwritable, RecordRejected, StorageError, StorageUnavailable
 from workers.labels.commits import Commit
 from workers.labels.rows import Attempt, answer_row, carry_over, failed_rows, rejected_rows
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, write_part
-from workers.model_thread import Reply, Unanswered
 from workers.records.instructions import Instruction
 from workers.records.pictures import PictureFacts, decode_picture, identify_undecoded
 from workers.records.reading import fetch_image, read_records

@@ -14,19 +14,16 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 import torch
 
-from pixellm.answers import Answer
 from pixellm.engine.engine import Job
 from pixellm.engine.rows import Row, Sample
 from pixellm.errors import PixelLMError
+from workers.asking import Asked, Asking, Future, Part, Reply, Unanswered, halve
 from workers.errors import ReplicaBroken
 
 STEP_SECONDS = 2 * 60 * 60
@@ -38,75 +35,9 @@ fault, not they."""
 SAMPLE_ERRORS = (RuntimeError, ValueError, MemoryError, PixelLMError)
 """What the model raises over a bad sample. A TypeError or a KeyError is no sample's fault: as rows
 of status `failed` nobody would see it."""
+CLOSED = "the model was closed"
 
 _log = logging.getLogger(__name__)
-
-
-class Asking(Protocol):
-    """What is needed of `pixellm.engine.engine.Engine`."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether a question waits for its answer."""
-        ...
-
-    @property
-    def at_once(self) -> float:
-        """Questions under way in a step, on average."""
-        ...
-
-    def add(self, sample: Sample) -> Job:
-        """Puts all questions of a sample at the end of the line."""
-        ...
-
-    def step(self) -> list[Job]:
-        """Brings everything under way one step on; returns the samples that are done."""
-        ...
-
-    def abandon(self) -> None:
-        """Forgets all that is under way or waits."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Unanswered:
-    """A question that the model could not answer, also when it was asked alone."""
-
-    message: str
-
-
-Reply = Answer | Unanswered
-Future = asyncio.Future[tuple[Reply, ...]]
-
-
-@dataclass(slots=True, eq=False)
-class _Asked:
-    """A sample whose asker waits."""
-
-    sample: Sample
-    future: Future
-    job: Job | None = None
-    """in the engine"""
-    replies: dict[int, Reply] = field(default_factory=dict)
-    """by the question's place in the sample"""
-
-    def whole(self) -> "_Part":
-        """All its questions."""
-        return _Part(self, range(len(self.sample.questions)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Some questions of a sample."""
-
-    asked: _Asked
-    places: range
-
-    @property
-    def sample(self) -> Sample:
-        """With these questions only."""
-        questions = self.asked.sample.questions
-        return replace(self.asked.sample, questions=tuple(questions[at] for at in self.places))
 
 
 class ModelThread:
@@ -118,15 +49,16 @@ class ModelThread:
 
     def __init__(self, engine: Asking) -> None:
         self._engine = engine
-        self._line: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._line: SimpleQueue[Asked | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._broken: ReplicaBroken | None = None
+        self._closed = False
         self._beat = 0.0
         # the model thread's own: who was taken out of the line and not told yet, and by the id() of
         # their job those of them that are in the engine
-        self._at_hand: dict[_Asked, None] = {}
-        self._in_engine: dict[int, _Asked] = {}
-        self._failing: dict[_Asked, None] = {}  # since the last answer
+        self._at_hand: dict[Asked, None] = {}
+        self._in_engine: dict[int, Asked] = {}
+        self._failing: dict[Asked, None] = {}  # since the last answer
 
     async def ask(self, sample: Sample) -> tuple[Reply, ...]:
         """Asks all questions of a sample; returns when all have their reply, in their order.
@@ -137,7 +69,9 @@ class ModelThread:
         """
         if not sample.questions:
             return ()
-        asked = _Asked(sample, asyncio.get_running_loop().create_future())
+        asked = Asked(sample, asyncio.get_running_loop().create_future())
+        if self._closed:
+            raise ReplicaBroken(CLOSED)
         self._start()
         self._line.put(asked)
         try:
@@ -154,11 +88,12 @@ class ModelThread:
         return self._engine.at_once
 
     def close(self, seconds: float = 0.0) -> None:
-        """Ends the thread after its step; whoever waits gets no answer any more.
+        """Ends the thread after its step; whoever waits is told that no answer comes any more.
 
         Args:
             seconds: that are waited for its end.
         """
+        self._closed = True
         self._line.put(None)
         if self._thread is not None:
             self._thread.join(seconds)
@@ -185,7 +120,7 @@ class ModelThread:
                 self._broken = broken or self._broken
                 # else a bug: whoever asked raises it, and the job ends with it
                 self._give_back(broken or error)
-        self._empty_engine()
+        self._give_back(ReplicaBroken(CLOSED))
 
     def _take_in(self) -> bool:
         """Takes what has come out of the line, and waits for it when there is nothing else to do.
@@ -198,7 +133,7 @@ class ModelThread:
                 asked = self._line.get(block=not self._at_hand)
                 if asked is None:
                     return False
-                if not asked.future.cancelled():
+                if not asked.gone:
                     self._at_hand[asked] = None
         return True
 
@@ -206,11 +141,11 @@ class ModelThread:
         """One step; who is done with it is told."""
         if self._broken:
             raise self._broken
+        self._let_go()
+        if not self._at_hand:
+            return
         try:
-            for asked in self._at_hand:
-                if asked.job is None:
-                    asked.job = self._engine.add(asked.sample)
-                    self._in_engine[id(asked.job)] = asked
+            self._hand_in()
             done = self._step()
         except SAMPLE_ERRORS as error:
             if _find_break(error):
@@ -223,6 +158,20 @@ class ModelThread:
             asked = self._in_engine.pop(id(job))
             self._reply(asked.whole(), job)
 
+    def _let_go(self) -> None:
+        """Whoever went away is not answered: what was asked leaves the engine."""
+        for asked in [each for each in self._at_hand if each.gone]:
+            del self._at_hand[asked]
+            if asked.job is not None:
+                del self._in_engine[id(asked.job)]
+                self._engine.withdraw(asked.job)
+
+    def _hand_in(self) -> None:
+        for asked in self._at_hand:
+            if asked.job is None:
+                asked.job = self._engine.add(asked.sample)
+                self._in_engine[id(asked.job)] = asked
+
     def _step(self) -> list[Job]:
         self._beat = time.monotonic()
         return self._engine.step()
@@ -230,22 +179,22 @@ class ModelThread:
     def _sift(self) -> None:
         """Asks all that is at hand anew, until whoever is at fault has failed alone."""
         self._empty_engine()
-        self._answer([each.whole() for each in self._at_hand if not each.future.cancelled()])
+        self._answer([each.whole() for each in self._at_hand if not each.gone])
         self._at_hand.clear()
 
-    def _answer(self, parts: Sequence[_Part]) -> None:
+    def _answer(self, parts: Sequence[Part]) -> None:
         """Answers parts together; where that fails, one half after the other."""
         why = self._answer_together(parts)
         if why is None:
             return
-        halves = _halve(parts)
+        halves = halve(parts)
         for half in halves:
             self._answer(half)
         if not halves:
             (part,) = parts
             self._note(part, [self._give_up(part.asked, why)])
 
-    def _answer_together(self, parts: Sequence[_Part]) -> str | None:
+    def _answer_together(self, parts: Sequence[Part]) -> str | None:
         """Answers parts; or tells why not."""
         try:
             jobs = [self._engine.add(part.sample) for part in parts]
@@ -263,16 +212,16 @@ class ModelThread:
 
     # ---- replies ----
 
-    def _reply(self, part: _Part, job: Job) -> None:
+    def _reply(self, part: Part, job: Job) -> None:
         self._note(part, [self._reply_of(part.asked, row) for row in job.rows])
 
-    def _reply_of(self, asked: _Asked, row: Row) -> Reply:
+    def _reply_of(self, asked: Asked, row: Row) -> Reply:
         if row.answer is None:
             return self._give_up(asked, row.failure or "no answer")
         self._failing.clear()
         return row.answer
 
-    def _give_up(self, asked: _Asked, why: str) -> Unanswered:
+    def _give_up(self, asked: Asked, why: str) -> Unanswered:
         self._failing[asked] = None
         if len(self._failing) >= FAILURES_IN_A_ROW:
             count = len(self._failing)
@@ -281,21 +230,16 @@ class ModelThread:
             )
         return Unanswered(why)
 
-    def _note(self, part: _Part, replies: Sequence[Reply]) -> None:
-        """Keeps replies until all of their sample are there."""
-        asked = part.asked
-        asked.replies.update(zip(part.places, replies, strict=True))
-        if len(asked.replies) == len(asked.sample.questions):
-            self._at_hand.pop(asked, None)
-            whole = tuple(asked.replies[at] for at in asked.whole().places)
-            _tell(asked.future, lambda: asked.future.set_result(whole))
+    def _note(self, part: Part, replies: Sequence[Reply]) -> None:
+        if part.asked.note(part.places, replies):
+            self._at_hand.pop(part.asked, None)
 
     def _give_back(self, error: Exception) -> None:
         """Tells all at hand that they get no answer."""
         with suppress(Exception):  # of a broken device
             self._empty_engine()
         for asked in self._at_hand:
-            _tell(asked.future, partial(asked.future.set_exception, error))
+            asked.fail(error)
         self._at_hand.clear()
 
     def _empty_engine(self) -> None:
@@ -303,31 +247,6 @@ class ModelThread:
         for asked in self._at_hand:
             asked.job = None  # and what it holds of the device's memory
         self._engine.abandon()
-
-
-def _tell(future: Future, settle: Callable[[], None]) -> None:
-    """Settles a future of the event loop's thread, if anybody waits for it still."""
-
-    def settle_once() -> None:
-        if not future.done():
-            settle()
-
-    with suppress(RuntimeError):  # the loop is closed: nobody waits
-        future.get_loop().call_soon_threadsafe(settle_once)
-
-
-def _halve(parts: Sequence[_Part]) -> list[list[_Part]]:
-    """Half of the samples each; of a single one, half of its questions; nothing of a single one."""
-    half = len(parts) // 2
-    if half:
-        return [list(parts[:half]), list(parts[half:])]
-    (part,) = parts
-    half = len(part.places) // 2
-    if half:
-        return [
-            [replace(part, places=places)] for places in (part.places[:half], part.places[half:])
-        ]
-    return []
 
 
 def _find_break(error: Exception) -> ReplicaBroken | None:

@@ -164,6 +164,14 @@ class Engine:
             job.rows[0].picture.encoded = None
         return done
 
+    @torch.inference_mode()
+    def withdraw(self, job: Job) -> None:
+        """Forgets a job that nobody waits for any more; all others go on."""
+        gone = set(map(id, job.rows))
+        self._jobs = {row: own for row, own in self._jobs.items() if row not in gone}
+        self._ended = [row for row in self._ended if id(row) not in gone]
+        self.generator.schedule.withdraw(job.rows)
+
     def abandon(self) -> None:
         """Forgets all that is under way or waits."""
         self.generator.schedule.restart()

@@ -111,6 +111,12 @@ class Schedule:
         self.rows, self.pictures = [], []
         self.slots.let_go()
 
+    def withdraw(self, rows: Collection[Row]) -> None:
+        """Takes out rows that nobody wants answered any more, under way or waiting."""
+        gone = set(map(id, rows))
+        self.waiting = deque(row for row in self.waiting if id(row) not in gone)
+        self._take_out(rows)
+
     def leave(self, rows: Collection[Row]) -> None:
         """Takes out rows that have ended."""
         self._take_out(rows)
