@@ -9,11 +9,13 @@ import torch
 
 from pixellm.engine.rows import Sample
 from pixellm.images import PreparedImage
-from tests.benchmarks import line, memory
-from tests.benchmarks.line import Load, Racer, Shares, Turn
+from tests.benchmarks import line, line_loads, line_tables, memory
+from tests.benchmarks.clocked import Clocked, ReplicaNotes, Sleeping
+from tests.benchmarks.line_loads import Load
+from tests.benchmarks.line_tables import Racer, Shares, Turn
 from tests.benchmarks.memory import MIB, Driven
 from tests.benchmarks.options import Options
-from tests.benchmarks.watched import Clocked, ReplicaNotes, Sleeping, peak_memory
+from tests.benchmarks.watched import peak_memory
 from workers.model_thread import ModelThread
 
 IMAGE = PreparedImage(torch.zeros(3, 1, 1), (1, 1), (1, 1))
@@ -84,7 +86,7 @@ def load_of(folder, questions, *, asleep) -> Load:
     lines = [
         json.dumps({"image": f"{at}.jpg", "instructions": q}) for at, q in enumerate(questions)
     ]
-    (folder / line.LIST).write_text("\n".join(lines))
+    (folder / line_loads.LIST).write_text("\n".join(lines))
     return Load("x", folder, folder, asleep=asleep, shard=1, tokens=1)
 
 
@@ -107,12 +109,14 @@ def test_the_shares_of_a_turn_are_all_of_it():
 
 def test_what_a_sleeping_model_needs_at_best_is_known(tmp_path):
     load = load_of(tmp_path, [["a"], ["b", "c", "d"]], asleep=True)
-    assert line.ideal_seconds(load) == pytest.approx(4 * 0.005 / 2)
+    assert line_tables.ideal_seconds(load) == pytest.approx(4 * 0.005 / 2)
 
 
 def test_ratios_are_taken_within_a_repetition(tmp_path):
     load = load_of(tmp_path, [["a"], ["b", "c", "d"]], asleep=False)
-    table = line.make_table(load, racer("model alone", 8.0, 16.0), racer("whole job", 10.0, 32.0))
+    table = line_tables.make_table(
+        load, racer("model alone", 8.0, 16.0), racer("whole job", 10.0, 32.0)
+    )
     alone, job = table.rows
     assert alone == ["model alone", "2", "4", "12.0 (8.00–16.0)", "0.188 (0.125–0.250)",
                      "1.00 (1.00–1.00)"]  # fmt: skip
@@ -124,7 +128,7 @@ def test_ratios_are_taken_within_a_repetition(tmp_path):
 
 def test_a_job_with_a_sleeping_model_is_measured_by_the_ideal_too(tmp_path):
     load = load_of(tmp_path, [["a"]] * 400, asleep=True)
-    table = line.make_table(load, racer("model alone", 1.25), racer("whole job", 2.0))
+    table = line_tables.make_table(load, racer("model alone", 1.25), racer("whole job", 2.0))
     assert table.columns[-1] == "of the ideal"
     assert [row[-1].partition(" ")[0] for row in table.rows] == ["0.800", "0.500"]
 
@@ -132,14 +136,14 @@ def test_a_job_with_a_sleeping_model_is_measured_by_the_ideal_too(tmp_path):
 def test_a_job_that_finds_other_masks_has_failed(tmp_path):
     load = load_of(tmp_path, [["a"]], asleep=False)
     alone, job = racer("model alone", 1.0), racer("whole job", 1.0, targets=90)
-    assert line.make_table(load, alone, job).failures == ["100 masks alone, 90 in the job"]
+    assert line_tables.make_table(load, alone, job).failures == ["100 masks alone, 90 in the job"]
     job.turns[0] = replace(job.turns[0], targets=99)
-    assert not line.make_table(load, alone, job).failures
+    assert not line_tables.make_table(load, alone, job).failures
 
 
 def test_what_a_question_and_a_record_cost_stands_beside_the_shares(tmp_path):
     load = load_of(tmp_path, [["a"]] * 100, asleep=False)
-    (row,) = line.make_shares(load, [racer("whole job", 10.0)]).rows
+    (row,) = line_tables.make_shares(load, [racer("whole job", 10.0)]).rows
     # two replicas: 12 s in the model for 100 questions, 10 of them on a processor; 6 s besides
     assert row == ["whole job", "–", "–", "60.0", "10.0", "10.0", "20.0", "120.00", "100.00",
                    "60.00", "0.625"]  # fmt: skip
@@ -174,7 +178,7 @@ def threads():
 
 @pytest.mark.usefixtures("threads")
 def test_half_of_the_records_are_answered_by_each_of_two(tmp_path):
-    load = line.make_bound(tmp_path, toy=True)
+    load = line_loads.make_bound(tmp_path, toy=True)
     done = [line.answer_share(load, share) for share in (0, 1)]
     asked = [len(questions) for _, questions in load.records()]
     assert [notes.questions for notes, _ in done] == [sum(asked[::2]), sum(asked[1::2])]

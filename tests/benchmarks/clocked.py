@@ -1,0 +1,135 @@
+"""Models with a clock around them, and one that sleeps instead of thinking."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pixellm.answers import Answer
+from pixellm.engine.engine import Job
+from pixellm.engine.rows import Picture, Row, Sample
+from workers.asking import Asking
+
+T = TypeVar("T")
+
+QUESTION_SECONDS = 0.005
+"""That a sleeping model takes for a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaNotes:
+    """How the process of a model has spent its time so far; moments are seconds since 1970."""
+
+    ready: float
+    """when the model could be asked"""
+    questions: int
+    first: float
+    """when the first one came"""
+    last: float
+    """when the last answer was there"""
+    model_seconds: float
+    """that its thread has spent in the model"""
+    model_cpu: float
+    """of these, on a processor"""
+    all_cpu: float
+    """of the whole process since it was ready"""
+
+
+class Sleeping:
+    """A model that sleeps over a question, and then says that nothing matches.
+
+    Args:
+        seconds: of sleep for each question.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._line: list[tuple[Job, Row]] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a question waits for its answer."""
+        return bool(self._line)
+
+    @property
+    def at_once(self) -> float:
+        """One."""
+        return 1.0
+
+    def add(self, sample: Sample) -> Job:
+        """Puts all questions of a sample at the end of the line."""
+        job = Job(sample, tuple(Row(Picture(), [], 1, at) for at in range(len(sample.questions))))
+        self._line += [(job, row) for row in job.rows]
+        return job
+
+    def step(self) -> list[Job]:
+        """Answers one question."""
+        (job, row), *self._line = self._line
+        time.sleep(self.seconds)
+        row.answer = Answer("There is no such object.", (), (), malformed=False, truncated=False)
+        return [job] if job.done else []
+
+    def withdraw(self, job: Job) -> None:
+        """Forgets a sample."""
+        self._line = [(own, row) for own, row in self._line if own is not job]
+
+    def abandon(self) -> None:
+        """Forgets all that waits."""
+        self._line.clear()
+
+
+class Clocked:
+    """A model, and how long its thread has been with it."""
+
+    def __init__(self, engine: Asking) -> None:
+        self._engine = engine
+        self._seconds = self._cpu = 0.0
+        self._questions = 0
+        self._first = self._last = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """As the model's."""
+        return self._engine.busy
+
+    @property
+    def at_once(self) -> float:
+        """As the model's."""
+        return self._engine.at_once
+
+    def add(self, sample: Sample) -> Job:
+        """As the model's."""
+        self._questions += len(sample.questions)
+        self._first = self._first or time.time()
+        return self._clock(lambda: self._engine.add(sample))
+
+    def step(self) -> list[Job]:
+        """As the model's."""
+        return self._clock(self._engine.step)
+
+    def withdraw(self, job: Job) -> None:
+        """As the model's."""
+        self._engine.withdraw(job)
+
+    def abandon(self) -> None:
+        """As the model's."""
+        self._engine.abandon()
+
+    def notes(self, ready: float, cpu: float) -> ReplicaNotes:
+        """What is known by now.
+
+        Args:
+            ready: when the model could be asked, in seconds since 1970.
+            cpu: processor seconds of the whole process since then.
+        """
+        times = (self._first, self._last, self._seconds, self._cpu)
+        return ReplicaNotes(ready, self._questions, *times, cpu)
+
+    def _clock(self, work: Callable[[], T]) -> T:
+        start, cpu = time.perf_counter(), time.thread_time()
+        try:
+            return work()
+        finally:
+            self._seconds += time.perf_counter() - start
+            self._cpu += time.thread_time() - cpu
+            self._last = time.time()
