@@ -10,7 +10,6 @@ window that is looked at.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,42 +18,45 @@ from torch.nn import functional as F
 
 from pixellm.run_lengths import Numbers, RunMask
 
-PIXELS_TOGETHER = 128
-"""Rows or columns of an image that a CPU makes together: large enough products, few zeros."""
+BLOCK = 16
+"""Rows or columns of an image that are made together: neighbours are made of the same few places,
+and of a matrix of all pixels and places most would be 0."""
 PIXELS_AT_ONCE = 2**26
 """Of masks that a GPU cuts out together: 256 MB of float32 logits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axis:
-    """How the pixels along one side of an image are made from a small mask."""
+    """How the pixels along one side of an image are made from a small mask.
 
+    Letters: b blocks of BLOCK pixels, the last one filled up; k places that a block is made of.
+    """
+
+    pixels: int
+    """of the side"""
     matrix: Tensor
-    """(pixels, m) float32: the share of each place in each pixel"""
-    first: Tensor
-    """(pixels,) long, ascending: the first place that has a share in a pixel"""
-    last: Tensor
-    """(pixels,) long, ascending: the last one"""
+    """(b, BLOCK, k) float32: the share of each place in each pixel"""
+    places: Tensor
+    """(b, k) long"""
+    first: Numbers
+    """(pixels,) ascending: the first place that has a share in a pixel"""
+    last: Numbers
+    """(pixels,) ascending: the last one"""
 
-    def window(self, start: int, stop: int) -> slice:
-        """Pixels that places `start` to `stop` have a share in."""
-        begin = int(torch.searchsorted(self.last, start))
-        return slice(begin, int(torch.searchsorted(self.first, stop, right=True)))
-
-    def places(self, window: slice) -> slice:
-        """Places that have a share in the pixels of a window."""
-        return slice(int(self.first[window.start]), int(self.last[window.stop - 1]) + 1)
+    def window(self, places: Numbers) -> slice:
+        """Pixels that some places have a share in, and all between; places ascend."""
+        if not len(places):
+            return slice(0, 0)
+        begin = np.searchsorted(self.last, places[0])
+        return slice(int(begin), int(np.searchsorted(self.first, places[-1], side="right")))
 
     def stretch(self, values: Tensor, window: slice) -> Tensor:
-        """(n, m, k), what lies at the places -> (n, pixels of the window, k)."""
-        # only few places have a share in a few pixels: most of the matrix is 0
-        step = PIXELS_TOGETHER if values.device.type == "cpu" else window.stop
-        made = list[Tensor]()
-        for start in range(window.start, window.stop, step):
-            pixels = slice(start, min(start + step, window.stop))
-            places = self.places(pixels)
-            made.append(self.matrix[pixels, places] @ values[:, places])
-        return torch.cat(made, dim=1)
+        """(m, z), what lies at the places -> (pixels of the window, z)."""
+        blocks = slice(window.start // BLOCK, -(-window.stop // BLOCK))
+        places = self.places[blocks]
+        near = values.index_select(0, places.flatten()).unflatten(0, places.shape)
+        made = torch.bmm(self.matrix[blocks], near).flatten(0, 1)  # (b * BLOCK, z)
+        return made[window.start - blocks.start * BLOCK :][: window.stop - window.start]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +81,7 @@ def cut_masks(
     """
     rows = axis(low.shape[1], side, resized[0], original[0], low.device)
     columns = axis(low.shape[2], side, resized[1], original[1], low.device)
-    if low.device.type == "cpu":  # the smaller the window, the better; elsewhere calls cost more
+    if _on_host(low):  # the smaller the window, the better; elsewhere calls cost more
         return [cut for mask in low for cut in _cut(mask[None], rows, columns)]
     at_once = max(1, PIXELS_AT_ONCE // (original[0] * original[1]))
     return [cut for part in low.split(at_once) for cut in _cut(part, rows, columns)]
@@ -96,11 +98,17 @@ def axis(small: int, side: int, valid: int, original: int, device: torch.device)
         original: pixels of the image.
         device: of the matrix; what is asked one by one stays at hand.
     """
-    outer, inner = _resizing(valid, original), _resizing(small, side)
-    matrix = outer @ inner[:valid]
-    places = (matrix > 0).int()
-    last = small - 1 - places.flip(1).argmax(1)
-    return Axis(matrix.to(device), places.argmax(1), last)
+    shares = _resizing(valid, original) @ _resizing(small, side)[:valid]  # (pixels, m)
+    has = (shares > 0).int()
+    first, last = has.argmax(1), small - 1 - has.flip(1).argmax(1)
+    blocks = -(-original // BLOCK)
+    starts = first[::BLOCK]
+    ends = last[torch.arange(BLOCK, BLOCK * (blocks + 1), BLOCK).clamp(max=original) - 1]
+    width = int((ends - starts).max()) + 1
+    places = starts.clamp(max=small - width)[:, None] + torch.arange(width)  # (b, k)
+    filled = F.pad(shares, (0, 0, 0, blocks * BLOCK - original)).view(blocks, BLOCK, small)
+    matrix = filled.gather(2, places[:, None].expand(-1, BLOCK, -1))
+    return Axis(original, matrix.to(device), places.to(device), first.numpy(), last.numpy())
 
 
 def _resizing(old: int, new: int) -> Tensor:
@@ -110,58 +118,57 @@ def _resizing(old: int, new: int) -> Tensor:
 
 def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     """Masks that are looked at through one window."""
-    size = (len(rows.matrix), len(columns.matrix))
-    inside = low > 0
-    y, x = _window(rows, inside.any(2)), _window(columns, inside.any(1))
-    if y is None or x is None:
+    size = (rows.pixels, columns.pixels)
+    inside = (low > 0).any(0).cpu().numpy()
+    y, x = (
+        along.window(np.flatnonzero(inside.any(other)))
+        for along, other in ((rows, 1), (columns, 0))
+    )
+    if y.start >= y.stop or x.start >= x.stop:  # there is nothing, or it lies in the padding
         nothing = RunMask.empty(size)
         return [CutMask(nothing, 0.0) for _ in low]
-    tall = rows.stretch(low.float(), y)  # (n, Y, m)
-    logits = columns.stretch(tall.mT, x)  # (n, X, Y)
+    tall = rows.stretch(low.float().transpose(0, 1).flatten(1), y)  # (Y, n * m)
+    beside = tall.unflatten(1, low.shape[::2]).permute(2, 1, 0)  # (m, n, Y)
+    wide = columns.stretch(beside.contiguous().flatten(1), x)  # (X, n * Y)
+    logits = wide.unflatten(1, beside.shape[1:]).transpose(0, 1)  # (n, X, Y)
     runs = _runs(logits, size, y.start, x.start)
-    # outside the mask relu leaves 0, of which the sigmoid is 1/2: nothing is left of it
-    above = logits.relu_().sigmoid_().sub_(0.5).sum((1, 2)).tolist()
+    # outside the mask relu leaves 0, of which the sigmoid is 1/2
+    sums = logits.relu_().sigmoid_().flatten(1).sum(1).tolist()
+    outside = [logits[0].numel() - each.area for each in runs]
     return [
-        CutMask(each, (total + each.area / 2) / (each.area + 1e-6))
-        for each, total in zip(runs, above, strict=True)
+        CutMask(each, (total - other / 2) / (each.area + 1e-6))
+        for each, total, other in zip(runs, sums, outside, strict=True)
     ]
-
-
-def _window(along: Axis, inside: Tensor) -> slice | None:
-    """Pixels along an axis that a mask may have, if it is anywhere in (n, m) places."""
-    places = inside.any(0).nonzero()
-    if not len(places):
-        return None
-    window = along.window(int(places[0]), int(places[-1]))
-    return window if window.stop > window.start else None  # else it lies in the padding
 
 
 def _runs(logits: Tensor, size: tuple[int, int], top: int, left: int) -> list[RunMask]:
     """(n, X, Y) logits, columns first, whose corner lies at (top, left) -> runs."""
-    count, wide, tall = logits.shape
-    changes = _changes(logits) + 1
-    number, rest = np.divmod(changes, wide * (tall + 2))
-    x, y = np.divmod(rest, tall + 2)
-    places = (left + x) * size[0] + (top + y - 1)
-    borders = np.searchsorted(number, np.arange(count + 1))
-    return [_joined(places[a:b:2], places[a + 1 : b : 2], size) for a, b in pairwise(borders)]
+    runs, column = list[RunMask](), logits.shape[2] + 2
+    for changes in _changes(logits):
+        x, y = np.divmod(changes + 1, column)
+        places = (left + x) * size[0] + (top + y - 1)
+        runs.append(_joined(places[::2], places[1::2], size))
+    return runs
 
 
-def _changes(logits: Tensor) -> Numbers:
-    """Where, of the pixels in one line, one is set and the next is not, or the other way round.
+def _changes(logits: Tensor) -> list[Numbers]:
+    """Where, of a mask's pixels in one line, one is set and the next is not, or the reverse.
 
     A row that is not set lies above and below each column: every run begins and ends within one.
     """
     count, wide, tall = logits.shape
-    if logits.device.type == "cpu":  # numpy is five times faster at this
-        framed = np.zeros((count, wide, tall + 2), bool)
+    if _on_host(logits):  # numpy is five times faster at this
+        framed = np.empty((count, wide, tall + 2), bool)
+        framed[:, :, 0] = framed[:, :, -1] = False
         np.greater(logits.numpy(), 0, out=framed[:, :, 1:-1])
-        line = framed.ravel()
-        return np.flatnonzero(line[1:] != line[:-1])
-    frame = logits.new_zeros(count, wide, tall + 2, dtype=torch.bool)
-    frame[:, :, 1:-1] = logits > 0
-    pixels = frame.flatten()
-    return (pixels[1:] != pixels[:-1]).nonzero()[:, 0].cpu().numpy()
+        return [np.flatnonzero(line[1:] != line[:-1]) for line in framed.reshape(count, -1)]
+    frame = F.pad(logits > 0, (1, 1)).flatten(1)
+    number, changes = (frame[:, 1:] != frame[:, :-1]).nonzero().cpu().numpy().T
+    return np.split(changes, np.searchsorted(number, np.arange(1, count)))
+
+
+def _on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _joined(starts: Numbers, ends: Numbers, size: tuple[int, int]) -> RunMask:

@@ -30,6 +30,13 @@ def whole(low, resized, original, side):
     return postprocess_masks(low, resized, original, side)
 
 
+@pytest.fixture(params=["host", "device"])
+def where(request, monkeypatch):
+    """Where masks are cut one by one, and where all of an image are cut together."""
+    monkeypatch.setattr("pixellm.cutting._on_host", lambda _: request.param == "host")
+
+
+@pytest.mark.usefixtures("where")
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("shift", [-6.0, -2.0, 0.0, 8.0])
 def test_masks_and_scores_are_those_of_the_whole(geometry, shift):
