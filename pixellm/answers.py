@@ -59,9 +59,9 @@ class Target:
     phrase_source: str
     runs: RunMask
     score_mask: float
-    score_iou: float | None
-    score_token: float | None
-    score_phrase: float | None
+    score_iou: float | None = None
+    score_token: float | None = None
+    score_phrase: float | None = None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -119,8 +119,8 @@ def find_groups(
     Returns:
         The groups, and whether codebook tokens were left over.
     """
-    length = len(seg_ids)
-    seen = [at for at, index in enumerate(ids) if index in set(seg_ids)]
+    length, codebook = len(seg_ids), set(seg_ids)
+    seen = [at for at, index in enumerate(ids) if index in codebook]
     if official:
         starts = range(0, len(seen), length) if len(seen) % length == 0 else range(0)
         groups = tuple(TokenGroup(tuple(seen[at : at + length])) for at in starts)

@@ -54,23 +54,19 @@ class LanguageModel(nn.Module):
         embeds: Tensor,
         keys: Tensor,
         cache: DynamicCache | None = None,
-        positions: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states, after the last norm.
 
         Args:
             embeds: (R, Q, H) of the new slots.
-            keys: (R, P + Q), 1 for slots that may be attended to; P slots are cached already. Or
-                (R, Q, P + Q), 1 where a new slot may look, for rows of several conversations.
+            keys: (R, P + Q), 1 for slots that may be attended to; P slots are cached already.
             cache: extended in place when given.
-            positions: (R, Q) long; the slots' own numbers when not given.
 
         Returns:
             (R, Q, H).
         """
-        if positions is None:
-            first = keys.shape[-1] - embeds.shape[1]
-            positions = torch.arange(first, keys.shape[-1], device=keys.device)[None]
+        first = keys.shape[1] - embeds.shape[1]
+        positions = torch.arange(first, keys.shape[1], device=keys.device)[None]
         out = self.model(
             inputs_embeds=embeds,
             attention_mask=causal_bias(keys, embeds.shape[1], embeds.dtype),
@@ -105,7 +101,14 @@ class LanguageModel(nn.Module):
     def depths(self, embeds: Tensor, keys: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """What goes into the first layer, and what comes out of each; the last is normalised.
 
-        Arguments as in `forward`; each is (R, Q, H).
+        Args:
+            embeds: (R, Q, H).
+            keys: (R, Q), 1 for slots that may be attended to; or (R, Q, Q), 1 where a slot may
+                look, for rows of several conversations.
+            positions: (R, Q) long.
+
+        Returns:
+            (R, Q, H) each.
         """
         out = self.model(
             inputs_embeds=embeds,

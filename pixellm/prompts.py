@@ -48,6 +48,11 @@ class LabelledIds:
     labels: tuple[int, ...]
 
 
+def system_text(own: str | None) -> str:
+    """What stands before "USER:" for a model that may have a text of its own."""
+    return SYSTEM_TEXT if own is None else own
+
+
 def render_prompt(question: str, system: str = SYSTEM_TEXT) -> str:
     """Write what the model reads before it answers; `system` may be empty."""
     turn = f"USER: {IMAGE_START}{IMAGE_TOKEN}{IMAGE_END}\n{question} ASSISTANT:"

@@ -1,7 +1,7 @@
-"""What the README takes from the code: the tree of modules, and the columns of the label table.
+"""What the README takes from elsewhere: tree of modules, columns of the label table, speeds.
 
 The tree has every module with the first sentence of its docstring, the columns have the line below
-each field in `workers.labels.schema`.
+each field in `workers.labels.schema`, the speeds are those of `tests/benchmarks/results`.
 
 python -m tests.readme_tree          says whether README.md is up to date
 python -m tests.readme_tree --write  brings it up to date (make docs)
@@ -12,6 +12,8 @@ import re
 import sys
 from itertools import pairwise
 from pathlib import Path
+
+from tests.readme_speed import speeds
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pixellm", "workers", "jobs")
@@ -25,6 +27,7 @@ OTHERS = {
 }
 BEGIN, END = "<!-- tree: make docs -->\n", "<!-- end of tree -->\n"
 COLUMNS_BEGIN, COLUMNS_END = "<!-- columns: make docs -->\n", "<!-- end of columns -->\n"
+SPEED_BEGIN, SPEED_END = "<!-- speed: make docs -->\n", "<!-- end of speed -->\n"
 SCHEMA = ROOT / "workers" / "labels" / "schema.py"
 
 
@@ -91,7 +94,12 @@ def main() -> int:
     """Checks or writes the blocks."""
     readme = ROOT / "README.md"
     text = new = readme.read_text(encoding="utf-8")
-    for begin, end, block in ((BEGIN, END, tree()), (COLUMNS_BEGIN, COLUMNS_END, columns())):
+    blocks = (
+        (BEGIN, END, tree()),
+        (COLUMNS_BEGIN, COLUMNS_END, columns()),
+        (SPEED_BEGIN, SPEED_END, SPEED_BEGIN + speeds() + SPEED_END),
+    )
+    for begin, end, block in blocks:
         new = re.sub(f"{begin}.*?{end}", lambda _, block=block: block, new, flags=re.S)
     if "--write" in sys.argv:
         readme.write_text(new, encoding="utf-8")

@@ -8,7 +8,15 @@ from scipy.optimize import isotonic_regression
 
 from pixellm.answers import Target
 from pixellm.run_lengths import RunMask
-from tests.bench import IDENTITY, CountingEngine, FlakyStore, label, put_photos, table, tiny_engine
+from tests.workbench import (
+    IDENTITY,
+    CountingEngine,
+    FlakyStore,
+    label,
+    put_photos,
+    table,
+    tiny_engine,
+)
 from workers.errors import SettingsError, StorageUnavailable
 from workers.labels.calibration import (
     MOST_POINTS,

@@ -3,6 +3,7 @@
 import os
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import reduce
 from itertools import chain
 
@@ -158,13 +159,13 @@ def test_in_bfloat16_states_are_those_of_float32_but_for_its_rounding():
         checkpoint = tiny_checkpoint(6, dtype=dtype)
         group = list(checkpoint.tokenizer.seg_ids)
         said = Script([[5, *group, 7, *group, 2], [6, 2]], checkpoint.tokenizer)
-        engine = Engine(checkpoint, SETTINGS, predict=said)
-        jobs, states = [engine.add(sample) for sample in samples], {}
-        while engine.busy:
-            engine.step()
-            states |= {row.number: row.generation for row in engine._ended}
-        made.append((jobs, states))
-    (jobs, exact), (others, rounded) = made
+        engine, ended = Engine(checkpoint, SETTINGS, predict=said), []
+        for sample in samples:
+            engine.add(sample)
+        while engine.generator.busy:
+            ended += engine.generator.step()
+        made.append({row.number: row.generation for row in ended})
+    exact, rounded = made
     assert exact.keys() == rounded.keys()
     assert len(exact) > 5
     for number, one in exact.items():
@@ -173,15 +174,19 @@ def test_in_bfloat16_states_are_those_of_float32_but_for_its_rounding():
         assert other.hidden.dtype == torch.bfloat16
         error = (one.hidden - other.hidden.float()).norm() / one.hidden.norm()
         assert error < 0.03
-    assert any(row.answer.targets for job in others for row in job.rows)
 
 
-def test_memory_decides_how_many_are_under_way():
-    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+@pytest.mark.parametrize("replay", [False, True], ids=["as they are", "alike"])
+def test_memory_decides_how_many_are_under_way(replay, monkeypatch):
+    checkpoint, samples, settings = tiny_checkpoint(6), make_samples(2), DecodeSettings(90)
+    samples = [Sample(each.image, tuple(text[:20] for text in each.questions)) for each in samples]
     language, prefix = checkpoint.model.language, checkpoint.model.config.image_tokens
-    limit = Slots(language, prefix).bytes_for(pictures=8, rows=8, length=80)
-    engine, most = Engine(checkpoint, SETTINGS, Limits(slot_bytes=limit)), 0
+    limit = Slots(language, prefix).bytes_for(pictures=4, rows=4, length=32)
+    engine = Engine(checkpoint, settings, Limits(slot_bytes=limit), replay=replay)
     schedule, jobs = engine.generator.schedule, [engine.add(sample) for sample in samples]
+    monkeypatch.setattr("pixellm.engine.schedule.HEADROOM", 0)  # answers are short here
+    evict, evicted, most = schedule.evict, [], 0
+    monkeypatch.setattr(schedule, "evict", lambda rows: (evicted.extend(rows), evict(rows)))
     while engine.busy:
         engine.step()
         most = max(most, len(schedule.rows))
@@ -190,6 +195,9 @@ def test_memory_decides_how_many_are_under_way():
         )
         assert held <= limit or len(schedule.rows) <= 1
     assert 2 < most < sum(len(job.rows) for job in jobs)
+    assert any(row.ids for row in evicted), "none had to make room in the middle of its answer"
+    answers = [[facts(row.answer) for row in job.rows] for job in jobs]
+    assert_same(answers, alone(checkpoint, samples, settings))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -219,6 +227,31 @@ def test_steps_that_are_made_alike_are_recorded_once_and_replayed(monkeypatch):
     # of each round: a word, a word, the group's first and its rest, three words
     assert len(recorded) == 2
     assert len(replays) == 2 * 6
+
+
+def test_a_step_that_cannot_be_run_either_does_not_end_the_recordings(monkeypatch, caplog):
+    engine, tried, failed = Engine(tiny_checkpoint(6), SETTINGS, replay=True), [], []
+    step = engine.model.language.step
+
+    def poisonous(*arguments):
+        if tried and len(failed) < 2:  # as it is recorded, and as it is run without
+            failed.append(1)
+            raise RuntimeError("a bad sample")
+        return step(*arguments)
+
+    def record(work):
+        tried.append(1)
+        work()
+        return work
+
+    monkeypatch.setattr(engine.model.language, "step", poisonous)
+    monkeypatch.setattr("pixellm.engine.generation.recorder_for", lambda _: record)
+    samples = make_samples(1)
+    with pytest.raises(RuntimeError, match="a bad sample"):
+        engine.answer(samples)
+    engine.answer(samples)
+    assert len(tried) > 2
+    assert "can't be recorded" not in caplog.text
 
 
 def test_steps_that_cannot_be_recorded_run_without(monkeypatch, caplog):
@@ -393,6 +426,44 @@ def test_a_question_that_does_not_fit_alone_fails_and_leaves_nothing_behind(monk
         assert_same(said(engine, [short]), [truth])
 
 
+def test_before_masks_are_given_up_all_others_make_way(monkeypatch):
+    """What the slots of those under way take may be just what is wanting."""
+    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+    engine, truth = Engine(checkpoint, SETTINGS), alone(checkpoint, samples)
+    slots, decode, refused = engine.generator.schedule.slots, engine.model.decode, []
+
+    def scarce(*arguments):
+        if slots.rows:
+            refused.append(1)
+            raise MemoryError
+        return decode(*arguments)
+
+    monkeypatch.setattr(engine.model, "decode", scarce)
+    assert_same(said(engine, samples), truth)
+    assert refused
+
+
+def test_before_a_question_is_given_up_the_pictures_of_others_are_let_go(monkeypatch):
+    """They wait with what they were encoded to, after memory has run out over them all."""
+    checkpoint, samples = tiny_checkpoint(6), [each for each in make_samples(2) if each.questions]
+    engine, truth = Engine(checkpoint, SETTINGS), alone(checkpoint, samples)
+    jobs = [engine.add(sample) for sample in samples]
+    step, refused = engine.model.language.step, []
+
+    def scarce(*arguments):
+        held = {job.rows[0].picture for job in jobs if job.rows[0].picture.encoded is not None}
+        if len(held) > 1:
+            refused.append(1)
+            raise MemoryError
+        return step(*arguments)
+
+    monkeypatch.setattr(engine.model.language, "step", scarce)
+    while engine.busy:
+        engine.step()
+    assert refused
+    assert_same([[facts(row.answer) for row in job.rows] for job in jobs], truth)
+
+
 @pytest.mark.parametrize("place", ["encode_images", "decode", "language.step"])
 def test_the_one_that_does_not_fit_alone_is_told_why_and_the_rest_goes_on(place, monkeypatch):
     """The image of one sample, or the questions about it, or their masks, take too much."""
@@ -549,6 +620,42 @@ def test_what_is_no_number_does_not_reach_the_next_row_of_a_slot(monkeypatch):
         with pytest.raises(Unanswerable, match="is no number"):
             engine.answer([spoilt])
     assert_same(said(engine, samples), truth)
+
+
+@pytest.mark.parametrize("what", ["logits", "iou"])
+def test_masks_that_are_no_numbers_are_no_answer(what, monkeypatch):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+    engine, truth = Engine(checkpoint, SETTINGS), alone(checkpoint, samples)
+    decode, spoilt = engine.model.decode, []
+
+    def overflow(*arguments):
+        masks = decode(*arguments)
+        if not spoilt:
+            spoilt.append(1)
+            values = {"logits": masks.logits, "iou": masks.iou}[what].clone()
+            values[0] = torch.inf
+            masks = replace(masks, **{what: values})
+        return masks
+
+    monkeypatch.setattr(engine.model, "decode", overflow)
+    jobs = [engine.add(sample) for sample in samples]
+    while engine.busy:
+        engine.step()
+    rows = [row for job in jobs for row in job.rows]
+    (bad,) = (at for at, row in enumerate(rows) if row.failure is not None)
+    assert "is no number" in rows[bad].failure
+    expected = list(chain(*truth))
+    del rows[bad], expected[bad]
+    assert_same([[facts(row.answer) for row in rows]], [expected])
+
+
+def test_ids_of_states_that_are_no_numbers_are_not_generated(monkeypatch):
+    engine, (sample, *_) = Engine(tiny_checkpoint(6), SETTINGS), make_samples(2)
+    step = engine.model.language.step
+    monkeypatch.setattr(engine.model.language, "step", lambda *a: step(*a) * torch.nan)
+    images = engine.model.encode_images(sample.image.pixels[None], [sample.image.resized])
+    with pytest.raises(Unanswerable, match="is no number"):
+        engine.generate(images, [engine.prompt_ids("the cat")], [0])
 
 
 def test_the_limit_of_a_machine_is_a_share_of_its_memory_and_holds_a_batch_of_the_tiny_model():

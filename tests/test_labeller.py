@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from pixellm.errors import ImageError
-from tests.bench import (
+from tests.photos import load_photos
+from tests.records import tar
+from tests.same import assert_same_rows
+from tests.workbench import (
     IDENTITY,
     INPUT,
     OUTPUT,
@@ -25,9 +28,6 @@ from tests.bench import (
     table,
     tiny_engine,
 )
-from tests.photos import load_photos
-from tests.records import tar
-from tests.same import assert_same_rows
 from workers.errors import ReplicaBroken
 from workers.labeller import label_shard
 from workers.labels.manifests import current_commits, stale_commits

@@ -66,7 +66,7 @@ def test_masked_slots_keep_their_positions(language):
     with torch.no_grad():
         masked = language(embeds, keys)[0, -1]
         positions = torch.tensor([kept])
-        moved = language(embeds[:, kept], torch.ones(1, 4), positions=positions)[0, -1]
+        moved = language.depths(embeds[:, kept], torch.ones(1, 4), positions)[-1][0, -1]
         closed = language(embeds[:, kept], torch.ones(1, 4))[0, -1]
     torch.testing.assert_close(masked, moved, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(masked, closed, atol=1e-3)

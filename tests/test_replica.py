@@ -7,7 +7,7 @@ import pytest
 
 from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
-from tests.bench import (
+from tests.workbench import (
     IDENTITY,
     INPUT,
     OUTPUT,

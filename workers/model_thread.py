@@ -2,12 +2,13 @@
 
     ask(sample) ---> line ---> engine.add, then step after step ---> replies to whoever asked
 
-What is asked joins what is under way with the engine's next step. When a step fails as a bad sample
-makes it fail (`SAMPLE_ERRORS`), all that was under way is asked anew, then in two halves, the half
-that fails in two again, down to the question at fault; so one poisonous image costs its own rows
-and nobody else's. What can't be the fault of a sample (a lost GPU, a model that answers nothing any
-more) breaks the replica: every asker, now and later, is told so by `ReplicaBroken`. Anything else
-is a bug, and goes as it is to those who asked. Nobody waits for ever.
+What is asked joins what is under way with one of the engine's next steps. When a step fails as a
+bad sample makes it fail (`SAMPLE_ERRORS`), all that was under way is asked anew, then in two
+halves, the half that fails in two again, down to the question at fault; so one poisonous image
+costs its own rows and nobody else's. What can't be the fault of a sample (a lost GPU, a model that
+answers nothing any more) breaks the replica: every asker, now and later, is told so by
+`ReplicaBroken`. Anything else is a bug, and goes as it is to those who asked. Nobody waits for
+ever.
 """
 
 import asyncio
@@ -120,6 +121,9 @@ class ModelThread:
                 self._broken = broken or self._broken
                 # else a bug: whoever asked raises it, and the job ends with it
                 self._give_back(broken or error)
+        while not self._line.empty():  # of those who asked while the end was put into the line
+            if asked := self._line.get():
+                self._at_hand[asked] = None
         self._give_back(ReplicaBroken(CLOSED))
 
     def _take_in(self) -> bool:
@@ -236,8 +240,10 @@ class ModelThread:
 
     def _give_back(self, error: Exception) -> None:
         """Tells all at hand that they get no answer."""
-        with suppress(Exception):  # of a broken device
+        try:
             self._empty_engine()
+        except Exception as failed:  # a broken device; or a bug, after which nothing is certain
+            self._broken = self._broken or ReplicaBroken(f"the model can't be emptied: {failed}")
         for asked in self._at_hand:
             asked.fail(error)
         self._at_hand.clear()

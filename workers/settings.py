@@ -131,8 +131,8 @@ class Replica(Group):
     """shards that a replica works on at once, so that its batches stay full"""
     batch_questions: Count = None
     """most questions that the model answers at once; auto, as without it, is as many as memory
-    holds: most of what a GPU has free once the model is loaded, a tenth of a machine's without
-    GPU"""
+    holds (most of what a GPU has free once the model is loaded, a tenth of a machine's without
+    GPU) and as the pictures of --reading.pictures have"""
     replay_steps: bool = False
     """pad the steps of the model to few shapes, record each shape once as a CUDA graph and replay
     it, so that a GPU doesn't wait for Python; not tried on a GPU yet"""

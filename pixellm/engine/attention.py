@@ -140,8 +140,7 @@ def rows_attention(
         )
         return plain[0], None
     layer, slots = int(module.layer_idx), plan.slots  # type: ignore[arg-type]
-    slots.keys[layer][plan.rows, :, plan.places] = key[0].transpose(0, 1)
-    slots.values[layer][plan.rows, :, plan.places] = value[0].transpose(0, 1)
+    slots.write(layer, plan.rows, plan.places, key[0], value[0])
     scaled = query[0].transpose(0, 1) * scaling  # (T, h * g, d)
     out = torch.cat([_attend(scaled[part.tokens], part, slots, layer) for part in plan.parts])
     return out[None], None

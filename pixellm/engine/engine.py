@@ -2,7 +2,7 @@
 
     sample -> picture, rows -> steps -> generations -> token groups -> masks -> answers
 
-What is asked of it at any time joins what is under way already.
+What is asked of it at any time joins what is under way, as soon as enough waits to be worth a step.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from pixellm.engine.schedule import SHARE
 from pixellm.errors import InstructionError, Unanswerable
 from pixellm.folding import fold_projector
 from pixellm.model import EncodedImages
-from pixellm.prompts import SYSTEM_TEXT, prompt_ids
+from pixellm.prompts import prompt_ids, system_text
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
 
@@ -39,7 +39,10 @@ class Job:
 
 
 class Engine:
-    """Answers samples with one model. Not thread-safe: one caller at a time.
+    """Answers samples with one model.
+
+    Not thread-safe: one caller at a time. Only `prompt_ids` and `room`, which look at nothing that
+    changes, may be asked from any thread.
 
     Args:
         checkpoint: model and tokenizer.
@@ -61,8 +64,7 @@ class Engine:
         self.settings = settings or DecodeSettings()
         if self.settings.folded_projector:
             fold_projector(self.model)
-        official = self.model.config.system_text
-        self.system = SYSTEM_TEXT if official is None else official
+        self.system = system_text(self.model.config.system_text)
         prompt = self.prompt_ids("")
         limits = limits or Limits.of_device(self.model.device)
         prefix = prompt[: prompt.index(IMAGE_TOKEN_INDEX)]
@@ -70,7 +72,7 @@ class Engine:
             self.model, self.tokenizer, self.settings, prefix, limits, predict, replay
         )
         self._finisher = Finisher(self.model, self.tokenizer, self.settings)
-        self._jobs: dict[int, Job] = {}  # of every row without an answer, by the row's id()
+        self._jobs: dict[Row, Job] = {}  # of every row without an answer
         self._ended: list[Row] = []  # rows whose masks are still to be made
 
     def answer(self, samples: Sequence[Sample]) -> list[tuple[Answer, ...]]:
@@ -93,7 +95,7 @@ class Engine:
         return [tuple(map(_answer_of, job.rows)) for job in jobs]
 
     def add(self, sample: Sample) -> Job:
-        """Puts all questions of a sample at the end of the line.
+        """Puts all questions of a sample at the end of the line; one without questions is done.
 
         Raises:
             InstructionError: a question doesn't fit into the model's positions; none is asked.
@@ -103,7 +105,7 @@ class Engine:
         budgets = [self.room(prompt) for prompt in prompts]
         rows = [self.generator.add(picture, *each) for each in zip(prompts, budgets, strict=True)]
         job = Job(sample, tuple(rows))
-        self._jobs |= {id(row): job for row in rows}
+        self._jobs |= dict.fromkeys(rows, job)
         return job
 
     @property
@@ -125,21 +127,20 @@ class Engine:
         """
         failed = self._advance()
         ready, self._ended = self._choose_ready(self._ended)
-        self._finisher.finish([row for row in ready if row.failure is None])
+        self._finish([row for row in ready if row.failure is None])
         return self._settle([*ready, *failed])
 
     def _choose_ready(self, ended: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         """Which ended rows are finished now, and which wait: masks together cost less."""
-        targets = {id(row): self._finisher.count_targets(row) for row in ended}
-        having = [row for row in ended if targets[id(row)]]
+        targets = {row: self._finisher.count_targets(row) for row in ended}
+        having = [row for row in ended if targets[row]]
         enough = sum(targets.values()) >= TARGETS_AT_ONCE
         # not all of them: who asked them must get on, and bring the next ones
         enough = enough or len(having) >= SHARE * len(self.generator.schedule.rows)
-        ready = [row for row in ended if enough or not targets[id(row)] or row.failure]
+        ready = {row for row in ended if enough or not targets[row] or row.failure}
         # in the order of the questions: masks of one image come together
-        ready.sort(key=lambda row: row.number)
-        chosen = set(map(id, ready))
-        return ready, [row for row in ended if id(row) not in chosen]
+        in_order = sorted(ready, key=lambda row: row.number)
+        return in_order, [row for row in ended if row not in ready]
 
     def _advance(self) -> list[Row]:
         """One step of the language model; a row that doesn't fit into memory alone comes back."""
@@ -148,18 +149,46 @@ class Engine:
             self._ended += self.generator.step()
 
         why = try_in_memory(work)
-        row = self.generator.make_way() if why is not None else None
+        if why is None:
+            return []
+        others = self._let_pictures_go(self.generator.schedule.rows)
+        row = self.generator.make_way(last_try=not others)
         if row is None:
             return []
-        row.failure = too_large(why or "")
+        row.failure = too_large(why)
         return [row]
+
+    def _finish(self, rows: Sequence[Row]) -> None:
+        """Gives rows their answers; before one is said not to fit alone, all others make way."""
+        if large := self._finisher.finish(rows):
+            self.generator.restart()
+            self._let_pictures_go(list(large))
+        for row in large:
+            if why := self._finisher.finish([row]):
+                row.failure = too_large(why[row])
+
+    def _let_pictures_go(self, but: Sequence[Row]) -> bool:
+        """Forgets what pictures were encoded to, which can be done again; not where masks wait.
+
+        Args:
+            but: rows whose pictures are kept, too.
+
+        Returns:
+            Whether there was anything to forget.
+        """
+        needed = {row.picture for row in (*self._ended, *but)}
+        held = {row.picture for row in self._jobs} - needed
+        spare = [each for each in held if each.image is not None and each.encoded is not None]
+        for picture in spare:
+            picture.encoded = None
+        return bool(spare)
 
     def _settle(self, rows: Sequence[Row]) -> list[Job]:
         """Lets go what answered rows need no more; returns the jobs that are done with them."""
         for row in rows:
             row.generation = None  # its states
-        jobs = {id(job): job for job in (self._jobs.pop(id(row)) for row in rows)}
-        done = [job for job in jobs.values() if job.done]
+        jobs = dict.fromkeys(self._jobs.pop(row) for row in rows)
+        done = [job for job in jobs if job.done]
         for job in done:
             job.rows[0].picture.encoded = None
         return done
@@ -167,14 +196,14 @@ class Engine:
     @torch.inference_mode()
     def withdraw(self, job: Job) -> None:
         """Forgets a job that nobody waits for any more; all others go on."""
-        gone = set(map(id, job.rows))
+        gone = set(job.rows)
         self._jobs = {row: own for row, own in self._jobs.items() if row not in gone}
-        self._ended = [row for row in self._ended if id(row) not in gone]
+        self._ended = [row for row in self._ended if row not in gone]
         self.generator.schedule.withdraw(job.rows)
 
     def abandon(self) -> None:
         """Forgets all that is under way or waits."""
-        self.generator.schedule.restart()
+        self.generator.restart()
         self.generator.schedule.waiting.clear()
         self._jobs, self._ended = {}, []
 
@@ -207,6 +236,9 @@ class Engine:
             raise
         finally:
             self._ended = []  # nobody wants their masks
+        for row in rows:
+            if row.failure is not None:
+                raise _describe(row)
         made = [row.generation for row in rows if row.generation is not None]
         assert len(made) == len(rows), "all have ended"
         return made

@@ -21,8 +21,8 @@ from pixellm.answers import (
     render_answer,
 )
 from pixellm.cutting import CutMask, cut_masks
-from pixellm.engine.memory import too_large, try_in_memory
-from pixellm.engine.rows import Generation, Picture, Row, join_images
+from pixellm.engine.memory import try_in_memory
+from pixellm.engine.rows import NO_NUMBER, Generation, Picture, Row, join_images
 from pixellm.model import PixelLM
 from pixellm.phrases import find_phrases
 from pixellm.tokenizer import Tokenizer
@@ -48,34 +48,36 @@ class Finisher:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
 
     def count_targets(self, row: Row) -> int:
-        """How many masks a row that has ended may have."""
+        """How many masks a row that has ended may have; by the official rules there may be more."""
         return row.ids.count(self._tokenizer.seg_ids[0])
 
-    def finish(self, rows: Sequence[Row], at_once: int | None = None) -> None:
-        """Gives each row its answer, or the reason why it has none: memory ran out over it alone.
+    def finish(self, rows: Sequence[Row], at_once: int | None = None) -> dict[Row, str]:
+        """Gives each row its answer; or the reason why there is none, where it is no number.
 
         Args:
             rows: whose masks are made together, or half as many where that does not fit.
             at_once: most targets that the decoder takes at once; None: TARGETS_AT_ONCE.
+
+        Returns:
+            The rows over which alone memory ran out, with what was said.
         """
         most = at_once or TARGETS_AT_ONCE
         why = try_in_memory(lambda: self._finish(rows, most))
-        half = len(rows) // 2
         if why is None:
-            return
-        if half:
-            self.finish(rows[:half], at_once)
-            self.finish(rows[half:], at_once)
-        elif most > 1:
-            self.finish(rows, most // 2)
-        else:
-            rows[0].failure = too_large(why)
+            return {}
+        if half := len(rows) // 2:
+            return self.finish(rows[:half], at_once) | self.finish(rows[half:], at_once)
+        fewer = min(most, self.count_targets(rows[0])) // 2
+        return self.finish(rows, fewer) if fewer else {rows[0]: why}
 
     def _finish(self, rows: Sequence[Row], at_once: int) -> None:
         found = [self._find(row) for row in rows]
         masks = iter(self._make_masks([each for groups, _ in found for each in groups], at_once))
         for row, (groups, malformed) in zip(rows, found, strict=True):
             own = [(each.group, *next(masks)) for each in groups]
+            if any(math.isnan(iou) for _, _, iou in own):
+                row.failure = NO_NUMBER
+                continue
             assert row.generation is not None, "it has ended"
             row.answer = self._write(row.generation, own, malformed)
 
@@ -90,17 +92,19 @@ class Finisher:
         return [Found(group, row.picture, own) for group, own in pairs], malformed
 
     def _make_masks(self, found: Sequence[Found], at_once: int) -> list[tuple[CutMask, float]]:
-        """Each target's mask, and the decoder's guess of its IoU."""
+        """Each target's mask, and the decoder's guess of its IoU: nan where either is no number."""
         masks = list[tuple[CutMask, float]]()
         for start in range(0, len(found), at_once):
             chunk = found[start : start + at_once]
-            pictures = list({id(each.picture): each.picture for each in chunk}.values())
-            place = {id(picture): at for at, picture in enumerate(pictures)}
-            image_of = torch.tensor([place[id(each.picture)] for each in chunk])
+            pictures = list(dict.fromkeys(each.picture for each in chunk))
+            place = {picture: at for at, picture in enumerate(pictures)}
+            image_of = torch.tensor([place[each.picture] for each in chunk])
             queries = self._model.codebook(torch.cat([each.states for each in chunk]))
             low = self._model.decode(join_images(pictures), queries, image_of.to(queries.device))
             cuts = self._cut(low.logits, [each.picture for each in chunk])
-            masks += zip(cuts, low.iou.float().tolist(), strict=True)
+            sound = low.logits.isfinite().flatten(1).all(1) & low.iou.isfinite()
+            iou = low.iou.float().masked_fill(~sound, math.nan)
+            masks += zip(cuts, iou.tolist(), strict=True)
         return masks
 
     def _cut(self, low: Tensor, owners: Sequence[Picture]) -> list[CutMask]:

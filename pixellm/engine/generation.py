@@ -3,7 +3,8 @@
     waiting -> enter -> advance -> advance -> ... -> ended
 
 A picture is encoded, and what stands before the question is read, once for all its questions. A
-question enters when others have ended, whatever picture it is about (continuous batching). The
+question enters when others have ended, whatever picture it is about (continuous batching), with as
+many others as make it worth a step. The
 tokens that must follow the first of a token group are read together with it, in one step.
 
 Shapes: B pictures, R rows, T tokens of a step, N states that predict an id, P slots of a prefix, S
@@ -22,7 +23,7 @@ from pixellm.answers import DecodeSettings
 from pixellm.engine.attention import NAME, StepPlan
 from pixellm.engine.memory import Limits
 from pixellm.engine.replays import Replays, recorder_for
-from pixellm.engine.rows import Picture, Row, join_images, split_images
+from pixellm.engine.rows import NO_NUMBER, Picture, Row, join_images, split_images
 from pixellm.engine.schedule import Schedule
 from pixellm.engine.slots import Slots
 from pixellm.engine.steps import Wanted, lay_out, plan_step
@@ -109,7 +110,7 @@ class Generator:
         slots, rows = self.schedule.slots, self.schedule.rows
         plan = plan_step(layout, slots, rows)
         states = self._run(plan)
-        slots.states[plan.rows, plan.places] = states
+        slots.write_states(plan.rows, plan.places, states)
         # 3) and says the next word
         self._choose(states, plan, layout.wanted)
         self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
@@ -117,14 +118,22 @@ class Generator:
             row.read = read
         return self._take_out([at for at, row in enumerate(rows) if row.ended])
 
-    def make_way(self) -> Row | None:
+    def restart(self) -> None:
+        """Sends all back to wait and lets the memory go."""
+        self._run.forget()
+        self.schedule.restart()
+
+    def make_way(self, last_try: bool) -> Row | None:
         """After memory has run out: all begin again, half as many at once.
 
+        Args:
+            last_try: whether a row that was alone is given up.
+
         Returns:
-            The row that was alone and did not fit, which is asked no more; else None.
+            That row, which is asked no more; else None.
         """
         self._run.forget()
-        return self.schedule.make_way()
+        return self.schedule.make_way(last_try)
 
     # ---- pictures ----
 
@@ -182,6 +191,6 @@ class Generator:
         for at, row in zip(places, ended, strict=True):
             row.end(self.schedule.slots.states[at])
             if any(map(math.isnan, row.logprobs)):
-                row.failure = "what the model computes for it is no number (an overflow?)"
+                row.failure = NO_NUMBER
         self.schedule.leave(ended)
         return ended

@@ -14,7 +14,12 @@ CPU_SHARE = 0.1
 """Of all memory of a machine, which other replicas share. Not of what is free: a machine that has
 read much counts its file cache as taken."""
 
-TORCH_SAYS = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+TORCH_SAYS = (
+    "allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 """How it is said of a machine's memory, and of a GPU's where its allocator wasn't asked."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """What a container may use, on Linux."""

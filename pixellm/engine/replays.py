@@ -53,12 +53,15 @@ class Replays:
         if plan.slots.version != self._version:  # a recording writes to slots that are gone
             self.forget()
             self._version = plan.slots.version
-        if not plan.alike:
+        if not (plan.alike and self._works):
             return self._run(plan)
         shape = plan.shape
-        recording = self._recordings.pop(shape, None) or self._make(plan)
-        if recording is None:
-            return self._run(plan)
+        try:
+            recording = self._recordings.pop(shape, None) or self._make(plan)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            return self._do_without(plan, error)
         self._recordings[shape] = recording  # the last one that was used
         if len(self._recordings) > MOST:
             del self._recordings[next(iter(self._recordings))]
@@ -71,20 +74,18 @@ class Replays:
         self._recordings.clear()
         self._record = None
 
-    def _make(self, plan: StepPlan) -> _Recording | None:
-        if not self._works:
-            return None
+    def _make(self, plan: StepPlan) -> _Recording:
         self._record = record = self._record or self._recorder()
         own = plan.with_tensors([tensor.clone() for tensor in plan.tensors])
-        try:
-            return _Recording(own, record(lambda: self._run(own)))
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            _log.warning("steps can't be recorded and run without from now on", exc_info=error)
-            self._works = False
-            self.forget()
-            return None
+        return _Recording(own, record(lambda: self._run(own)))
+
+    def _do_without(self, plan: StepPlan, error: RuntimeError) -> Tensor:
+        """A step that can't be recorded; if it can't be run either, recording isn't at fault."""
+        self.forget()
+        states = self._run(plan)
+        _log.warning("steps can't be recorded and run without from now on", exc_info=error)
+        self._works = False
+        return states
 
 
 def recorder_for(device: torch.device) -> Record:

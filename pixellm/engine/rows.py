@@ -10,6 +10,9 @@ from pixellm.answers import Answer
 from pixellm.images import PreparedImage
 from pixellm.model import EncodedImages
 
+NO_NUMBER = "what the model computes for it is no number (an overflow?)"
+"""Why a question has no answer where something isn't finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -20,8 +20,8 @@ HEADROOM = 32
 ENTERING_TOKENS = 4096
 """Of questions that enter with one step, padding counted: their scores are its largest tensors."""
 SHARE = 1 / 8
-"""Of the rows under way, that enter or make room together: with one at a time, the pictures of new
-ones would be read one by one, which is slow."""
+"""Of the rows under way, that enter, make room or get their masks together: one by one, the
+pictures of new ones and the masks of ended ones would be made one by one, which is slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +85,19 @@ class Schedule:
         self._make_room(length)
         return True
 
-    def make_way(self) -> Row | None:
+    def make_way(self, last_try: bool) -> Row | None:
         """After memory has run out: all begin again, half as many at once.
 
+        Args:
+            last_try: whether a row that was alone is given up.
+
         Returns:
-            The row that was alone and did not fit, which is asked no more; else None.
+            That row, which is asked no more; else None.
         """
         count = len(self.rows)
         self.restart()
         self.most = max(1, count // 2)
-        return self.waiting.popleft() if count == 1 else None
+        return self.waiting.popleft() if last_try and count == 1 else None
 
     def evict(self, rows: Collection[Row]) -> None:
         """Sends rows back to the head of the line; what they have said so far they keep."""
@@ -113,8 +116,8 @@ class Schedule:
 
     def withdraw(self, rows: Collection[Row]) -> None:
         """Takes out rows that nobody wants answered any more, under way or waiting."""
-        gone = set(map(id, rows))
-        self.waiting = deque(row for row in self.waiting if id(row) not in gone)
+        gone = set(rows)
+        self.waiting = deque(row for row in self.waiting if row not in gone)
         self._take_out(rows)
 
     def leave(self, rows: Collection[Row]) -> None:
@@ -125,10 +128,10 @@ class Schedule:
 
     def _choose(self) -> _Entering:
         """As many waiting rows as fit, in their order; the first one always fits when alone."""
-        rows, pictures = list[Row](), dict[int, Picture]()
+        rows, pictures = list[Row](), dict[Picture, None]()
         length, longest = max((row.length for row in self.rows), default=0), 0
         for row in self.waiting:
-            new = {} if row.picture.slot is not None else {id(row.picture): row.picture}
+            new = {} if row.picture.slot is not None else {row.picture: None}
             count = len(self.rows) + len(rows) + 1
             if count > 1 and not (
                 count <= self.most
@@ -143,14 +146,14 @@ class Schedule:
             rows.append(row)
             pictures.update(new)
             length, longest = max(length, row.length + HEADROOM), max(longest, row.length)
-        return _Entering(rows, list(pictures.values()), longest * len(rows), length)
+        return _Entering(rows, list(pictures), longest * len(rows), length)
 
     def _take_out(self, rows: Collection[Row]) -> None:
         """Takes rows out, and pictures that nobody reads any more; the last ones move up."""
-        gone = set(map(id, rows))
+        gone = set(rows)
         for row in self.rows:
-            row.picture.rows -= id(row) in gone
-        self.rows, moves = _close_up(self.rows, [id(row) not in gone for row in self.rows])
+            row.picture.rows -= row in gone
+        self.rows, moves = _close_up(self.rows, [row not in gone for row in self.rows])
         self.slots.move_rows(moves)
         unread = [picture for picture in self.pictures if not picture.rows]
         stay = [picture.rows > 0 for picture in self.pictures]

@@ -3,7 +3,9 @@
 A row is one question under way. What all questions of a picture begin with (system text and image
 tokens) is kept per picture, what is a row's own per row. Tensors grow in few, large steps, so that
 shapes stay few. Rows and pictures fill their slots from 0 without holes: who is under way is a
-plain slice of each tensor, and attention copies nothing.
+plain slice of each tensor. Attention then copies no prefix and nothing of the rows, where all
+pictures have about as many rows; where they don't, and for the few rows that read more than one
+token, it gathers what it looks at.
 
 Shapes: B pictures, R rows, P slots of the prefix, S slots of a row, h key-value heads, d width of a
 head, H width of the language model.
@@ -140,6 +142,23 @@ class Slots:
         bias = torch.zeros_like(valid, dtype=self.prefix_bias.dtype)
         bias = bias.masked_fill(valid == 0, torch.finfo(bias.dtype).min)
         self.prefix_bias[where] = bias
+
+    def write(self, layer: int, rows: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Keeps keys and values of tokens.
+
+        Args:
+            layer: whose they are.
+            rows: (T,) long.
+            places: (T,) long, the slot of each token in its row.
+            keys: (h, T, d).
+            values: (h, T, d).
+        """
+        self.keys[layer][rows, :, places] = keys.transpose(0, 1)
+        self.values[layer][rows, :, places] = values.transpose(0, 1)
+
+    def write_states(self, rows: Tensor, places: Tensor, states: Tensor) -> None:
+        """Keeps what tokens became: (T,), (T,) and (T, H)."""
+        self.states[rows, places] = states
 
     def move_rows(self, moves: Moves) -> None:
         """Rows that take the place of others that have ended."""

@@ -2,7 +2,7 @@
 
 Every row under way reads at least one token. Most read one; a row whose token group has begun reads
 all of it, and one that enters its whole question. First come the first tokens of all rows, then the
-other tokens of the rows that read more, padded to the longest: two or three parts.
+other tokens of the rows that read more, padded to the longest: one to three parts.
 
 Steps can be made alike: rows and groups are padded so that few shapes come up again and again, and
 what was recorded once can be replayed (`pixellm.engine.replays`). A step in which rows enter is

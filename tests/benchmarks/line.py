@@ -22,7 +22,7 @@ from pixellm.engine.engine import Engine, Job
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
 from tests.benchmarks.clocked import QUESTION_SECONDS, Clocked, ReplicaNotes, Sleeping
-from tests.benchmarks.line_loads import LIST, Load, make_bound, make_sleeping
+from tests.benchmarks.line_loads import LIST, Load, make_bound, make_large, make_sleeping
 from tests.benchmarks.line_tables import REPLICAS, Racer, Turn, make_shares, make_table
 from tests.benchmarks.options import Options
 from tests.benchmarks.report import Table
@@ -39,7 +39,7 @@ START_SECONDS = 600.0
 
 def run(options: Options) -> Iterator[Table]:
     """Two tables for each kind of model."""
-    for make in (make_bound, make_sleeping):
+    for make in (make_bound, make_large, make_sleeping):
         with tempfile.TemporaryDirectory(prefix="line-") as folder:
             load = make(Path(folder), options.toy)
             # starting Ray takes longer than all else of a toy

@@ -8,12 +8,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixellm.checkpoints import save_checkpoint
+from pixellm.checkpoints import Checkpoint, save_checkpoint
 from pixellm.drawn.questions import ask
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from pixellm.tiny import tiny_checkpoint
 from tests.benchmarks.clocked import QUESTION_SECONDS
-from tests.benchmarks.inputs import PHOTO, SHIPPED, TOY_PHOTO
+from tests.benchmarks.inputs import (
+    PHOTO,
+    SHIPPED,
+    TOY_PHOTO,
+    make_tokenizer,
+    middle_config,
+    random_model,
+)
 
 LIST = "list.jsonl"
 
@@ -42,8 +49,31 @@ class Load:
 
 
 def make_bound(folder: Path, toy: bool) -> Load:
-    """Drawn scenes of the size of photos, with many questions each: the model is the bottleneck."""
-    count, each, size = (12, 2, TOY_PHOTO) if toy else (256, 16, PHOTO)
+    """The shipped model: it is so small that reading and encoding cost a tenth of it."""
+    count, each = (12, 2) if toy else (256, 16)
+    _draw(folder, count, each, TOY_PHOTO if toy else PHOTO)
+    if not toy:
+        title = f"the shipped model, {each} instructions per image"
+        return Load(title, folder, SHIPPED, asleep=False, shard=8, tokens=80)
+    model = _save(tiny_checkpoint(6), folder)
+    return Load("a toy", folder, model, asleep=False, shard=3, tokens=20)
+
+
+def make_large(folder: Path, toy: bool) -> Load:
+    """A random model of middle size, which answers with as many ids as it may: all but bound."""
+    count, each = (6, 2) if toy else (32, 16)
+    _draw(folder, count, each, TOY_PHOTO if toy else PHOTO)
+    if toy:
+        model = _save(tiny_checkpoint(7), folder)
+        return Load("another toy", folder, model, asleep=False, shard=3, tokens=20)
+    tokenizer = make_tokenizer()
+    model = _save(Checkpoint(random_model(middle_config(tokenizer)), tokenizer, ""), folder)
+    title = f"a random model of middle size, {each} instructions per image"
+    return Load(title, folder, model, asleep=False, shard=4, tokens=60)
+
+
+def _draw(folder: Path, count: int, each: int, size: tuple[int, int]) -> None:
+    """Scenes as large as photos, and what is asked of them."""
     lines = []
     for number in range(count):
         scene = draw_scene(TEST_SEEDS[number])
@@ -52,10 +82,6 @@ def make_bound(folder: Path, toy: bool) -> Load:
         Image.fromarray(render(scene, *size).rgb).save(folder / name, quality=90)
         lines.append((name, [ask(scene, rng).text for _ in range(each)]))
     _write_list(folder, lines)
-    if not toy:
-        title = f"the shipped model, {each} instructions per image"
-        return Load(title, folder, SHIPPED, asleep=False, shard=8, tokens=80)
-    return Load("a toy", folder, _save_tiny(folder), asleep=False, shard=3, tokens=20)
 
 
 def make_sleeping(folder: Path, toy: bool) -> Load:
@@ -75,7 +101,6 @@ def _write_list(folder: Path, lines: Sequence[tuple[str, Sequence[str]]]) -> Non
     (folder / LIST).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
 
 
-def _save_tiny(folder: Path) -> Path:
-    tiny = tiny_checkpoint(6)
-    save_checkpoint(tiny.model, tiny.tokenizer, folder / "_model")
+def _save(checkpoint: Checkpoint, folder: Path) -> Path:
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder / "_model")
     return folder / "_model"

@@ -78,9 +78,13 @@ def look_around(arguments: Sequence[str]) -> Surroundings:
     Args:
         arguments: of the command line.
     """
+    told = list(arguments)
+    if "--output" in told:  # a place on this machine
+        at = told.index("--output")
+        del told[at : at + 2]
     return Surroundings(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=f"python -m tests.benchmarks {shlex.join(arguments)}".rstrip(),
+        command=f"python -m tests.benchmarks {shlex.join(told)}".rstrip(),
         commit=_commit(),
         device=_processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),

@@ -15,7 +15,7 @@ from pixellm.answers import DecodeSettings
 from pixellm.checkpoints import Checkpoint
 from pixellm.engine.steps import Wanted
 from pixellm.model import PixelLM
-from pixellm.prompts import SYSTEM_TEXT, prompt_ids
+from pixellm.prompts import prompt_ids, system_text
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
 
 Tail = tuple[int, ...]
@@ -76,8 +76,7 @@ class Speaker:
 
     def prompt(self, question: str) -> list[int]:
         """Ids of what is read before the answer, IMAGE_TOKEN_INDEX where the image goes."""
-        system = self.model.config.system_text
-        return prompt_ids(self.tokenizer, question, SYSTEM_TEXT if system is None else system)
+        return prompt_ids(self.tokenizer, question, system_text(self.model.config.system_text))
 
     def budget(self, prompt: Sequence[int]) -> int:
         """Most ids of an answer."""

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from re import fullmatch
-from typing import Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,9 +29,8 @@ from workers.errors import LineError, SettingsError, StorageUnavailable
 from workers.storage.stores import open_store
 from workers.storage.uris import shown
 
-RawScore = Literal["score_mask", "score_iou", "score_token", "score_phrase"]
-"""What may be calibrated: these fields of `Target` and columns of the label table."""
-RAW_SCORES: tuple[RawScore, ...] = get_args(RawScore)
+RAW_SCORES = tuple(each.name for each in fields(Target) if each.name.startswith("score_"))
+"""What may be calibrated: these fields of `Target`, which are columns of the label table, too."""
 MOST_POINTS = 64
 """Of a fitted curve: a file that a person can still look through, some 3 KB."""
 QUOTED_CHARS = 60
@@ -44,7 +43,8 @@ Point = tuple[float, float]
 class Calibration:
     """A curve that never falls, from one raw score to `score`."""
 
-    of: RawScore
+    of: str
+    """one of `RAW_SCORES`"""
     points: tuple[Point, ...]
     """at least one; raw scores rise from point to point, calibrated ones never fall"""
     model_sha256: str | None = None
@@ -57,7 +57,7 @@ class Calibration:
         cls,
         raw: ArrayLike,
         truth: ArrayLike,
-        of: RawScore = "score_mask",
+        of: str = "score_mask",
         *,
         model_sha256: str | None = None,
         notes: Mapping[str, str] | None = None,
@@ -179,7 +179,7 @@ def _thin(curve: NDArray[np.float64]) -> NDArray[np.float64]:
     return curve[np.unique([above, below])]
 
 
-def _read_of(value: object, name: str) -> RawScore:
+def _read_of(value: object, name: str) -> str:
     found = next((each for each in RAW_SCORES if each == value), None)
     if found is None:
         raise SettingsError(f"{name}: 'of' must be one of {RAW_SCORES!r}, not {_typed(value)}")

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pixellm.run_lengths import RunMask
+from pixellm.run_lengths import Numbers, RunMask
 from workers.errors import ExportError
 
 BoolMask = npt.NDArray[np.bool_]
@@ -175,14 +175,21 @@ def _count_components(mask: RunMask) -> int:
     """Runs that touch those of the next column, be it at a corner, are one component."""
     starts, ends = _within_columns(mask)
     column = mask.size[0] + 2
-    # of each run, the first and the last one that reach as far as it does in the next column
-    first = np.searchsorted(ends, starts + column)
-    last = np.searchsorted(starts, ends + column, side="right")
+    first, last = _reach(starts, ends, -column)
+    beginning = int((first == last).sum())
+    if beginning < 2:  # each run but one hangs on one before it: no need of a graph
+        return beginning
+    first, last = _reach(starts, ends, column)
     touching = last - first
     left = np.repeat(np.arange(len(starts)), touching)
     right = np.arange(len(left)) - np.repeat(np.cumsum(touching) - touching - first, touching)
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(len(starts), len(starts)))
     return int(connected_components(graph, directed=False)[0])
+
+
+def _reach(starts: Numbers, ends: Numbers, offset: int) -> tuple[Numbers, Numbers]:
+    """Of each run, the first run that it touches when it is moved, and the one behind the last."""
+    return np.searchsorted(ends, starts + offset), np.searchsorted(starts, ends + offset, "right")
 
 
 def _within_columns(mask: RunMask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from pixellm.answers import Target
 from pixellm.run_lengths import RunMask
-from workers.labels.calibration import Calibration, score_target
+from workers.labels.calibration import RAW_SCORES, Calibration, score_target
 from workers.labels.rle import EncodedMask, encode_masks
 from workers.labels.schema import TargetRow
 
@@ -46,7 +46,7 @@ def blank_target() -> TargetRow:
     nowhere = (0.0, 0.0, 0.0, 0.0)
     code = EncodedMask((0, 0), "", 0, nowhere, 0, touches_border=False, max_iou_other=0.0)
     mask = RunMask.empty((0, 0))
-    target = Target(0, None, None, "none", mask, 0.0, None, None, None)
+    target = Target(0, None, None, "none", mask, 0.0)
     return replace(_make_target(target, code, (), "", None), target_id="", flags=())
 
 
@@ -79,10 +79,7 @@ def _make_target(
         rle_size=code.size,
         rle_counts=code.counts,
         score=score_target(target, calibration),
-        score_mask=target.score_mask,
-        score_iou=target.score_iou,
-        score_token=target.score_token,
-        score_phrase=target.score_phrase,
+        **{name: getattr(target, name) for name in RAW_SCORES},
         n_components=code.n_components,
         touches_border=code.touches_border,
         max_iou_other=code.max_iou_other,
