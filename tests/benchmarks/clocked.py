@@ -1,6 +1,7 @@
 """Models with a clock around them, and one that sleeps instead of thinking."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,6 +15,8 @@ T = TypeVar("T")
 
 QUESTION_SECONDS = 0.005
 """That a sleeping model takes for a question."""
+WAKING_SECONDS = 0.0003
+"""That a sleeper may be woken too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Sleeping:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._line: list[tuple[Job, Row]] = []
+        self._line: deque[tuple[Job, Row]] = deque()
 
     @property
     def busy(self) -> bool:
@@ -64,18 +67,26 @@ class Sleeping:
 
     def step(self) -> list[Job]:
         """Answers one question."""
-        (job, row), *self._line = self._line
-        time.sleep(self.seconds)
+        job, row = self._line.popleft()
+        sleep_exactly(self.seconds)
         row.answer = Answer("There is no such object.", (), (), malformed=False, truncated=False)
         return [job] if job.done else []
 
     def withdraw(self, job: Job) -> None:
         """Forgets a sample."""
-        self._line = [(own, row) for own, row in self._line if own is not job]
+        self._line = deque((own, row) for own, row in self._line if own is not job)
 
     def abandon(self) -> None:
         """Forgets all that waits."""
         self._line.clear()
+
+
+def sleep_exactly(seconds: float) -> None:
+    """Sleeps, but for the last moments: a system wakes a sleeper later than it was told to."""
+    end = time.perf_counter() + seconds
+    time.sleep(max(0.0, seconds - WAKING_SECONDS))
+    while time.perf_counter() < end:
+        time.sleep(0)  # others may have the processor, if they want it
 
 
 class Clocked:
