@@ -5,6 +5,7 @@ PixelLMError
 ├── CheckpointError    a weight is missing, unexpected or wrongly shaped; a file can't be read
 ├── ImageError         an image can't be given to the model
 ├── InstructionError   a text can't be asked
+├── TrainingDiverged   a loss is no number any more, or far from those before
 └── Unanswerable       a question has no answer: too large for memory, or no numbers come out
 
 None of them is worth a second try with the same input. `workers.errors` continues this tree.
@@ -36,6 +37,19 @@ class ImageError(PixelLMError):
 
 class InstructionError(PixelLMError):
     """A text can't be asked."""
+
+
+class TrainingDiverged(PixelLMError):  # noqa: N818 - says what happened
+    """A loss is no number any more, or far from those before.
+
+    Attributes:
+        batch: which batch of the step it was, from 0; None where it was no single one, or another
+            worker's.
+    """
+
+    def __init__(self, message: str, *, batch: int | None = None) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class Unanswerable(PixelLMError):  # noqa: N818 - says what happened

@@ -1,0 +1,173 @@
+"""Which weights of a PixelLM learn, and what has been learned as files (paper, section 4.1).
+
+    LoRA     low-rank steps beside the queries and values of the language model
+    light    embeddings, output layer, projectors, codebook and pixel decoder, learned whole
+    neck     the decoder's neck and its no-mask embedding, which the release left at their random
+             start; they learn only when asked to
+    full     everything
+
+What comes out is a whole model (`merged_state`), or a folder with an adapter that plain PEFT loads
+and, beside it, the light parts (`save_adapter`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from pixellm.checkpoints import official_name, official_state
+from pixellm.errors import CheckpointError
+from pixellm.language import LORA_TARGETS
+from pixellm.model import PixelLM
+from pixellm.weights import WeightFiles, save_weights
+
+ADAPTER = "default"
+"""PEFT's name for the only adapter of a model."""
+NECK = ("decoder.neck.", "decoder.no_mask_embed.")
+LIGHT = (
+    "language.lm_head.",
+    "language.model.embed_tokens.",
+    "image_projector.",
+    "mask_projector.",
+    "codebook.",
+    "decoder.",
+)
+LIGHT_FOLDER = "light"
+"""Of an adapter's folder: the parts that were learned whole."""
+ADAPTER_FILE = "adapter_config.json"
+"""By which a folder is known to hold an adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What learns. The defaults are the paper's."""
+
+    rank: int = 8
+    """of LoRA; 0: the language model learns nothing by it"""
+    alpha: int = 16
+    """LoRA's steps are multiplied by alpha / rank"""
+    dropout: float = 0.05
+    """of what LoRA reads"""
+    light: bool = True
+    neck: bool = False
+    full: bool = False
+    """then there is no LoRA"""
+
+
+class TunedModel:
+    """A model some of whose weights learn.
+
+    Args:
+        model: is changed: its weights' `requires_grad`, and LoRA's layers come in.
+        tuning: what learns.
+    """
+
+    def __init__(self, model: PixelLM, tuning: Tuning) -> None:
+        self.model, self.tuning = model, tuning
+        self.peft: PeftModel | None = None
+        model.requires_grad_(False)
+        if tuning.rank and not tuning.full:
+            config = LoraConfig(
+                r=tuning.rank,
+                lora_alpha=tuning.alpha,
+                lora_dropout=tuning.dropout,
+                target_modules=LORA_TARGETS,
+                bias="none",
+            )
+            self.peft = cast(PeftModel, get_peft_model(model, config))
+        for name, weight in model.named_parameters():
+            if _learns(name, tuning):
+                weight.requires_grad_(True)
+        if not self.trained():
+            raise ValueError("nothing would learn: LoRA's rank is 0, and so are all other parts")
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """All that learns, by its name in the model."""
+        return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+
+    def merged_state(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights under their official names, LoRA's steps added; the model stays as it is."""
+        steps = {
+            f"{name}.base_layer.weight": layer
+            for name, layer in self.model.named_modules()
+            if isinstance(layer, LoraLinear)
+        }
+        for name, value in self.model.state_dict().items():
+            if ".lora_" not in name:
+                layer = steps.get(name)
+                merged = value if layer is None else _merge(value, layer)
+                yield official_name(name.replace(".base_layer.", ".")), merged
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes adapter_config.json and adapter_model.safetensors as PEFT does, and `light`.
+
+        Raises:
+            CheckpointError: there is no adapter: everything learned, or no LoRA was asked for.
+        """
+        if self.peft is None:
+            raise CheckpointError(
+                "there is no adapter to write: all weights learned, or LoRA's rank is 0. Write the "
+                "whole model instead"
+            )
+        self.peft.save_pretrained(str(folder))
+        learned = {name for name in self.trained() if ".lora_" not in name}
+        (folder / LIGHT_FOLDER).mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict()
+        tensors = ((official_name(name), _on_host(state[name])) for name in sorted(learned))
+        save_weights(tensors, folder / LIGHT_FOLDER)
+
+
+def load_adapter(model: PixelLM, folder: Path) -> PixelLM:
+    """The model with what `TunedModel.save_adapter` wrote, merged into its weights.
+
+    Raises:
+        CheckpointError: it is no adapter, or one of another model.
+    """
+    if not (folder / ADAPTER_FILE).is_file():
+        raise CheckpointError(
+            f"{str(folder)!r} holds no {ADAPTER_FILE}: it must be a folder that jobs/train.py or "
+            "PEFT has written"
+        )
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"the adapter in {str(folder)!r} does not fit this model: {error}"
+        ) from error
+    merged = cast(PixelLM, adapted.merge_and_unload())
+    if (folder / LIGHT_FOLDER).is_dir():
+        _fill_light(merged, folder / LIGHT_FOLDER)
+    return merged
+
+
+def _fill_light(model: PixelLM, folder: Path) -> None:
+    state, files = official_state(model), WeightFiles(folder)
+    for key in sorted(files.keys()):
+        if key not in state or tuple(state[key].shape) != files.shape(key):
+            found = files.shape(key)
+            raise CheckpointError(
+                f"the weight {key!r} of the adapter in {str(folder.parent)!r} has the shape {found}"
+                " and does not fit this model: was it trained from another one?"
+            )
+        state[key].data.copy_(files.get(key))
+
+
+def _learns(name: str, tuning: Tuning) -> bool:
+    if tuning.full or ".lora_" in name:
+        return True
+    if name.startswith(NECK):
+        return tuning.neck
+    return tuning.light and name.startswith(LIGHT)
+
+
+def _merge(value: Tensor, layer: LoraLinear) -> Tensor:
+    step = layer.get_delta_weight(ADAPTER)
+    return (value.float() + step.float()).to(value.dtype)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
