@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from pixellm.config import read_json
@@ -156,6 +156,16 @@ def save_weights(
         weight_map.update(dict.fromkeys(keys, name))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def pack_tensors(tensors: dict[str, Tensor]) -> bytes:
+    """Contiguous CPU tensors as the bytes of a safetensors file."""
+    return bytes(save(tensors))
+
+
+def unpack_tensors(data: bytes) -> dict[str, Tensor]:
+    """What `pack_tensors` packed."""
+    return dict(load(data))
 
 
 def _in_shards(

@@ -1,0 +1,131 @@
+"""States of a training run: whole or not there, and never fewer than one that is whole."""
+
+import pytest
+import torch
+
+from tests.workbench import FlakyStore
+from workers.errors import AccessDenied, StorageUnavailable
+from workers.storage.memory import MemoryStore
+from workers.storage.stores import open_store
+from workers.training.states import KEPT, STATES, States
+
+OUTPUT = "mem://b/out"
+
+
+def tensors_of(step):
+    generator = torch.Generator().manual_seed(step)
+    return {
+        "weights.a": torch.randn(3, 5, generator=generator),
+        "exp_avg.a": torch.randn(3, 5, generator=generator).T,  # not contiguous
+        "step.a": torch.tensor(float(step)),
+        "half": torch.randn(4, generator=generator).bfloat16(),
+    }
+
+
+def save(states, *steps):
+    for step in steps:
+        states.save(step, tensors_of(step), {"step": step, "place": {"taken": 3 * step}})
+
+
+def is_of(state, step):
+    expected = tensors_of(step)
+    return (
+        state.step == step
+        and state.rest == {"step": step, "place": {"taken": 3 * step}}
+        and state.tensors.keys() == expected.keys()
+        and all(torch.equal(state.tensors[name], expected[name]) for name in expected)
+    )
+
+
+def states_in(store, output=OUTPUT):
+    told = []
+    return States(store, output, told.append), told
+
+
+def test_where_nothing_was_saved_there_is_nothing():
+    states, _ = states_in(MemoryStore())
+    assert states.newest() is None
+
+
+@pytest.mark.parametrize("piece", [1, 100, 10**9], ids=lambda size: f"pieces of {size} bytes")
+def test_the_newest_state_is_read_back_as_it_was(piece, monkeypatch):
+    monkeypatch.setattr("workers.training.states.PIECE_BYTES", piece)
+    states, told = states_in(MemoryStore())
+    save(states, 9, 10, 1_000)
+    assert is_of(states.newest(), 1_000)
+    assert not told
+
+
+def test_in_a_folder_it_is_the_same(tmp_path):
+    output = f"{tmp_path}/out"
+    states, _ = states_in(open_store(output), output)
+    save(states, 7)
+    assert is_of(states_in(open_store(output), output)[0].newest(), 7)
+
+
+def test_old_states_are_forgotten_whole():
+    store = MemoryStore()
+    states, _ = states_in(store)
+    save(states, *range(1, 6))
+    assert states.steps() == [5, 4]
+    steps = {info.uri.split(f"{STATES}/")[1][:9] for info in store.list(OUTPUT)}
+    assert steps == {"000000004", "000000005"}
+    assert len(states.steps()) == KEPT
+
+
+def test_one_that_was_not_finished_is_not_seen(monkeypatch):
+    store = MemoryStore()
+    states, _ = states_in(store)
+    save(states, 1)
+    put = store.put
+
+    def killed(uri, data):
+        if uri.endswith(".json"):
+            raise KeyboardInterrupt
+        return put(uri, data)
+
+    monkeypatch.setattr(store, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(states, 2)
+    assert is_of(states.newest(), 1)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "marker"])
+def test_one_that_is_damaged_is_passed_over_and_said_so(harm):
+    store = MemoryStore()
+    states, told = states_in(store)
+    save(states, 1, 2)
+    uri = f"{OUTPUT}/{STATES}/000000002/00000.safetensors"
+    data = store.get(uri)
+    if harm == "flipped":
+        store.put(uri, data[:-1] + bytes([data[-1] ^ 1]))
+    elif harm == "cut":
+        store.put(uri, data[:50])
+    elif harm == "gone":
+        store.delete(uri)
+    else:
+        store.put(f"{OUTPUT}/{STATES}/000000002.json", b"{")
+    assert is_of(states.newest(), 1)
+    assert len(told) == 1
+    assert "step 2 is passed over" in told[0]
+
+
+def test_a_store_that_does_not_answer_is_no_missing_state():
+    store = FlakyStore()
+    states, _ = states_in(store)
+    save(states, 1)
+    store.trouble["_states"] = [StorageUnavailable("no answer")]
+    with pytest.raises(StorageUnavailable):
+        states.newest()
+
+
+def test_without_the_right_to_delete_old_states_stay(monkeypatch):
+    store = MemoryStore()
+    states, _ = states_in(store)
+
+    def refuse(uri):
+        raise AccessDenied(f"no right to delete {uri}")
+
+    monkeypatch.setattr(store, "delete", refuse)
+    save(states, 1, 2, 3, 4)
+    assert states.steps() == [4, 3, 2, 1]

@@ -1,0 +1,135 @@
+"""States of a training run, from which it goes on after it was stopped or killed at any moment.
+
+    OUTPUT/_states/000001000/00000.safetensors   1 tensors, in pieces, not yet to be believed
+    OUTPUT/_states/000001000.json                2 from now on the state counts
+
+Killed before 2, the state before it is the newest. One whose pieces are damaged or gone is passed
+over, and said so.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from torch import Tensor
+
+from pixellm.weights import pack_tensors, unpack_tensors
+from workers.errors import AccessDenied, CommitError, ObjectMissing
+from workers.labels.commits import JsonFile
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri, shown
+
+STATES = "_states"
+"""Folder of the output."""
+PIECE_BYTES = 512 * 2**20
+"""Of tensors that lie in one object: it is held in memory while it is written."""
+KEPT = 2
+"""Newest states that are kept: the last one, and one before it in case that is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker(JsonFile):
+    """A state that counts."""
+
+    step: int
+    pieces: list[str]
+    """SHA-256 of each piece, in hex"""
+    rest: dict[str, Any]
+    """what isn't tensors: positions in the data, settings"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """A state as it was saved."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    rest: Mapping[str, Any]
+
+
+class States:
+    """The states in one output.
+
+    Args:
+        store: where the output lies.
+        output: its prefix.
+        say: is told what was passed over.
+    """
+
+    def __init__(self, store: Store, output: str, say: Callable[[str], None]) -> None:
+        self._store, self._say = store, say
+        self._folder = join_uri(output, STATES)
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+        """Keeps a state, and forgets old ones; one of the same step is written over.
+
+        Raises:
+            StorageError: it could not be written; the state before counts.
+        """
+        digests = []
+        for number, piece in enumerate(_in_pieces(tensors)):
+            data = pack_tensors(piece)
+            self._store.put(self._piece_uri(step, number), data)
+            digests.append(sha256(data).hexdigest())
+        marker = Marker(step, digests, dict(rest))
+        self._store.put(self._marker_uri(step), marker.to_json())
+        self._forget(self.steps()[KEPT:])
+
+    def steps(self) -> list[int]:
+        """Of all states that count, the newest first."""
+        names = (info.uri.rpartition("/")[2] for info in self._store.list(self._folder))
+        found = {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
+        return sorted(found, reverse=True)
+
+    def newest(self) -> State | None:
+        """The newest state that is whole; None where there is none."""
+        for step in self.steps():
+            try:
+                return self._read(step)
+            except (CommitError, ObjectMissing) as error:
+                self._say(f"the state of step {step:,} is passed over: {error}")
+        return None
+
+    def _read(self, step: int) -> State:
+        uri = self._marker_uri(step)
+        marker = Marker.from_json(self._store.get(uri), uri)
+        tensors: dict[str, Tensor] = {}
+        for number, digest in enumerate(marker.pieces):
+            piece = self._piece_uri(step, number)
+            data = self._store.get(piece)
+            if sha256(data).hexdigest() != digest:
+                raise CommitError(f"{shown(piece)} is not what was written")
+            tensors |= unpack_tensors(data)
+        return State(marker.step, tensors, marker.rest)
+
+    def _forget(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            with suppress(AccessDenied):  # then they stay; training needs no right to delete
+                self._store.delete(self._marker_uri(step))
+                for info in list(self._store.list(join_uri(self._folder, _name(step)))):
+                    self._store.delete(info.uri)
+
+    def _marker_uri(self, step: int) -> str:
+        return join_uri(self._folder, f"{_name(step)}.json")
+
+    def _piece_uri(self, step: int, number: int) -> str:
+        return join_uri(self._folder, _name(step), f"{number:05d}.safetensors")
+
+
+def _name(step: int) -> str:
+    return f"{step:09d}"
+
+
+def _in_pieces(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    piece: dict[str, Tensor] = {}
+    held = 0
+    for name, tensor in sorted(tensors.items()):
+        size = tensor.numel() * tensor.element_size()
+        if piece and held + size > PIECE_BYTES:
+            yield piece
+            piece, held = {}, 0
+        piece[name] = tensor.detach().cpu().contiguous()
+        held += size
+    yield piece
