@@ -74,6 +74,14 @@ class Peers(Protocol):
         """Within it, gradients are added up and not shared yet."""
         ...
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A tensor of which each may hold a part; all of them must ask."""
+        ...
+
+    def part_of(self, whole: Tensor, like: Tensor) -> Tensor:
+        """What this worker holds of it, if it holds as much as of `like`."""
+        ...
+
 
 class Alone:
     """One worker."""
@@ -87,6 +95,14 @@ class Alone:
     def apart(self, learner: nn.Module) -> AbstractContextManager[object]:
         """Nothing is shared."""
         return nullcontext()
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """It is."""
+        return tensor
+
+    def part_of(self, whole: Tensor, like: Tensor) -> Tensor:
+        """All of it."""
+        return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +172,8 @@ class Loop(Generic[Batch]):
             zip(own, self.peers.mean(torch.stack(list(own.values()))).tolist(), strict=True)
         )
         norm = nn.utils.clip_grad_norm_(self.trained.values(), self.schedule.clip)
-        report = StepReport(self.step + 1, shared, sum(shared.values()), rate, float(norm))
+        gradient = float(self.peers.whole(norm))
+        report = StepReport(self.step + 1, shared, sum(shared.values()), rate, gradient)
         self._check(report, bad)
         self._optimiser.step()
         self._follow()
@@ -234,13 +251,17 @@ class Loop(Generic[Batch]):
     # ---- state ----
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next step needs of those before: tensors, and what goes into JSON."""
+        """All that the next step needs of those before: tensors, and what goes into JSON.
+
+        All workers must ask; each gets everything.
+        """
         tensors = {f"weights.{name}": weight.detach() for name, weight in self.trained.items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
         for name, weight in self.trained.items():
             for kind, value in self._optimiser.state.get(weight, {}).items():
                 tensors[f"{kind}.{name}"] = value
-        return tensors, {"step": self.step, "recent": list(self._recent)}
+        whole = {name: self.peers.whole(tensor) for name, tensor in tensors.items()}
+        return whole, {"step": self.step, "recent": list(self._recent)}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
@@ -249,9 +270,10 @@ class Loop(Generic[Batch]):
         Raises:
             KeyError: it is the state of other weights.
         """
-        self._set({name: tensors[f"weights.{name}"] for name in self.trained})
+        for name, weight in self.trained.items():
+            weight.copy_(self.peers.part_of(tensors[f"weights.{name}"], weight))
         for name, value in self.average.items():
-            value.copy_(tensors[f"average.{name}"])
+            value.copy_(self.peers.part_of(tensors[f"average.{name}"], value))
         self.step, recent = int(rest["step"]), rest["recent"]
         self._recent.clear()
         self._recent.extend(map(float, recent))
@@ -261,5 +283,6 @@ class Loop(Generic[Batch]):
                 # how many steps there were is kept on the host
                 own = {"step": tensors[f"step.{name}"].clone()}
                 for kind in ("exp_avg", "exp_avg_sq"):
-                    own[kind] = tensors[f"{kind}.{name}"].to(weight.device, copy=True)
+                    value = tensors[f"{kind}.{name}"].to(weight.device, copy=True)
+                    own[kind] = self.peers.part_of(value, weight)
                 self._optimiser.state[weight] = own
