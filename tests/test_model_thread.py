@@ -424,7 +424,7 @@ def test_what_ends_the_thread_leaves_nobody_waiting(error):
         for task in tasks:
             with pytest.raises(ReplicaBroken, match=type(error).__name__):
                 await task
-        with pytest.raises(ReplicaBroken, match="has ended with"):
+        with pytest.raises(ReplicaBroken, match=r"has ended with"):
             await thread.ask(sample("late"))
         thread.close(20)
 

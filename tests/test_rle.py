@@ -143,7 +143,7 @@ def test_runs_that_do_not_cover_the_mask_are_refused(runs):
 
 @pytest.mark.parametrize("counts", ["p", "0p", "o" * 12 + "0"])
 def test_what_can_be_no_count_is_refused_before_it_is_added_up(counts):
-    with pytest.raises(ExportError, match="is not a compressed|more than 2"):
+    with pytest.raises(ExportError, match=r"is not a compressed|more than 2"):
         run_lengths(counts)
     assert run_lengths("o" * 11 + "0")[0] == 2**55 - 1
 
