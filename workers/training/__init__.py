@@ -1,0 +1,1 @@
+"""Training: rows of label tables become batches that a model learns from."""
