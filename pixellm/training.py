@@ -20,6 +20,9 @@ from pixellm.masks import postprocess_masks
 from pixellm.model import EncodedImages, PixelLM, spread
 from pixellm.prompts import IGNORE_INDEX, LabelledIds
 
+SURELY_OUTSIDE = -1e4
+"""A logit whose probability, and whose loss outside of a mask, is 0 in every precision."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingBatch:
@@ -34,6 +37,8 @@ class TrainingBatch:
         image_of: (R,) long, the image of each row.
         seg_ids: the codebook's ids, in order (`Tokenizer.seg_ids`).
         masks: for each image (n_i, h0, w0), above 0 inside, in the order of its token groups.
+        ignored: for each image (n_i, h0, w0) bool, the pixels of which nobody says whether they
+            belong to that mask; empty where every pixel of the batch counts.
     """
 
     pixels: Tensor
@@ -44,6 +49,7 @@ class TrainingBatch:
     image_of: Tensor
     seg_ids: tuple[int, ...]
     masks: tuple[Tensor, ...]
+    ignored: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +78,30 @@ def training_losses(model: PixelLM, batch: TrainingBatch, weights: LossWeights) 
     """
     outputs = read_answers(model, batch)
     labels = spread(batch.labels, batch.ids, model.config.image_tokens, IGNORE_INDEX)
-    masks = mask_losses(outputs.masks, batch.masks, outputs.masks_per_row, weights)
+    pred, truth = leave_out(outputs.masks, batch.masks, batch.ignored)
+    masks = mask_losses(pred, truth, outputs.masks_per_row, weights)
     return sum_losses(next_token_loss(outputs.logits, labels), masks, weights)
+
+
+def leave_out(
+    pred: tuple[Tensor, ...], truth: tuple[Tensor, ...], ignored: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Makes ignored pixels such that no loss and no gradient comes of them.
+
+    They are outside of the mask in truth, and surely so in prediction: BCE and refinement are 0
+    there, and DICE counts them neither as inside nor as missed. BCE still divides by all pixels.
+    """
+    if not ignored:
+        return pred, truth
+    sure = tuple(
+        logits.masked_fill(unsure.to(logits.device), SURELY_OUTSIDE)
+        for logits, unsure in zip(pred, ignored, strict=True)
+    )
+    outside = tuple(
+        masks.masked_fill(unsure.to(masks.device), 0)
+        for masks, unsure in zip(truth, ignored, strict=True)
+    )
+    return sure, outside
 
 
 def read_answers(model: PixelLM, batch: TrainingBatch) -> TrainingOutputs:

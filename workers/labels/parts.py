@@ -32,6 +32,26 @@ def read_rows(
             yield from part.rows(columns)
 
 
+def read_block(
+    store: Store, output: str, commit: Commit, within: range, columns: Sequence[str] | None = None
+) -> list[LabelRow]:
+    """Reads some rows of one committed part; of a large part, only the row groups that hold them.
+
+    Args:
+        store: where the output lies.
+        output: its prefix.
+        commit: from `workers.labels.manifests.current_commits`.
+        within: numbers of the rows in the part, from 0.
+        columns: read only these; see `PartReader.rows`.
+
+    Raises:
+        CommitError: the part is damaged or gone, or is not the one that its marker is about.
+        StorageError: the store failed.
+    """
+    with _open_part(store, output, commit) as part:
+        return list(part.rows(columns, within))
+
+
 @contextmanager
 def _open_part(store: Store, output: str, commit: Commit) -> Iterator[PartReader]:
     uri, marker = join_uri(output, commit.part), marker_uri(output, commit.run_id, commit.shard_id)

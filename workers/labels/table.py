@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -115,20 +116,41 @@ class PartReader:
                 targets=int(footer["pixellm.targets"]),
             )
 
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[LabelRow]:
+    def rows(
+        self, columns: Sequence[str] | None = None, within: range | None = None
+    ) -> Iterator[LabelRow]:
         """Streams the rows.
 
         Args:
             columns: read only these; `targets.phrase` and the like name fields of the targets.
                 The others are blank in the rows: "", 0, None, ().
+            within: only rows with these numbers, from 0; row groups without any are not read.
 
         Raises:
             CommitError: the part is damaged.
         """
         chosen = columns and [each.replace("targets.", "targets.list.element.") for each in columns]
+        wanted = range(self.sums.rows) if within is None else within
         with _as_damage(f"{self._name} is damaged"):
-            for batch in self._file.iter_batches(READ_ROWS, columns=chosen):
-                yield from map(_to_row, batch.to_pylist())
+            groups, at = self._covering_groups(wanted)
+            for batch in self._file.iter_batches(READ_ROWS, row_groups=groups, columns=chosen):
+                part = batch.slice(
+                    max(wanted.start - at, 0), max(wanted.stop - max(wanted.start, at), 0)
+                )
+                at += len(batch)
+                yield from map(_to_row, part.to_pylist())
+
+    def _covering_groups(self, wanted: range) -> tuple[list[int], int]:
+        """The row groups that hold these rows, and the number of the first row in them."""
+        footer = self._file.metadata
+        ends = list(accumulate(footer.row_group(n).num_rows for n in range(footer.num_row_groups)))
+        starts = [0, *ends[:-1]]
+        groups = [
+            number
+            for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+            if start < wanted.stop and wanted.start < end
+        ]
+        return groups, starts[groups[0]] if groups else 0
 
 
 def describe_part(data: bytes) -> Sums:

@@ -1,6 +1,10 @@
-"""Rows of a Parquet file -> records. A row's columns mean what the keys of a JSON line mean."""
+"""Rows of a Parquet file -> records. A row's columns mean what the keys of a JSON line mean.
 
-from collections.abc import Iterator
+Of rows that were labelled, the pictures can be found again (`find_pictures`): every value that
+could be one, for only the run knew which column to take.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -45,6 +49,29 @@ def read_parquet(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Rec
             for values in zip(*columns, strict=True):
                 yield from _make_records(dict(zip(names, values, strict=True)), row_index, maker)
                 row_index += 1
+
+
+def find_pictures(uri: str, members: Iterable[str], store: Store) -> Iterator[bytes]:
+    """All values of some rows that could be pictures.
+
+    Args:
+        uri: of the file; where it is damaged, what lies behind is not found.
+        members: of its images, as `RecordMaker` names them: the number of the row comes first.
+        store: where it lies.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    numbers = sorted(_row_number(member) for member in members)
+    with store.open(uri) as file, suppress(*PARQUET_ERRORS):
+        # with either default, a column of a row group is read at once: 1000 pictures
+        table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
+        for row in _read_rows(table, numbers):
+            for column in row.columns:
+                value = column[0].as_py()
+                data = value.get("bytes") if isinstance(value, dict) else value
+                if isinstance(data, bytes):
+                    yield data
 
 
 def _make_records(entry: dict[str, object], row_index: int, maker: RecordMaker) -> Iterator[Record]:
@@ -118,3 +145,39 @@ def _to_value(scalar: pa.Scalar) -> object:
         raise
     except Exception as error:
         return _Unreadable(f"{type(error).__name__}: {error}")
+
+
+def _read_rows(table: pq.ParquetFile, numbers: Collection[int]) -> Iterator[pa.RecordBatch]:
+    """Each row as a batch of its own; row groups without any are not read."""
+    paths = [path for field in table.schema_arrow for path in _picture_paths(field)]
+    stop = 0
+    for group in range(table.num_row_groups):
+        first, stop = stop, stop + table.metadata.row_group(group).num_rows
+        here = [number for number in numbers if first <= number < stop]
+        if not here or not paths:
+            continue
+        for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=paths):
+            yield from (batch.slice(n - first, 1) for n in here if 0 <= n - first < len(batch))
+            first += len(batch)
+            if first > here[-1]:
+                break
+
+
+def _picture_paths(field: pa.Field) -> Iterator[str]:
+    """What to read of a column: bytes, or the `bytes` of a struct; nothing of others."""
+    if pa.types.is_struct(field.type):
+        inner = [each for each in field.type if each.name == "bytes" and _is_bytes(each.type)]
+        yield from (f"{field.name}.{each.name}" for each in inner)
+    elif _is_bytes(field.type):
+        yield field.name
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(test(value) for test in tests)
+
+
+def _row_number(member: str) -> int:
+    """`12/photo.jpg` -> 12, as `RecordMaker` writes it."""
+    return int(member.partition("/")[0])

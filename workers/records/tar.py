@@ -18,6 +18,7 @@ from workers.records.instructions import MAX_FILE_BYTES
 from workers.records.record import ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason, Rejection
 from workers.records.sidecars import SIDECAR_ENDINGS, Sidecar, read_sidecar
+from workers.shards.listing import ShardKind
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import shown
@@ -55,22 +56,53 @@ class _Sample:
     rejection: Rejection | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of a member are."""
+
+    offset: int
+    """in the archive"""
+    size: int
+    """bytes"""
+
+
 def read_tar(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Record]:
     """Reads a whole archive as a stream.
 
     Raises:
         RecordRejected: it is cut off or damaged, or has too many members.
     """
+    with _opened(shard, store) as archive:
+        for row_index, sample in enumerate(_samples(archive, shard)):
+            yield from _make_records(sample, row_index, maker)
+    _check_end(store, shard, archive.offset)
+
+
+def find_members(uri: str, store: Store) -> Iterator[tuple[str, Place]]:
+    """Where the files of an archive lie in it, by name; the whole archive is read for it.
+
+    Raises:
+        RecordRejected: it is cut off or damaged, or has too many members.
+        StorageError: the store failed.
+    """
+    info = store.stat(uri)
+    whole = Shard("", ShardKind.TAR, uri, uri, info.etag, info.size)
+    with _opened(whole, store) as archive:
+        for member in _members(archive, whole):
+            if member.isreg() and not member.issparse():
+                yield member.name, Place(member.offset_data, member.size)
+
+
+@contextmanager
+def _opened(shard: Shard, store: Store) -> Iterator[tarfile.TarFile]:
     with store.open(shard.uri) as file:
         try:
             with _open_archive(file) as archive:
-                for row_index, sample in enumerate(_samples(archive, shard)):
-                    yield from _make_records(sample, row_index, maker)
+                yield archive
         except (tarfile.TarError, EOFError, OverflowError) as error:
             raise RecordRejected(
                 Reason.SHARD_TRUNCATED, f"{shown(shard.uri)} is no whole tar archive: {error}"
             ) from error
-    _check_end(store, shard, archive.offset)
 
 
 def _check_end(store: Store, shard: Shard, end: int) -> None:

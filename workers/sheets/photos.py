@@ -12,17 +12,14 @@ from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workers.errors import LineError
 from workers.labels.schema import LabelRow
-from workers.records.parquet import BATCH_ROWS, READ_BYTES
+from workers.records.parquet import find_pictures
 from workers.records.pictures import PictureLimits, decode_picture
 from workers.records.reading import fetch_image, read_records
 from workers.records.record import ImageRef
 from workers.shards.listing import ShardKind, kind_of
-from workers.shards.parquet import PARQUET_ERRORS
 from workers.shards.plan import Shard
 from workers.sheets.sheet import fit_photo
 from workers.storage.stores import Anywhere
@@ -75,7 +72,7 @@ def _candidates(uri: str, members: Collection[str | None]) -> Iterator[bytes]:
         image = ImageRef(uri, None, None, None)
         yield fetch_image(image, Anywhere(), PictureLimits().max_bytes)
     elif kind_of(uri) is ShardKind.PARQUET:
-        yield from _in_parquet(uri, sorted(_row_number(member) for member in named))
+        yield from find_pictures(uri, named, Anywhere())
     else:
         yield from _in_archive(uri, named)
 
@@ -88,57 +85,3 @@ def _in_archive(uri: str, members: Collection[str]) -> Iterator[bytes]:
         image = record.image
         if image is not None and image.data is not None and image.member in members:
             yield image.data
-
-
-def _in_parquet(uri: str, numbers: Collection[int]) -> Iterator[bytes]:
-    """All values of some rows that could be pictures.
-
-    Args:
-        uri: of the file; where it is damaged, what lies behind is not found.
-        numbers: of the rows in the file, from 0, ascending.
-    """
-    with Anywhere().open(uri) as file, suppress(*PARQUET_ERRORS):
-        # with either default, a column of a row group is read at once: 1000 pictures
-        table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
-        for row in _read_rows(table, numbers):
-            for column in row.columns:
-                value = column[0].as_py()
-                data = value.get("bytes") if isinstance(value, dict) else value
-                if isinstance(data, bytes):
-                    yield data
-
-
-def _read_rows(table: pq.ParquetFile, numbers: Collection[int]) -> Iterator[pa.RecordBatch]:
-    """Each row as a batch of its own; row groups without any are not read."""
-    paths = [path for field in table.schema_arrow for path in _picture_paths(field)]
-    stop = 0
-    for group in range(table.num_row_groups):
-        first, stop = stop, stop + table.metadata.row_group(group).num_rows
-        here = [number for number in numbers if first <= number < stop]
-        if not here or not paths:
-            continue
-        for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=paths):
-            yield from (batch.slice(n - first, 1) for n in here if 0 <= n - first < len(batch))
-            first += len(batch)
-            if first > here[-1]:
-                break
-
-
-def _picture_paths(field: pa.Field) -> Iterator[str]:
-    """What to read of a column: bytes, or the `bytes` of a struct; nothing of others."""
-    if pa.types.is_struct(field.type):
-        inner = [each for each in field.type if each.name == "bytes" and _is_bytes(each.type)]
-        yield from (f"{field.name}.{each.name}" for each in inner)
-    elif _is_bytes(field.type):
-        yield field.name
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    return any(test(value) for test in tests)
-
-
-def _row_number(member: str) -> int:
-    """`12/photo.jpg` -> 12, as `RecordMaker` writes it."""
-    return int(member.partition("/")[0])

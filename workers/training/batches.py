@@ -1,0 +1,200 @@
+"""Examples -> a batch that the model learns from: pictures, conversations and masks as tensors.
+
+An example whose picture can't be had is passed over, and the next one of its pool that can be had
+stands in for it. A pool is sorted by length, so that one is about as long; and since the pool is
+the same on every worker, so is the stand-in, whoever meets the gap and whenever.
+
+Shapes: B images, R rows, L ids of a row; n_i masks of image i, h0 and w0 its original size.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixellm.config import PixelLMConfig
+from pixellm.errors import ImageError
+from pixellm.images import PreparedImage, prepare_image
+from pixellm.prompts import system_text
+from pixellm.run_lengths import RunMask
+from pixellm.tokenizer import Tokenizer
+from pixellm.training import TrainingBatch, pad_conversations
+from workers.errors import SettingsError
+from workers.records.pictures import PictureLimits
+from workers.records.rejections import Reason
+from workers.storage.objects import Store
+from workers.storage.uris import shown
+from workers.training.conversations import Conversation, Writer, most_ids
+from workers.training.examples import Example, Skipped
+from workers.training.pictures import Pictures
+
+TRIES = 32
+"""Examples of a pool that are tried for one place. As many gone in a row are no bad files, but a
+folder that was moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What is not given to the model."""
+
+    max_ids: int
+    """of a conversation, the image counted as one; longer ones are passed over, not cut"""
+    pictures: PictureLimits = field(default_factory=PictureLimits)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MadeBatch:
+    """A batch, and what was passed over to make it."""
+
+    batch: TrainingBatch
+    skipped: Counter[str]
+    """examples whose picture can't be had, by reason; stand-ins that failed are not counted"""
+
+
+_Seen = dict[tuple[str, str, str | None], PreparedImage | Skipped]
+"""Pictures of a batch, by their SHA-256 and where they lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An example whose picture is there."""
+
+    conversation: Conversation
+    image: PreparedImage
+
+
+class BatchMaker:
+    """Makes batches for one model; safe to share between threads.
+
+    Args:
+        tokenizer: of the model.
+        image_side: pixels per side of the model's input.
+        system: what stands before "USER:".
+        store: where the images lie.
+        limits: what is not given to the model.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, image_side: int, system: str, store: Store, limits: BatchLimits
+    ) -> None:
+        self._writer = Writer(tokenizer, system, limits.max_ids)
+        self._pictures = Pictures(store, limits.pictures)
+        self._image_side, self._seg_ids = image_side, tokenizer.seg_ids
+
+    @classmethod
+    def for_model(
+        cls,
+        config: PixelLMConfig,
+        tokenizer: Tokenizer,
+        store: Store,
+        pictures: PictureLimits | None = None,
+    ) -> "BatchMaker":
+        """A maker with the model's own sizes."""
+        limits = BatchLimits(most_ids(config), pictures or PictureLimits())
+        return cls(tokenizer, config.image_side, system_text(config.system_text), store, limits)
+
+    def encode(self, example: Example) -> Conversation | Skipped:
+        """The ids of an example, or why it has none; its picture is not looked at."""
+        return self._writer.write(example)
+
+    def make(self, pool: Sequence[Conversation], places: Iterable[int]) -> MadeBatch:
+        """Makes a batch of some rows of a pool.
+
+        Args:
+            pool: what stands in where a picture can't be had, from the place on, and round.
+            places: of the batch's rows in the pool, at least one.
+
+        Raises:
+            SettingsError: `TRIES` pictures in a row can't be had.
+            StorageError: the store failed.
+        """
+        seen: _Seen = {}
+        skipped = Counter[str]()
+        rows = []
+        for place in places:
+            first = self._open(pool[place].example, seen)
+            if isinstance(first, Skipped):
+                skipped[first.reason] += 1
+            rows.append(self._fill(pool, place, seen))
+        return MadeBatch(self._collate(rows), skipped)
+
+    def _fill(
+        self,
+        pool: Sequence[Conversation],
+        place: int,
+        seen: _Seen,
+    ) -> _Row:
+        """The row of a place, or what stands in for it."""
+        tries = [pool[(place + step) % len(pool)] for step in range(min(TRIES, len(pool)))]
+        for each in tries:
+            image = self._open(each.example, seen)
+            if isinstance(image, PreparedImage):
+                return _Row(each, image)
+        raise SettingsError(
+            f"{len(tries)} pictures in a row can't be had, {shown(tries[0].example.image.uri)} for"
+            " one. Were they moved since they were labelled?"
+        )
+
+    def _open(self, example: Example, seen: _Seen) -> PreparedImage | Skipped:
+        """Fetches, decodes and resizes, once for a batch; the full picture lives no longer."""
+        key = example.image_sha256, example.image.uri, example.image.member
+        if key not in seen:
+            picture = self._pictures.open(example)
+            try:
+                seen[key] = (
+                    picture
+                    if isinstance(picture, Skipped)
+                    else prepare_image(picture.rgb, self._image_side)
+                )
+            except ImageError:
+                seen[key] = Skipped(Reason.IMAGE_BROKEN, example.item_id)
+        return seen[key]
+
+    def _collate(self, rows: Sequence[_Row]) -> TrainingBatch:
+        """Rows about one picture share it, and stand in the order of their pictures."""
+        numbers: dict[str, int] = {}
+        groups: list[list[_Row]] = []
+        for row in rows:
+            number = numbers.setdefault(row.conversation.example.image_sha256, len(groups))
+            if number == len(groups):
+                groups.append([])
+            groups[number].append(row)
+        images = [group[0].image for group in groups]
+        talks = [[row.conversation for row in group] for group in groups]
+        ids, labels, text_valid = pad_conversations([each.ids for group in talks for each in group])
+        examples = [[each.example for each in group] for group in talks]
+        unsure = any(each.ignored for group in examples for each in group)
+        return TrainingBatch(
+            pixels=torch.stack([image.pixels for image in images]),
+            resized=tuple(image.resized for image in images),
+            ids=ids,
+            labels=labels,
+            text_valid=text_valid,
+            image_of=torch.tensor([at for at, group in enumerate(groups) for _ in group]),
+            seg_ids=self._seg_ids,
+            masks=tuple(map(_stack_masks, examples)),
+            ignored=tuple(map(_stack_ignored, examples)) if unsure else (),
+        )
+
+
+def _stack_masks(examples: Sequence[Example]) -> Tensor:
+    """The masks of one image's examples, in the order of their marks: (n_i, h0, w0) bool."""
+    return _stack([mask for each in examples for mask in each.masks], examples[0].size)
+
+
+def _stack_ignored(examples: Sequence[Example]) -> Tensor:
+    """What is unsure about each of these masks: (n_i, h0, w0) bool."""
+    of_each = [_stack(each.ignored, each.size).any(0) for each in examples]
+    counts = torch.tensor([len(each.masks) for each in examples])
+    return torch.stack(of_each).repeat_interleave(counts, 0)
+
+
+def _stack(masks: Sequence[RunMask], size: tuple[int, int]) -> Tensor:
+    """(n, h, w) bool, n may be 0."""
+    pixels = np.empty((len(masks), *size), dtype=np.bool_)
+    for at, mask in enumerate(masks):
+        pixels[at] = mask.pixels()
+    return torch.from_numpy(pixels)
