@@ -86,7 +86,7 @@ class Peers(Protocol):
 class Alone:
     """One worker."""
 
-    rank = 0
+    rank, world = 0, 1
 
     def mean(self, values: Tensor) -> Tensor:
         """Its own value."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
@@ -64,9 +65,10 @@ class TunedModel:
     Args:
         model: is changed: its weights' `requires_grad`, and LoRA's layers come in.
         tuning: what learns.
+        seed: of LoRA's first weights, the same on all workers.
     """
 
-    def __init__(self, model: PixelLM, tuning: Tuning) -> None:
+    def __init__(self, model: PixelLM, tuning: Tuning, seed: int = 0) -> None:
         self.model, self.tuning = model, tuning
         self.peft: PeftModel | None = None
         model.requires_grad_(False)
@@ -78,7 +80,9 @@ class TunedModel:
                 target_modules=LORA_TARGETS,
                 bias="none",
             )
-            self.peft = cast(PeftModel, get_peft_model(model, config))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.peft = cast(PeftModel, get_peft_model(model, config))
         for name, weight in model.named_parameters():
             if _learns(name, tuning):
                 weight.requires_grad_(True)

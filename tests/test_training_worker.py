@@ -1,0 +1,107 @@
+"""A whole training run of the tiny model on real photos: it learns, and it can be killed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pixellm.checkpoints import Checkpoint
+from pixellm.loop import Alone, Schedule
+from pixellm.tiny import tiny_checkpoint
+from tests.training_tables import memory_table, photo_rows
+from workers.errors import SettingsError
+from workers.training.plan import DataSet, TrainPlan
+from workers.training.states import States
+from workers.training.worker import Bench, train
+
+TABLE, OUTPUT = "mem://b/out", "mem://b/trained"
+PLAN = TrainPlan(
+    model="tiny",
+    data=(DataSet(TABLE),),
+    output=OUTPUT,
+    schedule=Schedule(steps=6, rate=3e-3, warm_up=2, seed=3),
+    per_worker=2,
+    accumulate=2,
+    save_every=2,
+)
+
+
+class Killed(BaseException):
+    """As if the process was gone."""
+
+
+def run(plan, store, die_after=None):
+    """The reports of a run, and what it told; the weights at its end when it came to one."""
+    reports, told = [], []
+
+    def hear(report):
+        reports.append(report)
+        if report.step == die_after:
+            raise Killed
+
+    tiny = tiny_checkpoint(0, max_positions=512)
+    checkpoint = Checkpoint(tiny.model, tiny.tokenizer, "")
+    bench = Bench(checkpoint, store, States(store, plan.output, told.append), Alone(), hear)
+    try:
+        tuned = train(plan, bench)
+    except Killed:
+        return reports, told, None
+    return reports, told, dict(tuned.merged_state())
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return run(PLAN, memory_table())
+
+
+def test_a_run_learns_what_people_drew(whole):
+    plan = replace(PLAN, schedule=Schedule(steps=40, rate=5e-3, warm_up=2), save_every=100)
+    reports, _, _ = run(plan, memory_table(photo_rows(2)[:8]))
+    first, last = reports[0].losses, reports[-1].losses
+    assert set(first) == {"ce", "bce", "dice", "refinement"}
+    assert last["ce"] < first["ce"] / 2
+    assert last["bce"] < first["bce"]
+
+
+@pytest.mark.parametrize("death", [1, 2, 3, 5])
+def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(whole, death):
+    store = memory_table()
+    before, _, _ = run(PLAN, store, die_after=death)
+    after, told, weights = run(PLAN, store)
+    saved = death - 1 - (death - 1) % 2  # it dies before what it did last is kept
+    assert [report.step for report in after] == list(range(saved + 1, 7))
+    assert before + after[death - saved :] == whole[0]
+    assert not told
+    for name, value in whole[2].items():
+        assert torch.equal(weights[name], value), name
+
+
+def test_a_run_that_is_done_has_nothing_left_to_do(whole):
+    store = memory_table()
+    run(PLAN, store)
+    reports, _, weights = run(PLAN, store)
+    assert reports == []
+    assert all(torch.equal(weights[name], value) for name, value in whole[2].items())
+
+
+def test_frozen_parts_stay_as_they_were(whole):
+    before = dict(tiny_checkpoint(0, max_positions=512).model.state_dict())
+    clip = "model.vision_tower.vision_tower.vision_model."
+    after = {name: value for name, value in whole[2].items() if name.startswith(clip)}
+    assert after
+    for name, value in after.items():
+        assert torch.equal(value, before[f"vision.clip.{name.removeprefix(clip)}"])
+
+
+def test_an_output_of_other_settings_is_refused():
+    store = memory_table()
+    run(PLAN, store, die_after=3)
+    other = replace(PLAN, schedule=replace(PLAN.schedule, rate=1e-3))
+    with pytest.raises(SettingsError, match="other settings or other data, at step 2"):
+        run(other, store)
+
+
+def test_layers_that_are_computed_again_learn_the_same(whole):
+    reports, _, _ = run(replace(PLAN, recompute=True), memory_table())
+    for one, other in zip(reports, whole[0], strict=True):
+        assert one.total == pytest.approx(other.total, rel=1e-5)

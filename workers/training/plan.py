@@ -1,0 +1,59 @@
+"""What a training run does; the same on each of its workers."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Literal
+
+from pixellm.loop import Schedule
+from pixellm.losses import LossWeights
+from pixellm.tuning import Tuning
+from workers.training.examples import TrainOn
+from workers.training.parallel import Kind
+
+PAPER_LOSSES = LossWeights(refinement=2.0)
+"""The paper has the target refinement loss, the released code hasn't (spec, section 7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A label table to learn from."""
+
+    prefix: str
+    weight: float = 1.0
+    """examples come from the data sets in the proportion of their weights"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """All that decides what is learned, and how often it is looked at."""
+
+    model: str
+    """folder of the model that learns"""
+    data: tuple[DataSet, ...]
+    output: str
+    """of states, metrics and the result"""
+    schedule: Schedule = field(default_factory=Schedule)
+    tuning: Tuning = field(default_factory=Tuning)
+    losses: LossWeights = PAPER_LOSSES
+    train_on: TrainOn = field(default_factory=TrainOn)
+    per_worker: int = 2
+    """examples of a batch"""
+    accumulate: int = 10
+    """batches of each worker that make up a step"""
+    held_out: float = 0.2
+    """share of the images that is not learned from, by a hash of each; 0: all are"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    parallel: Kind = "ddp"
+    recompute: bool = False
+    """compute a layer of the language model again for its gradients: less memory, more time"""
+    save_every: int = 500
+    """steps between two states"""
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides what is learned: a state of another digest is of another run."""
+        decides = asdict(self)
+        for name in ("output", "save_every", "parallel", "recompute", "model"):
+            del decides[name]
+        return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
