@@ -649,6 +649,17 @@ def test_masks_that_are_no_numbers_are_no_answer(what, monkeypatch):
     assert_same([[facts(row.answer) for row in rows]], [expected])
 
 
+def test_a_row_ends_where_what_it_is_said_with_is_no_number(monkeypatch):
+    engine, (sample, *_) = Engine(tiny_checkpoint(6), SETTINGS), make_samples(2)
+    step, steps = engine.model.language.step, []
+    monkeypatch.setattr(
+        engine.model.language, "step", lambda *a: (steps.append(1), step(*a) * torch.nan)[1]
+    )
+    with pytest.raises(Unanswerable, match="is no number"):
+        engine.answer([Sample(sample.image, ("the cat", "the dog"))])
+    assert len(steps) == 1
+
+
 def test_ids_of_states_that_are_no_numbers_are_not_generated(monkeypatch):
     engine, (sample, *_) = Engine(tiny_checkpoint(6), SETTINGS), make_samples(2)
     step = engine.model.language.step
