@@ -669,6 +669,16 @@ def test_ids_of_states_that_are_no_numbers_are_not_generated(monkeypatch):
         engine.generate(images, [engine.prompt_ids("the cat")], [0])
 
 
+@pytest.mark.parametrize("said", ["200000000\n", "max\n", "9223372036854771712\n"])
+def test_what_a_container_may_use_is_a_limit_too(said, tmp_path, monkeypatch):
+    limit = tmp_path / "memory"
+    limit.write_text(said)
+    whole = Limits.of_device(torch.device("cpu")).slot_bytes
+    monkeypatch.setattr("pixellm.engine.memory.CGROUP_LIMITS", (tmp_path / "absent", limit))
+    allowed = Limits.of_device(torch.device("cpu")).slot_bytes
+    assert allowed == 20_000_000 if said.startswith("2") else allowed >= whole
+
+
 def test_the_limit_of_a_machine_is_a_share_of_its_memory_and_holds_a_batch_of_the_tiny_model():
     limit = Limits.of_device(torch.device("cpu")).slot_bytes
     language = tiny_checkpoint(6).model.language
