@@ -132,12 +132,11 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     wide = columns.stretch(beside.contiguous().flatten(1), x)  # (X, n * Y)
     logits = wide.unflatten(1, beside.shape[1:]).transpose(0, 1)  # (n, X, Y)
     runs = _runs(logits, size, y.start, x.start)
-    # outside the mask relu leaves 0, of which the sigmoid is 1/2
-    sums = logits.relu_().sigmoid_().flatten(1).sum(1).tolist()
-    outside = [logits[0].numel() - each.area for each in runs]
+    # outside the mask relu leaves 0, of which the sigmoid is 1/2: nothing is left of it
+    above = logits.relu_().sigmoid_().sub_(0.5).flatten(1).sum(1).tolist()
     return [
-        CutMask(each, (total - other / 2) / (each.area + 1e-6))
-        for each, total, other in zip(runs, sums, outside, strict=True)
+        CutMask(each, (total + each.area / 2) / (each.area + 1e-6))
+        for each, total in zip(runs, above, strict=True)
     ]
 
 

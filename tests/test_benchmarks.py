@@ -332,6 +332,8 @@ def test_the_results_hold_the_surroundings_and_every_time(tmp_path):
         (["engine", "--toy", "--models", "huge"], "--models huge: known are own, scripted"),
         (["engine", "lines"], "there is no part 'lines': known are engine, masks, flops"),
         (["--repetitions", "0"], "0: must be a whole number from 1 on"),
+        (["flops", "--output", f"{__file__}/x"], "can't be written to"),
+        (["--outp", "x"], "unrecognized arguments: --outp"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(arguments, message, capsys):
@@ -339,6 +341,11 @@ def test_what_cannot_be_asked_for_is_refused(arguments, message, capsys):
         program.main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [["--output", "/some/where"], ["--output=/some/where"]])
+def test_where_results_were_written_is_not_told_with_them(place):
+    assert look_around([*place, "masks"]).command == "python -m tests.benchmarks masks"
 
 
 def test_the_masks_part_runs_on_toys():

@@ -19,11 +19,12 @@ from pixellm.engine.replays import Replays
 from pixellm.model import PixelLM
 from pixellm.prompts import prompt_ids
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
-from tests.benchmarks import gpu, gpu_tables
+from tests.benchmarks import gpu, gpu_cases, gpu_tables
 from tests.benchmarks.answer_lengths import KINDS, SHAPES, Asked, Forced, make_questions
 from tests.benchmarks.ceilings import Ceilings, Clock, measure_ceilings, seconds_between
 from tests.benchmarks.flops import PREFIX, QUESTION, Costs, meta_model
-from tests.benchmarks.gpu_tables import Case, Outcome
+from tests.benchmarks.gpu_cases import Case
+from tests.benchmarks.gpu_tables import Outcome
 from tests.benchmarks.inputs import SEED, make_tokenizer
 from tests.benchmarks.load import Feed, Pace, Watch, Window, WrongAnswerError, check, measure
 from tests.benchmarks.options import OptionError, Options
@@ -407,18 +408,20 @@ def test_a_case_that_comes_too_late_is_a_row_that_says_so(setup):
 
 
 def test_cases_are_chosen_by_name():
-    chosen = gpu.choose_cases(None, toy=False)
+    chosen = gpu_cases.choose_cases(None, toy=False)
     assert list(map(str, chosen[:3])) == ["muse/1/1", "muse/1/1/replay", "muse/1/4"]
-    assert {gpu.MAIN, replace(gpu.MAIN, replay=True)} < set(chosen)
-    assert len(set(chosen)) == len(gpu.PLAIN) + len(gpu.REPLAYED)
-    shipped = gpu.choose_cases(("shipped",), toy=True)  # the part engine's
-    assert shipped == gpu.choose_cases(None, toy=True)
-    assert gpu.choose_cases(("long/4/64",), toy=False) == [Case("long", 4, 64)]
-    assert gpu.choose_cases(("long/4/6/replay",), toy=False) == [Case("long", 4, 6, replay=True)]
-    assert len(gpu.choose_cases(("full",), toy=False)) == 3 * 3 * 6 * 2
+    assert {gpu_cases.MAIN, replace(gpu_cases.MAIN, replay=True)} < set(chosen)
+    assert len(set(chosen)) == len(gpu_cases.PLAIN) + len(gpu_cases.REPLAYED)
+    shipped = gpu_cases.choose_cases(("shipped",), toy=True)  # the part engine's
+    assert shipped == gpu_cases.choose_cases(None, toy=True)
+    assert gpu_cases.choose_cases(("long/4/64",), toy=False) == [Case("long", 4, 64)]
+    assert gpu_cases.choose_cases(("long/4/6/replay",), toy=False) == [
+        Case("long", 4, 6, replay=True)
+    ]
+    assert len(gpu_cases.choose_cases(("full",), toy=False)) == 3 * 3 * 6 * 2
     for wrong in ("longer/4/64", "long/4", "long/4/x", "long/0/4", "long/4/8/again", "huge"):
         with pytest.raises(OptionError, match=f"--models {wrong}"):
-            gpu.choose_cases((wrong,), toy=False)
+            gpu_cases.choose_cases((wrong,), toy=False)
 
 
 # ---- from inside ----
@@ -498,14 +501,16 @@ def test_waiting_is_counted_only_while_it_is_looked_for(monkeypatch):
 
 
 def test_a_profile_without_a_gpu_says_so(setup):
-    with gpu._engine(setup, gpu.TOY_MAIN) as (feed, _, _):
+    with gpu._engine(setup, gpu_cases.TOY_MAIN) as (feed, _, _):
         profile = take_profile(feed, Clock(CPU), steps=3)
     assert (profile.busy, profile.kernels, profile.steps) == (None, 0, 3)
     assert len(profile.lines) == 15
     assert "self_cpu_time_total" in profile.text
-    table = gpu_tables.profile_table("x", gpu.TOY_MAIN, profile)
+    table = gpu_tables.profile_table("x", gpu_cases.TOY_MAIN, profile)
     assert any("There is no GPU" in note for note in table.notes)
-    busy = gpu_tables.profile_table("x", gpu.MAIN, replace(profile, busy=0.03, unwatched=0.06))
+    busy = gpu_tables.profile_table(
+        "x", gpu_cases.MAIN, replace(profile, busy=0.03, unwatched=0.06)
+    )
     assert any("worked 10.00 ms a step: 50.0 %" in note for note in busy.notes)
 
 

@@ -79,6 +79,14 @@ def test_an_empty_mask_scores_nothing_and_even_odds_are_outside():
         assert (cut.runs.area, cut.score) == (0, 0.0)
 
 
+def test_specks_that_no_pixel_of_a_large_image_falls_on_score_nothing():
+    """Their window is nearly all of 24 million pixels, and nothing of it may be left over."""
+    low = torch.full((1, 32, 32), -3.0)
+    low[0, 1, 1], low[0, 19, 30] = 0.3, 0.303
+    (cut,) = cut_masks(low, (37, 56), (4001, 6013), 56)
+    assert (cut.runs.area, cut.score) == (0, 0.0)
+
+
 def test_masks_together_and_alone_are_the_same():
     """On a CPU each mask has its window, elsewhere all of an image share one."""
     from pixellm import cutting

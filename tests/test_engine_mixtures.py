@@ -649,6 +649,17 @@ def test_masks_that_are_no_numbers_are_no_answer(what, monkeypatch):
     assert_same([[facts(row.answer) for row in rows]], [expected])
 
 
+def test_a_row_ends_where_what_it_is_said_with_is_no_number(monkeypatch):
+    engine, (sample, *_) = Engine(tiny_checkpoint(6), SETTINGS), make_samples(2)
+    step, steps = engine.model.language.step, []
+    monkeypatch.setattr(
+        engine.model.language, "step", lambda *a: (steps.append(1), step(*a) * torch.nan)[1]
+    )
+    with pytest.raises(Unanswerable, match="is no number"):
+        engine.answer([Sample(sample.image, ("the cat", "the dog"))])
+    assert len(steps) == 1
+
+
 def test_ids_of_states_that_are_no_numbers_are_not_generated(monkeypatch):
     engine, (sample, *_) = Engine(tiny_checkpoint(6), SETTINGS), make_samples(2)
     step = engine.model.language.step
@@ -656,6 +667,16 @@ def test_ids_of_states_that_are_no_numbers_are_not_generated(monkeypatch):
     images = engine.model.encode_images(sample.image.pixels[None], [sample.image.resized])
     with pytest.raises(Unanswerable, match="is no number"):
         engine.generate(images, [engine.prompt_ids("the cat")], [0])
+
+
+@pytest.mark.parametrize("said", ["200000000\n", "max\n", "9223372036854771712\n"])
+def test_what_a_container_may_use_is_a_limit_too(said, tmp_path, monkeypatch):
+    limit = tmp_path / "memory"
+    limit.write_text(said)
+    whole = Limits.of_device(torch.device("cpu")).slot_bytes
+    monkeypatch.setattr("pixellm.engine.memory.CGROUP_LIMITS", (tmp_path / "absent", limit))
+    allowed = Limits.of_device(torch.device("cpu")).slot_bytes
+    assert allowed == 20_000_000 if said.startswith("2") else allowed >= whole
 
 
 def test_the_limit_of_a_machine_is_a_share_of_its_memory_and_holds_a_batch_of_the_tiny_model():

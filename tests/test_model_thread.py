@@ -12,7 +12,7 @@ from pixellm.answers import Answer
 from pixellm.engine.engine import Job
 from pixellm.engine.rows import Picture, Row, Sample
 from pixellm.images import PreparedImage
-from workers.asking import Unanswered
+from workers.asking import Asked, Unanswered
 from workers.errors import LineError, ReplicaBroken
 from workers.model_thread import FAILURES_IN_A_ROW, ModelThread
 
@@ -335,9 +335,10 @@ def test_a_failing_device_breaks_the_replica_at_once():
 
 
 def test_askers_that_go_away_do_no_harm():
-    engine = EchoEngine(most=4, seconds=0.02)
+    engine, trouble = EchoEngine(most=4, seconds=0.02), []
 
     async def ask_and_leave() -> list[str]:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: trouble.append(what))
         thread = ModelThread(engine)
         first = asyncio.create_task(thread.ask(sample("first")))
         while not engine.steps:
@@ -355,6 +356,7 @@ def test_askers_that_go_away_do_no_harm():
     assert got == ["first", *(f"{n}" for n in range(40) if n % 2)]
     asked = [text for step in engine.steps for text in step]
     assert len(asked) == 21  # who left while waiting was not answered
+    assert not trouble
 
 
 def test_what_was_asked_by_who_has_gone_away_leaves_the_engine():
@@ -426,6 +428,62 @@ def test_what_ends_the_thread_leaves_nobody_waiting(error):
                 await task
         with pytest.raises(ReplicaBroken, match=r"has ended with"):
             await thread.ask(sample("late"))
+        thread.close(20)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+
+
+def test_who_goes_away_in_the_moment_of_the_answer_does_no_harm():
+    trouble = []
+
+    async def ask() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: trouble.append(what))
+        future = asyncio.get_running_loop().create_future()
+        asked = Asked(sample("a"), future)
+        asked.note([0], [Unanswered("x")])
+        future.cancel()
+        await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    assert not trouble
+
+
+def test_who_stands_behind_the_end_of_the_line_is_told():
+    async def ask() -> None:
+        thread = ModelThread(EchoEngine())
+        thread._line.put(None)
+        with pytest.raises(ReplicaBroken, match="closed"):
+            await thread.ask(sample("a"))
+
+    for _ in range(20):
+        asyncio.run(asyncio.wait_for(ask(), 20))
+
+
+def test_an_engine_that_cannot_be_emptied_is_broken():
+    class Stuck(EchoEngine):
+        def abandon(self) -> None:
+            raise AttributeError("another one")
+
+    async def ask() -> None:
+        engine = Stuck(poison=["bad"])
+        engine.error = KeyError("a bug")
+        thread = ModelThread(engine)
+        with pytest.raises(KeyError):
+            await thread.ask(sample("bad"))
+        with pytest.raises(ReplicaBroken, match="can't be emptied: another one"):
+            await thread.ask(sample("good"))
+        thread.close(20)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+
+
+def test_nothing_of_a_step_that_failed_is_kept():
+    engine = EchoEngine(poison=["bad"])
+
+    async def ask() -> None:
+        thread = ModelThread(engine)
+        await asyncio.gather(*(thread.ask(sample(text)) for text in ("bad", "good")))
+        assert not thread._in_engine
         thread.close(20)
 
     asyncio.run(asyncio.wait_for(ask(), 20))

@@ -118,7 +118,7 @@ def test_the_summary_tells_counts_and_where_the_labels_are():
     text = describe_run(make_run(failures={f"{n}": "no room" for n in range(7)}))
     assert "2 of 9 committed, 2 of them before this start" in text
     assert "1,203" in text
-    assert "1 h 02 min; the model had 88 questions under way at once" in text
+    assert "1 h 02 min; the model had 88 questions under way on average" in text
     assert "reused     7 of the rows, from earlier runs" in text
     assert "reused" not in describe_run(make_run(reused=0))
     assert "'s3://b/out'" in text
@@ -154,7 +154,7 @@ def test_shards_that_others_heard_of_and_own_ones_are_summed_up_alike():
 
 def test_how_many_questions_were_under_way_at_once_is_told_when_there_were_any():
     assert "1 h 02 min\n" in describe_run(make_run(at_once=0.0))
-    assert "at once" not in describe_run(make_run(at_once=0.0))
+    assert "under way" not in describe_run(make_run(at_once=0.0))
     tally = Tally()
     for each in (summary(1, at_once=0.5), ShardSummary("a", error="no"), summary(2)):
         tally.add(each)

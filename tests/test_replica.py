@@ -25,6 +25,7 @@ from workers import replica
 from workers.earlier import index_earlier
 from workers.errors import (
     AccessDenied,
+    CommitError,
     ObjectMissing,
     OutputUnwritable,
     StorageError,
@@ -292,11 +293,14 @@ def test_a_shard_that_was_committed_before_its_worker_died_is_not_labelled_again
     assert again.error is None
 
 
-def test_where_the_marker_cannot_be_read_a_shard_that_is_begun_again_is_labelled(store, engine):
+@pytest.mark.parametrize("trouble", [StorageUnavailable("busy"), CommitError("no JSON")])
+def test_where_the_marker_cannot_be_read_a_shard_that_is_begun_again_is_labelled(
+    store, engine, trouble
+):
     put_photos(store, 1)
     (shard,), logbook = plan(store), OwnLogbook()
     logbook.book.begin(shard.shard_id)
-    store.trouble["_commits"] = [StorageUnavailable("busy")]
+    store.trouble["_commits"] = [trouble]
     with labeller_for(store, CountingEngine(engine), logbook) as labeller:
         summary = asyncio.run(call(labeller, shard))
     assert (summary.error, summary.rows) == (None, 2)

@@ -129,7 +129,8 @@ class ModelThread:
         except BaseException as error:  # SystemExit, say: nobody would hear of it from a thread
             why = f"the model's thread has ended with {type(error).__name__}: {error}"
             self._closed = ReplicaBroken(why)
-        self._end(self._closed or ReplicaBroken(CLOSED))
+        self._closed = self._closed or ReplicaBroken(CLOSED)
+        self._end(self._closed)
 
     def _end(self, why: ReplicaBroken) -> None:
         """Nobody is left waiting."""

@@ -135,7 +135,7 @@ class Progress:
 def describe_run(summary: RunSummary) -> str:
     """The table at the end."""
     done = summary.shards - len(summary.failures)
-    asked = f"; the model had {summary.at_once:.0f} questions under way at once"
+    asked = f"; the model had {summary.at_once:.0f} questions under way on average"
     whose = " in the shards that this start committed" if summary.failures else ""
     lines = [
         f"run        {summary.run_id}",

@@ -177,6 +177,8 @@ class Generator:
             each.row.logprobs.append(logprob)
             if each.given < 0:
                 self._say(each.row, int(id_))
+            if math.isnan(logprob):  # nothing good comes behind it
+                each.row.over = True
 
     def _say(self, row: Row, id_: int) -> None:
         row.ids.append(id_)

@@ -21,8 +21,11 @@ TORCH_SAYS = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """How it is said of a machine's memory, and of a GPU's where its allocator wasn't asked."""
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""What a container may use, on Linux."""
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""What a container may use, on Linux: cgroups version 2, and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ class Limits:
 
 def _machine_bytes() -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    allowed = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else "max"
-    return min(memory, int(allowed)) if allowed.isdecimal() else memory
+    allowed = [path.read_text().strip() for path in CGROUP_LIMITS if path.exists()]
+    return min([memory, *(int(each) for each in allowed if each.isdecimal())])
 
 
 def try_in_memory(work: Callable[[], None]) -> str | None:

@@ -11,6 +11,7 @@ with 1 when a check did not hold: a contestant that says something else has no t
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str]) -> int:
     options = Options(**{each.name: getattr(given, each.name) for each in fields(Options)})
     surroundings, tables = look_around(arguments), list[Table]()
     try:
-        for part in check_parts(given.parts or PARTS):
+        parts = check_parts(given.parts or PARTS)
+        check_output(options.output)
+        for part in parts:
             for table in PARTS[part](options):
                 tables.append(table)
                 show(table)
@@ -53,7 +56,9 @@ def main(arguments: Sequence[str]) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The flags; what each means stands at `Options`."""
     text = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=text)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=text, allow_abbrev=False
+    )
     add, default = parser.add_argument, "(default: %(default)s)"
     add("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)} (default: all)")
     add("--repetitions", type=_positive, default=5, help=f"turns of every contestant {default}")
@@ -61,7 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--models",
         type=_names,
-        help="of the part engine: shipped,middle, or with --toy own,scripted",
+        help="of the part engine: shipped,middle, or with --toy own,scripted; of the part gpu: its"
+        " cases, such as muse/1/128 (see tests/benchmarks/gpu.py)",
     )
     add("--shards", type=_positive, help="of the part memory (default: 100000)")
     add("--toy", action="store_true", help="the tiny model, to try the benchmark itself")
@@ -75,6 +81,18 @@ def check_parts(names: Iterable[str]) -> list[str]:
     if unknown := [name for name in known if name not in PARTS]:
         raise OptionError(f"there is no part {unknown[0]!r}: known are {', '.join(PARTS)}")
     return known
+
+
+def check_output(folder: Path | None) -> None:
+    """Refuses a place that nothing can be written to, before an hour has been measured."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OptionError(f"--output {str(folder)!r} can't be written to: {error}") from error
 
 
 def _positive(text: str) -> int:

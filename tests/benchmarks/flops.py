@@ -252,7 +252,8 @@ def _notes(costs: Costs, sam: SamCosts) -> list[str]:
     return [
         "TFLOP a question, two operations per multiply-add, counted by torch's FlopCounterMode on"
         f" the meta device; {PREFIX} positions before the question, {QUESTION} of it, an answer of"
-        f" {WORDS} ids and {TARGETS} targets. Raw numbers are operations, not seconds.",
+        f" {WORDS} ids, {TARGETS} targets and their token groups. Raw numbers are operations, not"
+        " seconds.",
         "What all instructions on an image have in common is shared by them, in both designs.",
         "with SAM: SAM ViT-H and its mask decoder in place of mask projector and pixel decoder, one"
         f" segmentation token per target: {sam.image / 1e12:.2f} T an image and"

@@ -15,9 +15,9 @@ Without a GPU, or with --toy, everything runs at toy size, and no number means a
 import gc
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from unittest.mock import patch
@@ -36,7 +36,6 @@ from pixellm.tiny import tiny_checkpoint
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
 from tests.benchmarks import gpu_tables
 from tests.benchmarks.answer_lengths import (
-    KINDS,
     Asked,
     Forced,
     Shapes,
@@ -57,18 +56,16 @@ from tests.benchmarks.ceilings import (
     reserved_bytes,
 )
 from tests.benchmarks.flops import PREFIX, QUESTION, Costs, count_pixellm, meta_model
-from tests.benchmarks.gpu_tables import Case, Outcome, Yardstick
+from tests.benchmarks.gpu_cases import MAIN, TOY_MAIN, Case, choose_cases
+from tests.benchmarks.gpu_tables import Outcome, Yardstick
 from tests.benchmarks.inputs import (
-    INSTRUCTIONS,
     PHOTO,
     TOY_PHOTO,
-    TOYS,
     WORDS,
-    WORKLOADS,
     make_tokenizer,
 )
 from tests.benchmarks.load import Feed, Pace, Watch, Window, WrongAnswerError, measure
-from tests.benchmarks.options import OptionError, Options
+from tests.benchmarks.options import Options
 from tests.benchmarks.profiling import count_waiting, take_profile
 from tests.benchmarks.random_weights import language_bytes, random_checkpoint
 from tests.benchmarks.report import Table
@@ -76,25 +73,6 @@ from tests.benchmarks.roofline import Sizes, token_bytes
 from tests.benchmarks.sizes import released_config
 from tests.benchmarks.timing import say
 
-ROWS = (1, 4, 16, 64, 128, 256)
-"""Questions under way at most."""
-MAIN = Case("muse", 1, 128)
-"""What is profiled, plain and replayed."""
-PLAIN = (
-    *(Case("muse", 1, rows) for rows in ROWS),
-    *(Case("muse", n, rows) for n in INSTRUCTIONS[1:] for rows in (16, 64, 128, 256)),
-    *(Case("single", 1, rows) for rows in (1, 128, 256)),
-    *(Case("long", 1, rows) for rows in (64, 128)),
-)
-REPLAYED = (
-    *(Case("muse", 1, rows) for rows in (1, 16, 64, 128, 256)),
-    *(Case("muse", n, 128) for n in INSTRUCTIONS[1:]),
-    *(Case(kind, 1, 128) for kind in ("single", "long")),
-)
-TOY_MAIN = Case("muse", 1, 8)
-TOY_PLAIN = (Case("muse", 1, 1), TOY_MAIN, Case("muse", 4, 8), Case("single", 1, 8))
-TOY_REPLAYED = (TOY_MAIN,)
-FULL = "full"
 SECONDS, TOY_SECONDS = 12.0, 0.4
 """For each case; those of few rows take longer, since an answer does."""
 TIME = 400.0
@@ -156,41 +134,6 @@ def run(options: Options) -> Iterator[Table]:
     for case in (main, replace(main, replay=True)):
         if case in measured:
             yield from look_inside(setup, case, options.output)
-
-
-def choose_cases(names: Sequence[str] | None, *, toy: bool) -> Sequence[Case]:
-    """The cases of --models; names of the part `engine` there are none of ours.
-
-    Raises:
-        OptionError: a case that there is not.
-    """
-    own = [name for name in names or () if name not in {*WORKLOADS, *TOYS}]
-    if FULL in own:
-        plain = [Case(kind, n, rows) for kind in KINDS for n in INSTRUCTIONS for rows in ROWS]
-        return _in_order(plain, plain)
-    if own:
-        return _in_order([_read_case(name) for name in own])
-    return _in_order(TOY_PLAIN, TOY_REPLAYED) if toy else _in_order(PLAIN, REPLAYED)
-
-
-def _in_order(plain: Iterable[Case], replayed: Iterable[Case] = ()) -> list[Case]:
-    """Kinds as they come; in each instructions, then rows, then plain before replayed."""
-    cases = [*plain, *(replace(case, replay=True) for case in replayed)]
-    kinds = list(dict.fromkeys(case.kind for case in cases))
-    return sorted(cases, key=lambda case: (kinds.index(case.kind), *astuple(case)[1:]))
-
-
-def _read_case(name: str) -> Case:
-    kind, *numbers = name.removesuffix("/replay").split("/")
-    if kind not in KINDS or len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
-        kinds = ", ".join(KINDS)
-        raise OptionError(
-            f"--models {name}: must be {FULL} or like muse/1/128 or muse/1/128/replay, of {kinds}"
-        )
-    instructions, rows = map(int, numbers)
-    if not instructions or not rows:
-        raise OptionError(f"--models {name}: instructions and rows begin with 1")
-    return Case(kind, instructions, rows, name.endswith("/replay"))
 
 
 # ---- the model ----

@@ -9,6 +9,7 @@ import torch
 
 from tests.benchmarks.ceilings import Ceilings
 from tests.benchmarks.flops import Costs
+from tests.benchmarks.gpu_cases import Case
 from tests.benchmarks.load import OTHER, SECTIONS, Window, total
 from tests.benchmarks.profiling import STEPS, Profile
 from tests.benchmarks.report import Table
@@ -57,28 +58,6 @@ SHARES_NOTE = (
     " steps: the language model on questions and answers; pixel decoder: with the codebook;"
     " cutting: masks into the frame of the image, as runs; other: what is left."
 )
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Case:
-    """Something to measure."""
-
-    kind: str
-    """of the answers"""
-    instructions: int
-    """per image"""
-    rows: int
-    """questions under way at most"""
-    replay: bool = False
-    """whether steps are padded to few shapes, recorded and replayed"""
-
-    def __str__(self) -> str:
-        return f"{self.kind}/{self.instructions}/{self.rows}{'/replay' * self.replay}"
-
-    @property
-    def label(self) -> str:
-        """Within a table."""
-        return f"{self.rows}{', replay' * self.replay}"
 
 
 @dataclass(frozen=True, slots=True)

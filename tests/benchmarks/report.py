@@ -82,6 +82,7 @@ def look_around(arguments: Sequence[str]) -> Surroundings:
     if "--output" in told:  # a place on this machine
         at = told.index("--output")
         del told[at : at + 2]
+    told = [each for each in told if not each.startswith("--output=")]
     return Surroundings(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command=f"python -m tests.benchmarks {shlex.join(told)}".rstrip(),
