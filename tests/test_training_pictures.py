@@ -13,6 +13,7 @@ from workers.errors import AccessDenied, StorageUnavailable
 from workers.records.pictures import PictureLimits
 from workers.records.record import ImageRef
 from workers.storage.memory import MemoryStore
+from workers.storage.stores import Anywhere
 from workers.training.examples import Skipped, read_example
 from workers.training.pictures import Pictures
 
@@ -56,6 +57,11 @@ def test_a_file_that_is_gone_broken_or_too_large_has_its_reason(store):
     assert reason(store) == "image_unknown_format"
     store.delete(EXAMPLE.image.uri)
     assert reason(store) == "image_missing"
+
+
+@pytest.mark.parametrize("uri", ["", "http://example.org/a.jpg", "ftp://example.org/a.jpg"])
+def test_an_address_that_no_store_is_for_is_refused(uri):
+    assert reason(Anywhere(), at(uri)) == "image_refused"
 
 
 def test_a_file_that_was_replaced_is_as_good_as_gone(store):

@@ -19,7 +19,7 @@ from workers.records.rejections import Reason
 from workers.records.tar import Place, find_members
 from workers.shards.listing import ShardKind, kind_of
 from workers.storage.objects import Store
-from workers.storage.uris import shown
+from workers.storage.uris import BUCKET_SCHEMES, scheme_of, shown
 from workers.training.examples import Example, Skipped, Why
 
 ARCHIVES = 256
@@ -58,6 +58,8 @@ class Pictures:
 
     def _fetch(self, example: Example) -> bytes:
         image = example.image
+        if not image.uri or scheme_of(image.uri) not in ("", *BUCKET_SCHEMES):
+            raise RecordRejected(Reason.IMAGE_REFUSED, f"{shown(image.uri)} is no place for files")
         if image.member is None:
             return fetch_image(image, self._store, self._limits.max_bytes)
         try:
