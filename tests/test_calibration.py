@@ -44,6 +44,13 @@ def test_it_is_straight_between_points_and_level_beyond_them(raw, calibrated):
     assert CURVE.apply(raw) == pytest.approx(calibrated)
 
 
+def test_points_may_lie_as_near_as_numbers_can():
+    steep = Calibration("score_mask", ((0.0, 0.0), (1e-310, 1.0)))
+    assert [steep.apply(raw) for raw in (0.0, 1e-320, 1e-310, 0.5)] == pytest.approx(
+        [0.0, 1e-10, 1.0, 1.0], rel=1e-3
+    )
+
+
 def test_one_point_is_one_score_for_all():
     assert Calibration("score_mask", ((0.5, 0.4),)).apply(0.9) == 0.4
 

@@ -412,6 +412,39 @@ def test_a_closed_thread_ends_and_tells_all_who_wait_and_who_ask_later():
     assert len(engine.steps) < 10
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_what_ends_the_thread_leaves_nobody_waiting(error):
+    class Ending(EchoEngine):
+        def step(self) -> list[Job]:
+            raise error
+
+    async def ask() -> None:
+        thread = ModelThread(Ending())
+        tasks = [asyncio.create_task(thread.ask(sample(f"{n}"))) for n in range(3)]
+        for task in tasks:
+            with pytest.raises(ReplicaBroken, match=type(error).__name__):
+                await task
+        with pytest.raises(ReplicaBroken, match=r"has ended with"):
+            await thread.ask(sample("late"))
+        thread.close(20)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+
+
+def test_an_error_that_no_future_takes_is_told_too():
+    class Exhausted(EchoEngine):
+        def step(self) -> list[Job]:
+            raise StopIteration
+
+    async def ask() -> None:
+        thread = ModelThread(Exhausted())
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await thread.ask(sample("a"))
+        thread.close(20)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+
+
 def test_what_an_abandoned_step_held_is_let_go_before_all_is_asked_anew():
     """It may be what memory is wanting for."""
     old: list[int] = []

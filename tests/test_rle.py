@@ -121,6 +121,43 @@ def test_text_that_is_no_code_is_refused(counts):
         decode_mask((4, 4), counts)
 
 
+def pack(runs):
+    """The compressed form, also of runs that no mask has."""
+    text = ""
+    for at, run in enumerate(runs):
+        left = run - runs[at - 2] if at > 2 else run
+        more = True
+        while more:
+            five, left = left & 0x1F, left >> 5
+            more = left != (-1 if five & 0x10 else 0)
+            text += chr(48 + (five | 0x20 * more))
+    return text
+
+
+def test_runs_are_packed_as_pycocotools_packs_them():
+    runs = [3, 40, 1, 2_000, 70, 6]
+    code = coco_mask.frPyObjects({"size": [10, 212], "counts": runs}, 10, 212)
+    assert pack(runs) == code["counts"].decode()
+    assert run_lengths(pack([2**54, -(2**54), 5])).tolist() == [2**54, -(2**54), 5]
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [[20, -4], [-4, 20], [17], [15], [2**54] * 1024 + [16]],
+    ids=["negative", "negative first", "more", "fewer", "round all numbers"],
+)
+def test_runs_that_do_not_cover_the_mask_are_refused(runs):
+    with pytest.raises(ExportError, match="cover"):
+        decode_mask((4, 4), pack(runs))
+
+
+@pytest.mark.parametrize("counts", ["p", "0p", "o" * 12 + "0"])
+def test_what_can_be_no_count_is_refused_before_it_is_added_up(counts):
+    with pytest.raises(ExportError, match=r"is not a compressed|more than 2"):
+        run_lengths(counts)
+    assert run_lengths("o" * 11 + "0")[0] == 2**55 - 1
+
+
 def test_a_code_for_another_size_is_refused_before_it_is_unfolded():
     (code,) = encode(np.ones((1, 50, 50), dtype=bool))
     with pytest.raises(ExportError, match="2500 pixels"):

@@ -123,6 +123,7 @@ def test_the_flags_of_the_readme_are_on_the_top_level():
         (("stray",), "unexpected argument 'stray'"),
         (("--reading.threads", "0"), "--reading.threads: input should be greater than"),
         (("--min-replicas", "x"), "not 'x'"),
+        (("--replica.batch-questions", "many"), "must be a whole number or auto, not 'many'"),
         (("--min-replicas", "4", "--max-replicas", "2"), "--max-replicas 2 is less than"),
         (("--instruction", "[SEG]"), "--instruction: the instruction is empty"),
         (("--model", "http://host/m"), "--model: 'http://host/m' is no place for files"),

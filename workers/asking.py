@@ -87,6 +87,8 @@ class Asked:
 
     def fail(self, error: Exception) -> None:
         """Tells that there will be no answer."""
+        if isinstance(error, StopIteration):  # which no future takes
+            error = RuntimeError(f"the model raised {error!r}")
         self._tell(lambda: self.future.set_exception(error))
 
     def _tell(self, settle: Callable[[], None]) -> None:

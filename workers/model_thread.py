@@ -53,7 +53,7 @@ class ModelThread:
         self._line: SimpleQueue[Asked | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._broken: ReplicaBroken | None = None
-        self._closed = False
+        self._closed: ReplicaBroken | None = None  # the thread reads no more, or soon
         self._beat = 0.0
         # the model thread's own: who was taken out of the line and not told yet, and by the id() of
         # their job those of them that are in the engine
@@ -71,10 +71,10 @@ class ModelThread:
         if not sample.questions:
             return ()
         asked = Asked(sample, asyncio.get_running_loop().create_future())
-        if self._closed:
-            raise ReplicaBroken(CLOSED)
+        self._check_open()
         self._start()
         self._line.put(asked)
+        self._check_open()  # else it may have been put behind the last that is read
         try:
             while not asked.future.done():
                 await asyncio.wait([asked.future], timeout=STEP_SECONDS)
@@ -94,10 +94,14 @@ class ModelThread:
         Args:
             seconds: that are waited for its end.
         """
-        self._closed = True
+        self._closed = self._closed or ReplicaBroken(CLOSED)
         self._line.put(None)
         if self._thread is not None:
             self._thread.join(seconds)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed
 
     def _start(self) -> None:
         if self._thread is None:
@@ -113,18 +117,26 @@ class ModelThread:
 
     def _work(self) -> None:
         """Step after step, for ever: also of a broken replica, whose askers must be told."""
-        while self._take_in():
-            try:
-                self._go_on()
-            except Exception as error:
-                broken = _find_break(error)
-                self._broken = broken or self._broken
-                # else a bug: whoever asked raises it, and the job ends with it
-                self._give_back(broken or error)
-        while not self._line.empty():  # of those who asked while the end was put into the line
+        try:
+            while self._take_in():
+                try:
+                    self._go_on()
+                except Exception as error:
+                    broken = _find_break(error)
+                    self._broken = broken or self._broken
+                    # else a bug: whoever asked raises it, and the job ends with it
+                    self._give_back(broken or error)
+        except BaseException as error:  # SystemExit, say: nobody would hear of it from a thread
+            why = f"the model's thread has ended with {type(error).__name__}: {error}"
+            self._closed = ReplicaBroken(why)
+        self._end(self._closed or ReplicaBroken(CLOSED))
+
+    def _end(self, why: ReplicaBroken) -> None:
+        """Nobody is left waiting."""
+        while not self._line.empty():
             if asked := self._line.get():
                 self._at_hand[asked] = None
-        self._give_back(ReplicaBroken(CLOSED))
+        self._give_back(why)
 
     def _take_in(self) -> bool:
         """Takes what has come out of the line, and waits for it when there is nothing else to do.

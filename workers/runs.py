@@ -73,6 +73,9 @@ def plan_run(settings: LabelSettings, say: Say) -> Run:
     if settings.model is None:
         say(SHIPPED)
     identity = identify_model(settings)
+    if identity.calibration and settings.calibration:
+        raw = identity.calibration.of
+        say(f"`score` is {raw}, calibrated by {shown(settings.calibration)}")
     request = _digest_request(settings)
     run_id = _choose_run_id(settings, identity.label_fingerprint, request)
     ledger = Ledger(Anywhere(), settings.output, run_id)

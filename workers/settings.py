@@ -40,6 +40,8 @@ def _names(value: object) -> object:
 
 
 def _count(value: object) -> object:
+    if isinstance(value, str) and not value.strip().lstrip("+-").isdecimal() and value != "auto":
+        raise ValueError(f"must be a whole number or auto, not {value!r}")
     return None if value == "auto" else value
 
 

@@ -14,9 +14,11 @@ and whatever people want to know about it.
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
+from operator import itemgetter
 from re import fullmatch
 from typing import Self
 
@@ -91,8 +93,11 @@ class Calibration:
 
     def apply(self, raw: float) -> float:
         """The calibrated score, 0 to 1."""
-        scores, calibrated = np.array(self.points).T
-        return float(np.interp(raw, scores, calibrated))
+        behind = bisect_right(self.points, raw, key=itemgetter(0))
+        if behind in (0, len(self.points)):
+            return self.points[min(behind, len(self.points) - 1)][1]
+        (left, low), (right, high) = self.points[behind - 1 : behind + 1]
+        return low + (high - low) * (raw - left) / (right - left)
 
     @property
     def sha256(self) -> str:

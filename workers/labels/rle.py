@@ -165,8 +165,9 @@ def run_lengths(counts: str) -> npt.NDArray[np.int64]:
 
 
 def _check_runs(size: tuple[int, int], counts: str) -> npt.NDArray[np.int64]:
-    runs = run_lengths(counts)
-    if runs.min() < 0 or runs.sum() != size[0] * size[1]:
+    runs, pixels = run_lengths(counts), size[0] * size[1]
+    # each by itself, too: the sum of very long ones wraps round
+    if runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
         raise ExportError(
             f"run lengths cover {runs.sum()} pixels, but an image of size {size!r} has"
             f" {size[0] * size[1]}"
