@@ -123,6 +123,21 @@ def test_a_picture_in_an_archive_is_read_from_its_place_once_that_is_known():
     assert store.read == len(PHOTO.data)
 
 
+def test_of_many_archives_those_that_were_read_last_are_remembered(monkeypatch):
+    monkeypatch.setattr("workers.training.pictures.MEMBERS", 3)
+    store = CountingStore()
+    for name in "abc":
+        store.put(f"s3://b/{name}.tar", tar(("x.jpg", PHOTO.data), ("y.jpg", PHOTO.data[:9])))
+    pictures = Pictures(store, PictureLimits())
+
+    def read(name):
+        store.read = 0
+        assert np.array_equal(pictures.open(at(f"s3://b/{name}.tar", "x.jpg")).rgb, PHOTO.rgb)
+        return store.read == len(PHOTO.data)
+
+    assert [read(name) for name in "aabba"] == [False, True, False, True, False]
+
+
 def test_of_two_members_with_one_name_the_labelled_one_is_found(store):
     other = load_photos()[0]
     store.put("s3://b/a.tar", tar(("x.jpg", other.data), ("x.jpg", PHOTO.data)))
