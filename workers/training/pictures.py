@@ -23,8 +23,8 @@ from workers.storage.uris import BUCKET_SCHEMES, scheme_of, shown
 from workers.training.examples import Example, Skipped, Why
 
 MEMBERS = 500_000
-"""Of all archives, whose places are remembered: some 160 MB, with 314 bytes each (measured). Rows of
-a window come from few archives, unless these are small. One that is forgotten is read again."""
+"""Of all archives, whose places are remembered: some 160 MB, with 314 bytes each (measured). Rows
+of a window come from few archives, unless these are small. One that is forgotten is read again."""
 
 
 class Pictures:
