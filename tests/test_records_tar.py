@@ -6,6 +6,7 @@ import pytest
 
 from tests.photos import load_photos
 from tests.records import codes, plan, put, read, tar, texts
+from workers.errors import RecordRejected
 from workers.records import tar as tar_reader
 from workers.records.rejections import Reason
 from workers.storage.memory import MemoryStore
@@ -203,3 +204,31 @@ def test_a_damaged_header_ends_in_one_row():
     data[1024:1100] = b"x" * 76
     assert codes(read_archive(bytes(data))) == [None, Reason.SHARD_TRUNCATED]
     assert codes(read_archive(b"no tar" * 1000)) == [Reason.SHARD_TRUNCATED]
+
+
+def test_the_files_of_an_archive_are_found_where_they_lie():
+    photos = load_photos()[:3]
+    long = "a" * 150 + ".jpg"  # has a header of its own
+    data = tar(
+        *((photo.name, photo.data) for photo in photos),
+        ("link.jpg", (tarfile.SYMTYPE, photos[0].name)),
+        (long, photos[0].data),
+    )
+    store = MemoryStore()
+    store.put("mem://b/a.tar", data)
+    found = dict(tar_reader.find_members("mem://b/a.tar", store))
+    assert list(found) == [*(photo.name for photo in photos), long]
+    for name, photo in [*((photo.name, photo) for photo in photos), (long, photos[0])]:
+        place = found[name]
+        assert data[place.offset : place.offset + place.size] == photo.data
+
+
+def test_what_is_found_in_an_archive_that_is_cut_off_comes_before_the_error():
+    photos = load_photos()[:2]
+    store = MemoryStore()
+    whole = tar(*((photo.name, photo.data) for photo in photos))
+    store.put("mem://b/a.tar", whole[: len(photos[0].data) + 2000])
+    members = tar_reader.find_members("mem://b/a.tar", store)
+    assert next(members)[0] == photos[0].name
+    with pytest.raises(RecordRejected, match=r"shard_truncated: 'mem://b/a.tar' is no whole tar"):
+        list(members)

@@ -11,6 +11,7 @@ from workers.errors import ExportError
 from workers.labels import rle
 from workers.labels.rle import (
     decode_mask,
+    decode_runs,
     fill_polygons,
     find_load_problem,
     measure_mask,
@@ -29,6 +30,15 @@ def test_masks_of_real_photos_come_back_pixel_by_pixel():
         for mask, code in zip(photo.masks, codes, strict=True):
             assert code.size == mask.shape
             assert np.array_equal(decode_mask(code.size, code.counts), mask)
+
+
+def test_masks_can_stay_runs_when_they_are_decoded():
+    for mask in load_photos()[2].masks:
+        runs = RunMask.from_pixels(mask)
+        (code,) = rle.encode_masks([runs])
+        again = decode_runs(code.size, code.counts)
+        assert np.array_equal(again.starts, runs.starts)
+        assert np.array_equal(again.ends, runs.ends)
 
 
 def test_a_mask_that_is_not_symmetric_is_not_transposed():

@@ -352,3 +352,39 @@ def test_a_part_of_another_version_is_refused_with_the_way_out(version):
     told = f"version '{version}', and this program reads '2'. Read it with .*, or start the same"
     with pytest.raises(CommitError, match=told):
         describe_part(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    "within", [range(7), range(0), range(2, 2), range(3, 5), range(5, 7), range(6, 7), range(1)]
+)
+def test_some_rows_of_a_part_are_read_by_their_numbers(within, monkeypatch):
+    rows = label_photos()[:7]
+    monkeypatch.setattr("workers.labels.table.ROW_GROUP_ROWS", 2)
+    monkeypatch.setattr("workers.labels.table.READ_ROWS", 3)
+    part = PartReader(io.BytesIO(write_part(rows, IDENTITY)), "part")
+    ids = [row.item_id for row in by_item(rows)]
+    read = [row.item_id for row in part.rows(("item_id",), within)]
+    assert read == ids[within.start : within.stop]
+
+
+def test_row_groups_without_a_wanted_row_are_not_read():
+    row = label_photos()[0]
+    rows = [replace(row, item_id=f"{number:064x}") for number in range(6001)]
+    data = write_part(rows, IDENTITY)
+
+    class File(io.BytesIO):
+        read_bytes = 0
+
+        def read(self, size=-1):
+            found = super().read(size)
+            self.read_bytes += len(found)
+            return found
+
+    file = File(data)
+    part = PartReader(file, "part")
+    file.read_bytes = 0
+    assert [row.item_id for row in part.rows(within=range(4100, 4102))] == [
+        rows[4100].item_id,
+        rows[4101].item_id,
+    ]
+    assert file.read_bytes < 0.4 * len(data)  # one of four groups, three of them of 2000 rows

@@ -6,7 +6,7 @@ import torch
 from pixellm.losses import LossWeights, mask_losses
 from pixellm.prompts import IGNORE_INDEX, LabelledIds, label_conversation
 from pixellm.tiny import tiny_checkpoint
-from pixellm.training import pad_conversations, read_answers, training_losses
+from pixellm.training import leave_out, pad_conversations, read_answers, training_losses
 from tests.test_model import batch_of
 
 
@@ -85,3 +85,38 @@ def test_padding_is_neither_read_nor_learned_but_an_unknown_word_is_read(checkpo
     assert valid[1].tolist() == [1] * 4 + [0] * (len(row.ids) - 4)
     assert ids[1, 4:].tolist() == [0] * (len(row.ids) - 4)
     assert set(labels[1].tolist()) == {IGNORE_INDEX}
+
+
+def test_ignored_pixels_make_neither_loss_nor_gradient():
+    """Two pixels of which one is ignored cost as much as the other one alone, but for the mean."""
+    logits = torch.tensor([[[0.3, -2.0]]], requires_grad=True)
+    truth, ignored = torch.tensor([[[True, True]]]), torch.tensor([[[False, True]]])
+    alone = torch.tensor([[[0.3]]])
+    weights = LossWeights(bce=1.0, dice=1.0)
+    pred, true = leave_out((logits,), (truth,), (ignored,))
+    both = mask_losses(pred, true, [[1]], weights)
+    one = mask_losses([alone], [truth[..., :1]], [[1]], weights)
+    assert both.bce.item() == pytest.approx(one.bce.item() / 2)
+    assert both.dice.item() == pytest.approx(one.dice.item())
+    (both.bce + both.dice).backward()
+    assert logits.grad[0, 0, 1] == 0
+    assert logits.grad[0, 0, 0] != 0
+
+
+def test_an_overlap_that_is_ignored_is_not_refined():
+    logits, truth = torch.full((2, 1, 2), 3.0), torch.zeros(2, 1, 2)
+    ignored = torch.tensor([[[True, True]], [[False, False]]])
+    pred, true = leave_out((logits,), (truth,), (ignored,))
+    weights = LossWeights(refinement=1.0)
+    assert mask_losses(pred, true, [[2]], weights).refinement.item() == 0
+    assert mask_losses([logits], [truth], [[2]], weights).refinement.item() > 0
+
+
+def test_where_nothing_is_ignored_everything_is_as_it_was(checkpoint):
+    batch = batch_of(checkpoint)
+    nothing = tuple(torch.zeros_like(masks, dtype=torch.bool) for masks in batch.masks)
+    plain, other = (
+        training_losses(checkpoint.model, each, LossWeights(refinement=1.0))
+        for each in (batch, replace(batch, ignored=nothing))
+    )
+    assert plain.total.item() == other.total.item()

@@ -13,6 +13,7 @@ from workers.errors import AccessDenied, StorageUnavailable
 from workers.records.pictures import PictureLimits
 from workers.records.record import ImageRef
 from workers.storage.memory import MemoryStore
+from workers.storage.stores import Anywhere
 from workers.training.examples import Skipped, read_example
 from workers.training.pictures import Pictures
 
@@ -56,6 +57,11 @@ def test_a_file_that_is_gone_broken_or_too_large_has_its_reason(store):
     assert reason(store) == "image_unknown_format"
     store.delete(EXAMPLE.image.uri)
     assert reason(store) == "image_missing"
+
+
+@pytest.mark.parametrize("uri", ["", "http://example.org/a.jpg", "ftp://example.org/a.jpg"])
+def test_an_address_that_no_store_is_for_is_refused(uri):
+    assert reason(Anywhere(), at(uri)) == "image_refused"
 
 
 def test_a_file_that_was_replaced_is_as_good_as_gone(store):
@@ -117,6 +123,21 @@ def test_a_picture_in_an_archive_is_read_from_its_place_once_that_is_known():
     assert store.read == len(PHOTO.data)
 
 
+def test_of_many_archives_those_that_were_read_last_are_remembered(monkeypatch):
+    monkeypatch.setattr("workers.training.pictures.MEMBERS", 3)
+    store = CountingStore()
+    for name in "abc":
+        store.put(f"s3://b/{name}.tar", tar(("x.jpg", PHOTO.data), ("y.jpg", PHOTO.data[:9])))
+    pictures = Pictures(store, PictureLimits())
+
+    def read(name):
+        store.read = 0
+        assert np.array_equal(pictures.open(at(f"s3://b/{name}.tar", "x.jpg")).rgb, PHOTO.rgb)
+        return store.read == len(PHOTO.data)
+
+    assert [read(name) for name in "aabba"] == [False, True, False, True, False]
+
+
 def test_of_two_members_with_one_name_the_labelled_one_is_found(store):
     other = load_photos()[0]
     store.put("s3://b/a.tar", tar(("x.jpg", other.data), ("x.jpg", PHOTO.data)))
@@ -140,7 +161,8 @@ def test_a_picture_in_a_parquet_file_is_found_by_its_row(store):
     store.put("s3://b/a.parquet", parquet({"image": images}, row_group_size=3))
     found = open_with(store, at("s3://b/a.parquet", f"1/{PHOTO.name}"))
     assert np.array_equal(found.rgb, PHOTO.rgb)
-    assert reason(store, at("s3://b/a.parquet", "2")) == "image_replaced"
+    for member in ("2", "8", "-1", "x"):
+        assert reason(store, at("s3://b/a.parquet", member)) == "image_replaced"
 
 
 def test_the_photos_of_the_table_are_where_the_rows_say(store):

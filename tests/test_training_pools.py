@@ -9,6 +9,7 @@ from workers.errors import SettingsError
 from workers.training.mixing import Mix
 from workers.training.pools import group_by_length
 
+ALL = 40
 WORDS = ("a dog", "what is it?", "which of these things here can fly?", "the cat")
 
 
@@ -80,6 +81,13 @@ def test_what_the_model_cannot_read_is_replaced_and_counted(store):
     skipped = sum((pool.skipped for pool in pools), Counter())
     assert set(skipped) == {"too_long"}
     assert skipped.total() == pools[-1].stop.taken - 120
+
+
+def test_a_pool_may_have_had_more_refusals_than_the_table_has_rows(store):
+    limit = sorted(lengths(next(pools_of(store, batch_rows=40, pool_batches=1))))[20]
+    pool = next(pools_of(store, batch_rows=40, pool_batches=3, max_ids=limit))
+    assert pool.skipped.total() > ALL
+    assert len(pool.rows) == 120
 
 
 def test_rows_that_were_passed_over_are_counted_once():

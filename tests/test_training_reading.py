@@ -76,6 +76,20 @@ def test_rows_of_all_parts_are_mixed_but_only_within_a_window():
     assert order != sorted(order)
 
 
+def test_rows_of_a_window_are_shuffled_anew_in_each_epoch_and_in_each_window():
+    """One block is all that there is, or one window is; so no other order is in play."""
+    one = stream_of(memory_table(photo_rows()[:12], rows_per_part=12))
+    seen = items(one, 36)
+    assert len({tuple(seen[start : start + 12]) for start in (0, 12, 24)}) == 3
+    store = memory_table(photo_rows()[:36], rows_per_part=12)
+    places = {}
+    for start in (0, 12, 24):
+        part = sorted(row.item_id for row in photo_rows()[start : start + 12])
+        places |= {item: place for place, item in enumerate(part)}
+    order = [places[item] for item in items(stream_of(store, window_rows=12), 36)]
+    assert len({tuple(order[start : start + 12]) for start in (0, 12, 24)}) == 3
+
+
 def test_reading_on_opens_only_the_parts_of_the_window():
     counting = CountingStore()
     put_table(counting, "mem://b/out", photo_rows()[:36])

@@ -29,8 +29,8 @@ def photo_rows(questions=5) -> tuple[LabelRow, ...]:
     """Eight photos, each asked so often; 40 rows unless it is said otherwise."""
     first = [label_photo(photo) for photo in load_photos()]
     return tuple(
-        replace(row, item_id=f"{number:02}{row.item_id[2:]}", instruction=f"question {number}?")
-        for row in first
+        replace(row, item_id=f"{number:02}{row.item_id[2:]}", instruction=f"{at}, {number}?")
+        for at, row in enumerate(first)
         for number in range(questions)
     )
 

@@ -62,8 +62,8 @@ def find_pictures(uri: str, members: Iterable[str], store: Store) -> Iterator[by
     Raises:
         StorageError: the store failed.
     """
-    numbers = sorted(_row_number(member) for member in members)
     with store.open(uri) as file, suppress(*PARQUET_ERRORS):
+        numbers = sorted(_row_number(member) for member in members)
         # with either default, a column of a row group is read at once: 1000 pictures
         table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
         for row in _read_rows(table, numbers):
