@@ -169,6 +169,15 @@ def test_batches_are_made_ahead_but_not_without_end():
     batches.close()
 
 
+def test_leaving_does_not_wait_for_batches_that_nobody_has_begun():
+    slow = fill(SlowStore())
+    slow.waits = [0.0] + [0.3] * 20
+    batches = iter(feed_of(slow, per_worker=1, accumulate=1, threads=1))
+    next(batches)
+    batches.close()
+    assert slow.fetched.total() <= 3  # the one that was taken, one under way, perhaps one more
+
+
 def test_leaving_ends_the_threads(store):
     before = threading.active_count()
     for number, _ in enumerate(feed_of(store)):
