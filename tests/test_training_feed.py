@@ -57,8 +57,10 @@ def store():
     return memory_table()
 
 
-def feed_of(store, per_worker=2, rank=0, world=1, accumulate=2, state=None, seed=1, **more):
-    mix = Mix([(stream_of(store, seed=seed), 1.0)], seed=seed)
+def feed_of(
+    store, per_worker=2, rank=0, world=1, accumulate=2, state=None, seed=1, runs=(), **more
+):
+    mix = Mix([(stream_of(store, seed=seed, runs=runs), 1.0)], seed=seed)
     maker = tiny_maker(store)
     more = {"pool_batches": POOL, **more}
     return Feed(mix, maker, per_worker, rank, world, accumulate, state=state, **more)
@@ -167,6 +169,15 @@ def test_batches_are_made_ahead_but_not_without_end():
     batches.close()
 
 
+def test_leaving_does_not_wait_for_batches_that_nobody_has_begun():
+    slow = fill(SlowStore())
+    slow.waits = [0.0] + [0.3] * 20
+    batches = iter(feed_of(slow, per_worker=1, accumulate=1, threads=1))
+    next(batches)
+    batches.close()
+    assert slow.fetched.total() <= 3  # the one that was taken, one under way, perhaps one more
+
+
 def test_leaving_ends_the_threads(store):
     before = threading.active_count()
     for number, _ in enumerate(feed_of(store)):
@@ -216,10 +227,27 @@ def test_what_was_passed_over_is_counted_up_to_the_batch_and_once():
 
 def test_a_state_of_other_data_is_refused(store):
     _, state = take(feed_of(store), 1)[0]
-    with pytest.raises(SettingsError, match=r"learning from something else: .* now run-1\."):
+    with pytest.raises(
+        SettingsError,
+        match=r"learning from something else: .* runs run-1, and here they are run-1\.",
+    ):
         feed_of(store, state=state, seed=2)
     with pytest.raises(SettingsError, match=r"learning from something else"):
         feed_of(memory_table(photo_rows()[:30]), state=state)
+
+
+def test_a_run_that_was_finished_meanwhile_is_not_learned_from_before_the_end():
+    table = fill(MemoryStore())
+    whole = take(feed_of(table), 4)
+    state = State.from_json(whole[1][1].to_json())
+    put_table(table, "mem://b/out", photo_rows()[:7], run_id="run-2", finish=True)
+    assert state.runs == (("run-1",),)
+    with pytest.raises(SettingsError, match=r"the runs run-1, and here they are run-2\."):
+        feed_of(table, state=state)
+    rest = take(feed_of(table, state=state, runs=state.runs[0]), 2)
+    for (batch, after), (other, other_after) in zip(rest, whole[2:], strict=True):
+        assert_same(batch, other)
+        assert after == other_after
 
 
 def test_a_state_of_other_steps_is_refused(store):

@@ -40,6 +40,9 @@ class State:
     """global batches of a pool"""
     pool: MixPosition
     """where the pool begins that is being taken"""
+    runs: tuple[tuple[str, ...], ...]
+    """which runs each data set is read from: give them to `ExampleStream` to go on, since what
+    counts of a table may be another run by then"""
     batches: int = 0
     """global batches of the pool that are taken whole"""
     rows: int = 0
@@ -60,7 +63,8 @@ class State:
             values = json.loads(text)
             pool = values.pop("pool")
             streams = tuple(Position(**each) for each in pool["streams"])
-            return cls(pool=MixPosition(pool["taken"], streams), **values)
+            runs = tuple(map(tuple, values.pop("runs")))
+            return cls(pool=MixPosition(pool["taken"], streams), runs=runs, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SettingsError(
                 f"{text[:80]!r} is no position in training data ({error}); the checkpoint is"
@@ -121,7 +125,9 @@ class Feed:
         assert 0 <= rank < world, f"worker {rank} of {world}"
         self._mix, self._maker, self._threads = mix, maker, threads
         self._per_worker, self._rank, self._world = per_worker, rank, world
-        self._start = State(mix.digest, per_worker * world * accumulate, pool_batches, mix.start)
+        runs = tuple(stream.runs for stream in mix.streams)
+        rows = per_worker * world * accumulate
+        self._start = State(mix.digest, rows, pool_batches, mix.start, runs)
         self._state = self._start if state is None else state
         self._check_state()
         self.counts = Counter[str]()
@@ -180,9 +186,9 @@ class Feed:
         if given.data != ours.data:
             raise SettingsError(
                 "the checkpoint was learning from something else: another label table, or other"
-                " rows, weights, seed or window. What it read were the runs that counted then; of"
-                f" these data sets they are now {self._describe_runs()}. Give the same data, or"
-                " begin anew from the checkpoint's weights."
+                f" rows, weights, seed or window. It read the runs {_list(given.runs)}, and here"
+                f" they are {_list(ours.runs)}. Give the same data, or begin anew from the"
+                " checkpoint's weights."
             )
         if given.pool_batches != ours.pool_batches or given.batch_rows != ours.batch_rows:
             raise SettingsError(
@@ -198,8 +204,9 @@ class Feed:
                 " rows each; go on with as many workers as before, or from the end of a step"
             )
 
-    def _describe_runs(self) -> str:
-        return ", ".join(run for stream in self._mix.streams for run in stream.runs)
+
+def _list(runs: tuple[tuple[str, ...], ...]) -> str:
+    return ", ".join(run for of_stream in runs for run in of_stream)
 
 
 def _advance(state: State, rows: int, pool: Pool) -> State:
