@@ -8,7 +8,7 @@ import torch
 from pixellm.checkpoints import Checkpoint
 from pixellm.loop import Alone, Schedule
 from pixellm.tiny import tiny_checkpoint
-from tests.training_tables import memory_table, photo_rows
+from tests.training_tables import memory_table, photo_rows, put_table
 from workers.errors import SettingsError
 from workers.training.plan import DataSet, TrainPlan
 from workers.training.states import States
@@ -74,6 +74,14 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(whole, death
     assert not told
     for name, value in whole[2].items():
         assert torch.equal(weights[name], value), name
+
+
+def test_a_table_that_is_labelled_again_meanwhile_is_not_what_a_run_goes_on_with(whole):
+    store = memory_table(finish=True)
+    before, _, _ = run(PLAN, store, die_after=3)
+    put_table(store, TABLE, photo_rows(2), run_id="run-2", finish=True)
+    after, _, _ = run(PLAN, store)
+    assert before + after[1:] == whole[0]
 
 
 def test_a_run_that_is_done_has_nothing_left_to_do(whole):

@@ -82,12 +82,21 @@ def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> L
 def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
     """This worker's batches, from a state on."""
     seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
+    # what was being learned from, whatever has been labelled meanwhile
+    runs = state.runs if state else [()] * len(plan.data)
     streams = [
         (
-            ExampleStream(bench.store, each.prefix, seed=seed, train_on=plan.train_on, split=split),
+            ExampleStream(
+                bench.store,
+                each.prefix,
+                seed=seed,
+                train_on=plan.train_on,
+                split=split,
+                runs=own,
+            ),
             each.weight,
         )
-        for each in plan.data
+        for each, own in zip(plan.data, runs, strict=True)
     ]
     model, tokenizer = bench.checkpoint.model, bench.checkpoint.tokenizer
     maker = BatchMaker.for_model(model.config, tokenizer, bench.store)
