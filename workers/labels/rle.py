@@ -81,8 +81,16 @@ def decode_mask(size: tuple[int, int], counts: str) -> BoolMask:
     Raises:
         ExportError: the run lengths do not cover an image of this size.
     """
-    runs = RunMask.from_counts(size, np.asarray(_check_runs(size, counts)))
-    return np.ascontiguousarray(runs.pixels())
+    return np.ascontiguousarray(decode_runs(size, counts).pixels())
+
+
+def decode_runs(size: tuple[int, int], counts: str) -> RunMask:
+    """Turns run lengths back into a mask, without unfolding them.
+
+    Raises:
+        ExportError: the run lengths do not cover an image of this size.
+    """
+    return RunMask.from_counts(size, _check_runs(size, counts))
 
 
 def measure_rle(

@@ -1,0 +1,142 @@
+"""MUSE's protocol, on the masks of two label tables.
+
+Masks are paired by BCE plus Dice at sampled points, and every mask without a partner counts beside
+an empty one. That is made for logits and a table holds masks: here a pixel's logit is LOGIT inside
+a mask and -LOGIT outside.
+
+    fixed       the same points for all questions; a mask without a partner counts with its pixels;
+                gIoU is the mean over all pairs
+    official    as released, with its bugs (Q14 to Q16 of the quirks): random points, so that scores
+                differ from run to run; a prediction without a truth is counted by its logits where
+                they lie between 0 and 1, which no logit here does, so it counts as an IoU of 1; and
+                gIoU is divided by the sum over images of max(predictions, truths), which may be
+                less than the pairs
+
+The judging of phrases that MUSE's authors did with GPT is no part of it, see `giou_named`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from secrets import randbits
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixellm.matching import IGNORED_PIXEL, POINTS, assign, draw_points, pairing_cost
+from pixellm.run_lengths import RunMask
+from workers.scoring.measures import Mask, Pair, Question, make_pairs
+
+LOGIT = 10.0
+"""Of a pixel that surely belongs to a mask: a probability of 0.99995."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """The pairs of one question, summed up."""
+
+    iou: float
+    both: float
+    """pixels"""
+    either: float
+    """pixels"""
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaskCount:
+    """How many masks one question has."""
+
+    image: str
+    """SHA-256"""
+    truths: int
+    predictions: int
+
+
+def match_question(question: Question, official: bool) -> Matched:
+    """Pairs the masks of a question, and counts."""
+    pairs = find_pairs(question, official)
+    forgiven = [pair for pair in pairs if official and pair.truth is None]
+    counted = [pair for pair in pairs if pair not in forgiven]
+    return Matched(
+        iou=sum(map(_iou, counted)) + len(forgiven),
+        both=sum(pair.both for pair in counted),
+        either=sum(pair.either for pair in counted),
+        pairs=len(pairs),
+    )
+
+
+def find_pairs(question: Question, official: bool) -> tuple[Pair, ...]:
+    """The pairs of a question: matched ones, missed truths, extra predictions.
+
+    In the official way, pixels in ignore regions take part in the choice of partners, but are not
+    counted.
+    """
+    truths, predictions = question.truths, question.predictions
+    matched = _find_partners(question, official)
+    return make_pairs(_runs(truths), _runs(predictions), matched)
+
+
+def choose_points(official: bool) -> Tensor:
+    """Points that the masks of a question are compared at, (POINTS, 2); official ones are new."""
+    return draw_points(POINTS, seed=randbits(62)) if official else _fixed_points()
+
+
+def count_question(question: Question) -> MaskCount:
+    """The masks of one question."""
+    return MaskCount(question.gold.image, len(question.truths), len(question.predictions))
+
+
+def count_masks(counts: Iterable[MaskCount]) -> int:
+    """What the official gIoU is divided by: max(predictions, truths) of each image, summed up.
+
+    Args:
+        counts: of all questions of each image that take part.
+    """
+    truths, predictions = Counter[str](), Counter[str]()
+    for each in counts:
+        truths[each.image] += each.truths
+        predictions[each.image] += each.predictions
+    return sum(max(count, predictions[image]) for image, count in truths.items())
+
+
+def _iou(pair: Pair) -> float:
+    return pair.both / (pair.either + 1e-5) if pair.either else 1.0
+
+
+def _find_partners(question: Question, official: bool) -> list[tuple[int, int]]:
+    truths, predictions = question.truths, question.predictions
+    if not truths or not predictions:
+        return []
+    if len(truths) == len(predictions) == 1:  # whatever it costs
+        return [(0, 0)]
+    said = [each.whole if official else each.runs for each in predictions]
+    return assign(pairing_cost(_logits(said), _targets(question), choose_points(official)))
+
+
+def _logits(masks: Sequence[RunMask]) -> Tensor:
+    """(P, h, w) float32."""
+    return LOGIT * (2 * _unfold(masks).float() - 1)
+
+
+def _targets(question: Question) -> Tensor:
+    """(T, h, w) uint8: 1 inside, 255 in ignore regions."""
+    targets = _unfold([each.runs for each in question.truths]).to(torch.uint8)
+    if question.ignored is not None:
+        targets[:, _unfold([question.ignored])[0]] = IGNORED_PIXEL
+    return targets
+
+
+def _unfold(masks: Sequence[RunMask]) -> Tensor:
+    return torch.from_numpy(np.stack([mask.pixels() for mask in masks]))
+
+
+def _runs(masks: Sequence[Mask]) -> list[RunMask]:
+    return [each.runs for each in masks]
+
+
+@cache
+def _fixed_points() -> Tensor:
+    return draw_points(POINTS, seed=0)
