@@ -2,15 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jobs.evaluate import main
-from tests.labels import ATTEMPT, MADE_BY, label_photos
+from tests.labels import ATTEMPT, MADE_BY
 from tests.scoring import box, put_table, row
 from tests.test_scoring_scores import EXPECTED, GOLD, SAID
 from workers.labels.calibration import Calibration, read_calibration
@@ -18,8 +16,8 @@ from workers.scoring import join
 from workers.scoring.metrics import METRICS
 from workers.scoring.settings import EvaluateSettings
 from workers.storage.local import LocalStore
+from workers.storage.s3 import S3Store
 
-ROOT = Path(__file__).parent.parent
 HUMAN = replace(MADE_BY, run_id="human-1", origin="human", model_id="", model_sha256="")
 
 
@@ -153,28 +151,33 @@ def test_a_cluster_needs_a_folder_that_all_machines_reach(tables, monkeypatch, c
 
 
 @pytest.mark.slow
-def test_many_questions_are_scored_on_ray_as_they_are_without(tmp_path):
-    photos = label_photos()
-    copies = [
-        replace(each, item_id=f"{n:016x}{each.item_id[16:]}", image_sha256=f"{n:064x}")
-        for n in range(3_000)
-        for each in photos
-    ]
-    gold, said = str(tmp_path / "gold"), str(tmp_path / "labels")
-    put_table(LocalStore(), gold, copies[:12_000], copies[12_000:], made_by=HUMAN)
-    put_table(LocalStore(), said, [replace(each, targets=each.targets[1:]) for each in copies])
-    given = ["jobs/evaluate.py", "--gold", gold, "--labels", said, "--muse", "off"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    environment.pop("RAY_ADDRESS", None)
-    documents = []
-    for output in ("ray.json", "one.json"):
-        more = ["--output", str(tmp_path / output)]
-        code = subprocess.run(
-            [sys.executable, *given, *more], cwd=ROOT, env=environment, check=False
-        ).returncode
-        assert code == 0
-        documents.append(json.loads((tmp_path / output).read_text()))
-    assert documents[0]["groups"]["all"]["sums"]["questions"] == 24_000
+@pytest.mark.filterwarnings("ignore")  # Ray warns of its own settings
+def test_on_ray_the_scores_are_the_same(tables, tmp_path, monkeypatch, capsys):
+    assert main([*tables, "--output", str(tmp_path / "here.json")]) == 0
+    monkeypatch.setattr(join, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main([*tables, "--output", str(tmp_path / "ray.json")]) == 0
+    assert "starting Ray on this machine" in capsys.readouterr().err
+    here, ray = (json.loads((tmp_path / f"{each}.json").read_text()) for each in ("here", "ray"))
+    assert here["told"] == ray["told"]
+    for group, each in here["groups"].items():
+        assert each["scores"] == pytest.approx(ray["groups"][group]["scores"])
+
+
+# ---- in a bucket
+
+
+def test_all_may_lie_in_a_bucket(bucket, s3_server):
+    place, store = f"s3://{bucket}", S3Store()
+    put_table(store, f"{place}/gold", GOLD[:2], GOLD[2:], made_by=HUMAN)
+    put_table(store, f"{place}/labels", SAID)
+    given = [f"--{name}={place}/{name}" for name in ("gold", "labels", "scratch")]
+    assert main([*given, f"--output={place}/scores/now.json"]) == 0
+    document = json.loads(store.get(f"{place}/scores/now.json"))
+    assert document["groups"]["all"]["scores"]["giou"] == pytest.approx(EXPECTED["giou"])
+    assert store.get(f"{place}/scores/now.md").startswith(b"# 's3://")
+    assert list(store.list(f"{place}/scratch")) == []
 
 
 def test_the_settings_name_every_raw_score_of_the_table():

@@ -81,8 +81,19 @@ def test_words_that_both_phrases_have_count(true, said, worth):
 
 
 def test_words_are_compared_unless_an_endpoint_is_named():
-    assert isinstance(make_judge(None, None), WordJudge)
-    assert make_judge("http://h/v1", "m") == ModelJudge("http://h/v1", "m")
+    pair = Phrases("red mug", "mug")
+    assert make_judge(None, None).judge([pair]) == WordJudge().judge([pair])
+    with endpoint((200, completion("0.25"))) as (url, _):
+        assert make_judge(url, "gpt").judge([pair]) == [0.25]
+
+
+def test_each_two_phrases_are_asked_about_once():
+    with endpoint((200, lambda asked: completion(asked["said"]))) as (url, seen):
+        judge = make_judge(url, "gpt")
+        one, other = Phrases("mug", "0.25"), Phrases("mug", "0.5")
+        assert judge.judge([one, other, one]) == [0.25, 0.5, 0.25]
+        assert judge.judge([other, Phrases("cup", "0.5")]) == [0.5, 0.5]
+    assert len(seen) == 3
 
 
 # ---- a model

@@ -4,7 +4,8 @@ import pytest
 from tests.photos import load_photos
 from tests.scoring import box, failed, question, row, runs
 from workers.labels.rle import encode_masks
-from workers.scoring.measures import MaskProblem, Pair, pair_up
+from workers.scoring.measures import MaskProblem
+from workers.scoring.pairs import Pair, pair_up
 
 
 def test_the_iou_of_two_boxes_is_counted_in_pixels():

@@ -4,7 +4,6 @@ import torch
 from pixellm.matching import draw_points, pair_masks, score_pairs
 from tests.official import META
 from tests.scoring import box, evaluate, question, row
-from workers.scoring.measures import Pair
 from workers.scoring.muse import (
     LOGIT,
     choose_points,
@@ -14,6 +13,7 @@ from workers.scoring.muse import (
     match_question,
 )
 from workers.scoring.options import ScoringOptions
+from workers.scoring.pairs import Pair
 from workers.scoring.sums import ALL
 
 OFFICIAL, FIXED = ScoringOptions(muse="official"), ScoringOptions(muse="fixed")

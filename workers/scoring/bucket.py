@@ -12,7 +12,7 @@ from workers.scoring.ap import look_at
 from workers.scoring.entries import Entry
 from workers.scoring.fitting import RawScores, take_raw
 from workers.scoring.join import Block, read_bucket
-from workers.scoring.judge import make_judge
+from workers.scoring.judge import Judge, make_judge
 from workers.scoring.measures import MaskProblem, Question, make_question
 from workers.scoring.muse import MaskCount, count_masks, count_question, match_question
 from workers.scoring.names import judge_names
@@ -50,9 +50,9 @@ def score_bucket(bucket: int, task: Buckets) -> ScoredBucket:
     """
     told, found = Counter[str](), defaultdict[str, list[ScoreSums]](list)
     counts = defaultdict[str, list[MaskCount]](list)
-    raw = list[RawScores]()
+    raw, judge = list[RawScores](), make_judge(task.options.judge_url, task.options.judge_model)
     for some in _in_batches(_make_questions(read_bucket(task.blocks, bucket, told), told)):
-        for question, sums in zip(some, _score(some, task.options, told), strict=True):
+        for question, sums in zip(some, _score(some, task.options, judge, told), strict=True):
             for group in groups_of(question):
                 found[group].append(sums)
                 counts[group].append(count_question(question))
@@ -68,10 +68,10 @@ def score_bucket(bucket: int, task: Buckets) -> ScoredBucket:
 
 
 def _score(
-    questions: Sequence[Question], options: ScoringOptions, told: Counter[str]
+    questions: Sequence[Question], options: ScoringOptions, judge: Judge, told: Counter[str]
 ) -> Iterator[ScoreSums]:
     """The sums of each question."""
-    names = judge_names(questions, make_judge(options.judge_url, options.judge_model), told)
+    names = judge_names(questions, judge, told)
     for question, found, named in zip(questions, look_at(questions), names, strict=True):
         told[IN_REGIONS] += question.left_out
         is_official = options.muse == "official"

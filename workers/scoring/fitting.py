@@ -17,7 +17,7 @@ class RawScores:
     raw: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     """(N,)"""
     hits: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
-    """(N,) whether it finds a target: the IoU of its pair is above `HIT`"""
+    """(N,) whether it finds a target: the IoU of its pair is above `workers.scoring.pairs.HIT`"""
     models: frozenset[str] = frozenset()
     """SHA-256 of the models that made them"""
 

@@ -156,9 +156,23 @@ class _NoRedirect(HTTPRedirectHandler):
         """Refused: it ends as an HTTPError with the code."""
 
 
+class Remembering(Judge):
+    """Asks another judge once for each two phrases, however often they come."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._known: dict[Phrases, float | None] = {}
+
+    def judge(self, pairs: Sequence[Phrases]) -> Sequence[float | None]:
+        """What the other judge said."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        self._known.update(zip(new, self._judge.judge(new), strict=True))
+        return [self._known[pair] for pair in pairs]
+
+
 def make_judge(url: str | None, model: str | None) -> Judge:
     """The judge that the settings name."""
-    return ModelJudge(url, model or "") if url else WordJudge()
+    return Remembering(ModelJudge(url, model or "") if url else WordJudge())
 
 
 def _compare_words(pair: Phrases) -> float:

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from pixellm.matching import IGNORED_PIXEL, POINTS, assign, draw_points, pairing_cost
 from pixellm.run_lengths import RunMask
-from workers.scoring.measures import Mask, Pair, Question, make_pairs
+from workers.scoring.measures import Mask, Question
+from workers.scoring.pairs import Pair, make_pairs
 
 LOGIT = 10.0
 """Of a pixel that surely belongs to a mask: a probability of 0.99995."""

@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from workers.scoring.judge import ACCEPTED, Judge, Phrases
-from workers.scoring.measures import Pair, Question
+from workers.scoring.measures import Question
+from workers.scoring.pairs import Pair
 from workers.scoring.sums import Names
 
 UNJUDGED = "pairs of phrases that the judge had no number for: counted as wrong"
 
 
 def judge_names(questions: Sequence[Question], judge: Judge, told: Counter[str]) -> list[Names]:
-    """Judges the phrases of pairs of masks that overlap; each two phrases once.
+    """Judges the phrases of pairs of masks that overlap.
 
     Args:
         questions: that are scored together.
