@@ -18,20 +18,22 @@ The judging of phrases that MUSE's authors did with GPT is no part of it, see `g
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from secrets import randbits
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pixellm.matching import IGNORED_PIXEL, POINTS, assign, draw_points, pairing_cost
+from pixellm.matching import POINTS, assign, compare_points, draw_points
 from pixellm.run_lengths import RunMask
 from workers.scoring.measures import Mask, Question
 from workers.scoring.pairs import Pair, make_pairs
+from workers.scoring.points import Places, find_places, sample_masks
 
 LOGIT = 10.0
 """Of a pixel that surely belongs to a mask: a probability of 0.99995."""
+SIZES = 32
+"""Of pictures, whose pixels around the fixed points are remembered: 600 KB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +116,11 @@ def _find_partners(question: Question, official: bool) -> list[tuple[int, int]]:
     if len(truths) == len(predictions) == 1:  # whatever it costs
         return [(0, 0)]
     said = [each.whole if official else each.runs for each in predictions]
-    return assign(pairing_cost(_logits(said), _targets(question), choose_points(official)))
-
-
-def _logits(masks: Sequence[RunMask]) -> Tensor:
-    """(P, h, w) float32."""
-    return LOGIT * (2 * _unfold(masks).float() - 1)
-
-
-def _targets(question: Question) -> Tensor:
-    """(T, h, w) uint8: 1 inside, 255 in ignore regions."""
-    targets = _unfold([each.runs for each in question.truths]).to(torch.uint8)
-    if question.ignored is not None:
-        targets[:, _unfold([question.ignored])[0]] = IGNORED_PIXEL
-    return targets
-
-
-def _unfold(masks: Sequence[RunMask]) -> Tensor:
-    return torch.from_numpy(np.stack([mask.pixels() for mask in masks]))
+    size = said[0].size
+    places = find_places(choose_points(official), size) if official else _fixed_places(size)
+    logits = LOGIT * (2 * sample_masks(said, places) - places.weights.sum(0))
+    true = sample_masks(_runs(truths), places)
+    return assign(compare_points(torch.from_numpy(logits), torch.from_numpy(true)))
 
 
 def _runs(masks: Sequence[Mask]) -> list[RunMask]:
@@ -141,3 +130,8 @@ def _runs(masks: Sequence[Mask]) -> list[RunMask]:
 @cache
 def _fixed_points() -> Tensor:
     return draw_points(POINTS, seed=0)
+
+
+@lru_cache(SIZES)
+def _fixed_places(size: tuple[int, int]) -> Places:
+    return find_places(_fixed_points(), size)
