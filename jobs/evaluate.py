@@ -4,7 +4,7 @@
     python jobs/evaluate.py --labels labels --gold gold --calibrate calibration.json
 
 Exit code 0: scored, and all that --min asks for is reached. 1: could not be scored, with the
-reason. 2: a bad setting. 3: something is below its --min.
+reason. 2: a bad setting. 3: something is below its --min. 130: stopped by Ctrl-C.
 """
 
 import sys
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 2)
     except PixelLMError as error:
         return _complain(error, 1)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _work(settings: EvaluateSettings) -> int:

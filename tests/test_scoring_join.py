@@ -5,11 +5,11 @@ import pytest
 
 from tests.labels import MADE_BY
 from tests.scoring import box, failed, put_table, row
-from workers.errors import CommitError, ScoringError
+from workers.errors import AccessDenied, CommitError, ScoringError
 from workers.labels.rle import decode_mask
 from workers.scoring import join
 from workers.scoring.entries import make_entry, pack_entries, unpack_entries
-from workers.scoring.evaluation import evaluate_tables
+from workers.scoring.evaluation import _sweep, evaluate_tables
 from workers.scoring.join import (
     NO_GOLD,
     Plan,
@@ -20,6 +20,7 @@ from workers.scoring.join import (
     unite_keys,
 )
 from workers.scoring.sums import ALL
+from workers.storage.memory import MemoryStore
 from workers.storage.stores import open_store
 
 SCRATCH = "mem://join/scratch"
@@ -157,6 +158,19 @@ def test_what_was_set_aside_is_swept_away_even_when_it_breaks_off():
     with pytest.raises(CommitError, match="is committed and is not there any more"):
         evaluate_tables(gold, said, SCRATCH)
     assert list(STORE.list(SCRATCH)) == []
+
+
+def test_what_may_not_be_deleted_is_left_and_told():
+    class Keeping(MemoryStore):
+        def delete(self, uri):
+            raise AccessDenied("you may not delete here")
+
+    store, told = Keeping(), []
+    store.put(f"{SCRATCH}/gold-000000-000", b"x")
+    _sweep(store, SCRATCH, told.append)
+    assert told == [
+        f"what was set aside under '{SCRATCH}' is left there: you may not delete here",
+    ]
 
 
 def test_a_gold_table_without_an_answer_is_refused():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from workers.errors import ScoringError
+from workers.errors import ScoringError, StorageError
 from workers.exports.table import LabelTable
 from workers.scoring.bucket import Buckets, score_bucket
 from workers.scoring.fitting import RawScores
@@ -28,7 +28,9 @@ from workers.scoring.metrics import Scores
 from workers.scoring.options import ScoringOptions
 from workers.scoring.scores import score
 from workers.scoring.sums import ALL, FIXED_GROUPS, Scored, ScoreSums
+from workers.storage.objects import Store
 from workers.storage.stores import open_store
+from workers.storage.uris import shown
 
 Item = TypeVar("Item")
 Shared = TypeVar("Shared")
@@ -79,7 +81,7 @@ def evaluate_tables(
     Args:
         gold: what is true.
         predicted: what is scored.
-        scratch: a folder of its own that all processes reach; it is empty in the end.
+        scratch: a folder of its own that all processes reach; it is emptied in the end.
         options: how questions are scored.
         spread: carries the work.
         say: hears of each step.
@@ -101,7 +103,7 @@ def evaluate_tables(
         task = Buckets(blocks, options or ScoringOptions())
         found = list(spread(score_bucket, range(plan.buckets), task))
     finally:
-        _sweep(scratch)
+        _sweep(open_store(scratch), scratch, say)
     told = sum((Counter(piece.told) for piece in (*true, *said)), Counter[str]())
     scored = Scored.total([Scored({}, told), *(each.scored for each in found)])
     return _conclude(scored, RawScores.total([each.raw for each in found]))
@@ -126,7 +128,10 @@ def _group_order(group: str) -> tuple[int, str]:
     return (FIXED_GROUPS.index(group) if group in FIXED_GROUPS else len(FIXED_GROUPS)), group
 
 
-def _sweep(scratch: str) -> None:
-    store = open_store(scratch)
-    for info in list(store.list(scratch)):
-        store.delete(info.uri)
+def _sweep(store: Store, scratch: str, say: Say) -> None:
+    """Deletes what was set aside; where that is not allowed, the scores are as good."""
+    try:
+        for info in list(store.list(scratch)):
+            store.delete(info.uri)
+    except StorageError as error:
+        say(f"what was set aside under {shown(scratch)} is left there: {error}")
