@@ -113,8 +113,8 @@ def test_a_metric_that_is_not_there_is_refused_with_the_list():
 
 
 def test_what_is_below_its_minimum_is_missed_and_so_is_what_can_not_be_measured():
-    scores = {"giou": 0.5, "f1": 0.59996, "ap": None}
-    asked = [read_minimum(each) for each in ("giou=0.5", "f1=0.6", "ap=0")]
+    scores = {"giou": 0.5, "f1": 0.59996, "ap": None, "ap50": 0.9999999999999998}
+    asked = [read_minimum(each) for each in ("giou=0.5", "f1=0.6", "ap=0", "ap50=1")]
     assert find_missed(scores, asked) == [
         "f1 is 0.6000, and must be 0.6 or more",
         "ap can't be measured here, and must be 0 or more",

@@ -72,11 +72,7 @@ def match_question(question: Question, official: bool) -> Matched:
 
 
 def find_pairs(question: Question, official: bool) -> tuple[Pair, ...]:
-    """The pairs of a question: matched ones, missed truths, extra predictions.
-
-    In the official way, pixels in ignore regions take part in the choice of partners, but are not
-    counted.
-    """
+    """The pairs of a question: matched ones, missed truths, extra predictions."""
     truths, predictions = question.truths, question.predictions
     matched = _find_partners(question, official)
     return make_pairs(_runs(truths), _runs(predictions), matched)
@@ -115,10 +111,9 @@ def _find_partners(question: Question, official: bool) -> list[tuple[int, int]]:
         return []
     if len(truths) == len(predictions) == 1:  # whatever it costs
         return [(0, 0)]
-    said = [each.whole if official else each.runs for each in predictions]
-    size = said[0].size
+    size = predictions[0].runs.size
     places = find_places(choose_points(official), size) if official else _fixed_places(size)
-    logits = LOGIT * (2 * sample_masks(said, places) - places.weights.sum(0))
+    logits = LOGIT * (2 * sample_masks(_runs(predictions), places) - places.weights.sum(0))
     true = sample_masks(_runs(truths), places)
     return assign(compare_points(torch.from_numpy(logits), torch.from_numpy(true)))
 

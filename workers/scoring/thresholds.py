@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from workers.errors import SettingsError
 from workers.scoring.metrics import METRICS, Scores
 
+ROUNDING = 1e-9
+"""Of a metric: pycocotools gives a perfect table an AP of 0.9999999999999998."""
 _FORM = re.compile(r"\s*(\w+)\s*=\s*(0|1|0?\.\d+|[01]\.\d*)\s*")
 
 
@@ -42,6 +44,6 @@ def find_missed(scores: Scores, minimums: Iterable[Minimum]) -> list[str]:
         value = scores[each.name]
         if value is None:
             missed.append(f"{each.name} can't be measured here, and must be {each.least:g} or more")
-        elif value < each.least:
+        elif value < each.least - ROUNDING:
             missed.append(f"{each.name} is {value:.4f}, and must be {each.least:g} or more")
     return missed
