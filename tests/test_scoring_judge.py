@@ -31,7 +31,7 @@ def endpoint(*replies):
             if callable(text):
                 text = text(json.loads(json.loads(body)["messages"][1]["content"]))
             self.send_response(code)
-            if code == 307:
+            if code == 302:
                 self.send_header("Location", "/elsewhere")
             self.end_headers()
             self.wfile.write(text.encode())
@@ -153,8 +153,8 @@ def test_an_endpoint_that_refuses_is_asked_once_and_the_key_is_not_told(monkeypa
 
 def test_the_key_does_not_follow_where_a_server_points():
     with (
-        endpoint((307, ""), (200, completion("1"))) as (url, seen),
-        pytest.raises(ScoringError, match="refuses: 307"),
+        endpoint((302, ""), (200, completion("1"))) as (url, seen),
+        pytest.raises(ScoringError, match="refuses: 302"),
     ):
         ask(url, PAIR)
     assert len(seen) == 1
