@@ -9,7 +9,8 @@ A bucket has all rows of the images whose SHA-256 falls into it, so that what is
 can be counted inside of it. Of the predicted parts, first the item ids alone are read: where none
 is in gold, nothing else is.
 
-Memory: of the driver, 8 bytes for each gold row; of a process, one bucket or BLOCK_ROWS rows.
+Memory: of the driver, 8 bytes for each gold row; of a process, one bucket or BLOCK_ROWS rows, which
+are 0.2 GB with three masks a row.
 """
 
 from collections import Counter, defaultdict

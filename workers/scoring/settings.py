@@ -81,7 +81,7 @@ class EvaluateSettings(FlagSettings):
     """the id of the gold run"""
     muse: MuseMode = "fixed"
     """MUSE's protocol: fixed, official (as released, with its bugs; scores differ from run to run)
-    or off"""
+    or off, which saves half of the time"""
     judge_url: Annotated[URL, AfterValidator(_endpoint)] | None = None
     """an OpenAI-compatible endpoint whose model judges phrases, such as http://localhost:8000/v1;
     its key comes from the variable OPENAI_API_KEY. Without it, words are compared"""
