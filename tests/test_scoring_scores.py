@@ -108,6 +108,14 @@ def test_a_table_is_perfect_beside_itself():
     assert found.told == {}
 
 
+def test_whoever_says_nothing_is_right_only_where_nothing_matches():
+    gold = [row([box(0, 0, 4, 4)], text="1"), row(text="2")]
+    said = [row(text="1"), row([box(0, 0, 4, 4)], text="2")]
+    for answers, is_right in ((said, 0), (gold, 1)):
+        scores = evaluate(gold, answers).scores[ALL]
+        assert scores["nothing_accuracy"] == scores["something_accuracy"] == is_right
+
+
 def test_without_any_prediction_all_is_zero_that_can_be_measured():
     scores = evaluate(GOLD, [failed(text="1"), failed(text="2")]).scores[ALL]
     unknown = {name for name, value in scores.items() if value is None}
