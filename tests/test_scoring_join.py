@@ -1,6 +1,8 @@
+import io
 from collections import Counter
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.labels import MADE_BY
@@ -104,16 +106,35 @@ def test_of_rows_that_repeat_another_the_first_with_an_answer_counts():
     assert +told == {"gold rows that repeat another": 1, "predicted rows that repeat another": 2}
 
 
-def test_of_a_part_without_any_gold_item_only_the_ids_are_read():
-    big = [row([box(0, 0, 9, 9) ^ box(n % 8, 0, n % 8 + 1, 9)], text=f"{n}") for n in range(400)]
-    gold = put_table(STORE, "mem://join/gold", [row(SQUARE, text="none of them")])
-    said = put_table(STORE, "mem://join/said", big)
+def test_of_a_part_without_any_gold_item_the_masks_are_not_read():
+    gold = [row(SQUARE, text="1"), row(SQUARE, text="2")]
+    strange = put_table(STORE, "mem://join/strange", answers(400, start=100))
+    spoil_masks(f"mem://join/strange/{strange.parts[0].part}")
+    assert split(strange, gold).told == {NO_GOLD: 400}
+    assert split(strange, gold).blocks == ()
+    known = put_table(STORE, "mem://join/known", [*answers(399, start=100), gold[1]])
+    spoil_masks(f"mem://join/known/{known.parts[0].part}")
+    with pytest.raises(CommitError, match="is damaged"):
+        split(known, gold)
+
+
+def split(table, gold):
+    """The only piece of a predicted table, beside these gold rows."""
+    true = put_table(STORE, "mem://join/gold", gold)
     plan = Plan(SCRATCH, 1, None)
-    keys = unite_keys(split_piece(piece, plan) for piece in cut_pieces(gold, "gold"))
-    (piece,) = cut_pieces(said, "predicted")
-    split = split_piece(piece, replace(plan, wanted=keys))
-    assert split.blocks == ()
-    assert split.told == {NO_GOLD: 400}
+    keys = unite_keys(split_piece(piece, plan) for piece in cut_pieces(true, "gold"))
+    (piece,) = cut_pieces(table, "predicted")
+    return split_piece(piece, replace(plan, wanted=keys))
+
+
+def spoil_masks(uri):
+    """Flips bits where the run lengths of a part stand."""
+    data = bytearray(STORE.get(uri))
+    group = pq.ParquetFile(io.BytesIO(bytes(data))).metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    (masks,) = [each for each in columns if each.path_in_schema.endswith("rle_counts")]
+    data[masks.data_page_offset + masks.total_compressed_size - 3] ^= 0xFF  # behind its header
+    STORE.put(uri, bytes(data))
 
 
 def test_pieces_hold_whole_parts_of_some_number_of_rows(monkeypatch):

@@ -32,6 +32,7 @@ from workers.storage.uris import join_uri
 BLOCK_ROWS = 20_000
 """Rows that are set aside in one object, and gold rows of a bucket: with three masks a row, some
 100 MB of text, and twice that in a process."""
+NO_GOLD = "predicted rows that no gold row is about"
 _KEY_DIGITS = 16
 
 Keys = NDArray[np.uint64]
@@ -143,10 +144,6 @@ def read_bucket(
         elif not found.answered:
             told["gold rows whose predicted one has no answer: nothing was predicted"] += 1
         yield gold, found
-    told[NO_GOLD] += len(said.keys() - seen)
-
-
-NO_GOLD = "predicted rows that no gold row is about"
 
 
 def _read_entries(piece: Piece, plan: Plan, told: Counter[str]) -> Iterator[Entry]:
