@@ -67,10 +67,22 @@ def pairing_cost(pred: Tensor, target: Tensor, points: Tensor) -> Tensor:
     """
     if not len(pred) or not len(target):
         return pred.new_zeros(len(pred), len(target), dtype=torch.float32)
-    logits, truths = _sample(pred.float(), points), _sample((target == 1).float(), points)
+    return compare_points(_sample(pred.float(), points), _sample((target == 1).float(), points))
+
+
+def compare_points(logits: Tensor, truths: Tensor) -> Tensor:
+    """BCE plus DICE of every prediction with every truth, which were looked at in the same points.
+
+    Args:
+        logits: (P, M).
+        truths: (G, M), 1 inside.
+
+    Returns:
+        (P, G).
+    """
     inside_cost = F.softplus(-logits) @ truths.T
     outside_cost = F.softplus(logits) @ (1 - truths).T
-    bce = (inside_cost + outside_cost) / len(points)
+    bce = (inside_cost + outside_cost) / logits.shape[1]
     probabilities = logits.sigmoid()
     both = 2 * probabilities @ truths.T
     either = probabilities.sum(1)[:, None] + truths.sum(1)[None]

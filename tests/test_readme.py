@@ -9,6 +9,8 @@ from tests.readme_tree import BEGIN, END, OTHERS, ROOT, columns, fields, modules
 from workers.labels.commits import Ledger
 from workers.labels.schema import LABEL_SCHEMA, TARGET_TYPE
 from workers.labels.table import PartIdentity, write_part
+from workers.scoring.metrics import METRICS
+from workers.scoring.settings import EvaluateSettings
 from workers.settings import LabelSettings
 from workers.storage.stores import Anywhere
 
@@ -47,12 +49,21 @@ def test_links_and_pictures_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_flags_of_the_label_job_in_the_readme_exist():
-    commands = re.findall(r"python jobs/label\.py((?:[^\n`]|\\\n)*)", README)
+@pytest.mark.parametrize(
+    ("job", "settings"), [("label", LabelSettings), ("evaluate", EvaluateSettings)]
+)
+def test_flags_of_a_job_in_the_readme_exist(job, settings):
+    commands = re.findall(rf"python jobs/{job}\.py((?:[^\n`]|\\\n)*)", README)
     flags = {flag for command in commands for flag in re.findall(r"--([a-z-]+)", command)}
     assert flags
-    known = {name.replace("_", "-") for name in LabelSettings.model_fields}
+    known = {name.replace("_", "-") for name in settings.model_fields}
     assert flags <= known
+
+
+def test_every_metric_of_an_evaluation_stands_in_the_readme():
+    (table,) = re.findall(r"\| metrics \| what they say \|\n(.*?)\n\n", README, flags=re.S)
+    names = [line.split("|")[1] for line in table.splitlines()[1:]]
+    assert sorted(re.findall(r"`(\w+)`", "".join(names))) == sorted(METRICS)
 
 
 def test_commands_of_the_readme_are_targets_of_the_makefile():

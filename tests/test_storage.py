@@ -538,6 +538,7 @@ def test_a_name_below_a_folder_is_found_by_whole_names():
 def test_signatures_and_passwords_are_not_shown():
     signed = "https://me:pw@host/x.jpg?X-Amz-Credential=AK&X-Amz-Signature=abc"
     assert shown(signed) == "'https://host/x.jpg?...'"
+    assert shown("https://me:pw@host/x.jpg#part") == "'https://host/x.jpg#part'"
     assert shown("s3://KEY:SECRET@bucket/x?v=1") == "'s3://bucket/x?v=1'"
     assert redact(f"can't read {signed}") == (
         "can't read https://me:pw@host/x.jpg?X-Amz-Credential=...&X-Amz-Signature=..."

@@ -13,7 +13,8 @@ PixelLMError
     ├── RecordRejected            a row     one record can't be labelled
     ├── ReplicaBroken             a worker  RETRIED: the model can't answer anything any more
     ├── CommitError               the job   a marker or a manifest does not say what it must
-    └── ExportError               the job   a table can't be written in the form asked for
+    ├── ExportError               the job   a table can't be written in the form asked for
+    └── ScoringError              the job   two tables can't be compared, or a judge doesn't answer
 
 What ends a row or a shard lets the run go on: a row of status `rejected_input` has its reason, and
 a failed shard is not committed, so that the next start of the same command does it. A shard whose
@@ -93,3 +94,7 @@ class CommitError(LineError):
 
 class ExportError(LineError):
     """A label table can't be written in the form that was asked for."""
+
+
+class ScoringError(LineError):
+    """Two label tables can't be held against each other, or a judge of phrases does not answer."""

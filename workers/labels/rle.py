@@ -1,4 +1,4 @@
-"""Masks as COCO run lengths: the only door to pycocotools.
+"""Masks as COCO run lengths: the door to pycocotools, but for its average precision.
 
 Letters: N masks, h rows, w columns. A run-length code walks a mask column by column, so pycocotools
 wants Fortran order; a C-ordered array is not refused but encoded wrongly. That trap stays in here.

@@ -105,4 +105,5 @@ def shown(uri: str) -> str:
     if scheme_of(uri) in BUCKET_SCHEMES:  # "?" and "#" are letters of a key
         key = uri.partition("://")[2].partition("/")[2]
         return repr(redact(f"{scheme_of(uri)}://{host}/{key}"))
-    return repr(urlunsplit((parts.scheme, host, parts.path, "...", "") if parts.query else parts))
+    bare = parts._replace(netloc=host)
+    return repr(urlunsplit(bare._replace(query="...", fragment="") if parts.query else bare))

@@ -1,0 +1,1 @@
+"""Scoring: one label table held against another, the gold one."""

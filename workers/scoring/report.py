@@ -1,0 +1,113 @@
+"""An evaluation -> a file for programs (JSON) and a page for people (Markdown)."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from workers.scoring.evaluation import Evaluation
+from workers.scoring.metrics import ANSWERS, MASKS, METRICS, TARGETS
+from workers.scoring.sums import ALL, ScoreSums
+from workers.scoring.thresholds import Minimum
+
+SCHEMA = 1
+"""Of the JSON."""
+MOST_GROUPS = 40
+"""On the page; the JSON has all."""
+_COUNTS = ("questions", "truths", "predictions", "hits")
+_ESCAPES = str.maketrans({each: f"&#{ord(each)};" for each in "|<>&[]`*_\\"})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was compared, and how."""
+
+    gold: str
+    """as it may be shown"""
+    labels: str
+    muse: str
+    judge: str
+    minimums: tuple[Minimum, ...]
+    missed: tuple[str, ...]
+    """sentences about minimums"""
+
+
+def write_json(found: Evaluation, facts: Facts) -> bytes:
+    """The scores of all groups, with the sums that they are made of."""
+    groups = {
+        group: {"scores": dict(found.scores[group]), "sums": _plain(sums)}
+        for group, sums in found.sums.items()
+    }
+    document = {"schema": SCHEMA, **asdict(facts), "groups": groups, "told": dict(found.told)}
+    return json.dumps(document, indent=2, allow_nan=False).encode("ascii") + b"\n"
+
+
+def write_markdown(found: Evaluation, facts: Facts) -> str:
+    """Three tables with a line for each group, what was left out, and what the columns mean."""
+    shown = list(found.sums)[:MOST_GROUPS]
+    lines = [
+        f"# {_escape(facts.labels)} against {_escape(facts.gold)}",
+        "",
+        *_list_minimums(facts),
+        *_table(["", *_COUNTS], [[_escape(g), *_counts(found.sums[g])] for g in shown]),
+        *_metric_tables(found, shown),
+    ]
+    if len(found.sums) > len(shown):
+        lines += [f"and {len(found.sums) - len(shown):,} groups more, in the JSON", ""]
+    lines += [f"* {count:,} {_escape(what)}" for what, count in found.told.items()]
+    lines += [
+        *([""] if found.told else []),
+        f"MUSE's protocol: {facts.muse}. Phrases are judged by {_escape(facts.judge)}. A dash:"
+        " nothing to take a share of.",
+        "",
+        *(f"* {each.title} (`{name}`): {each.meaning}" for name, each in METRICS.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _metric_tables(found: Evaluation, groups: Sequence[str]) -> Iterable[str]:
+    for table in (MASKS, TARGETS, ANSWERS):
+        names = [name for name, each in METRICS.items() if each.table == table]
+        head = [table, *(METRICS[name].title for name in names)]
+        rows = [[_escape(g), *(_number(found.scores[g][name]) for name in names)] for g in groups]
+        yield from _table(head, rows)
+
+
+def _list_minimums(facts: Facts) -> list[str]:
+    if not facts.minimums:
+        return []
+    asked = ", ".join(f"{each}" for each in facts.minimums)
+    if not facts.missed:
+        return [f"All that was asked for is reached: {asked}", ""]
+    return [f"Missed, of {asked}:", "", *(f"* {each}" for each in facts.missed), ""]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    rules = ["---", *["---:"] * (len(head) - 1)]
+    return [*(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows)), ""]
+
+
+def _counts(sums: ScoreSums) -> list[str]:
+    return [f"{getattr(sums, name):,}" for name in _COUNTS]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _plain(sums: ScoreSums) -> Mapping[str, float]:
+    return {
+        each.name: getattr(sums, each.name) for each in fields(sums) if each.name != "detections"
+    }
+
+
+def _escape(text: str) -> str:
+    """Names of kinds come from users, and a cell is one line."""
+    return " ".join(text.split()).translate(_ESCAPES)
+
+
+def describe_overall(found: Evaluation) -> str:
+    """One line: how many questions, and the first scores."""
+    scores = found.scores[ALL]
+    names = ("giou", "ciou", "f1", "ap")
+    told = ", ".join(f"{METRICS[name].title} {_number(scores[name])}" for name in names)
+    return f"{found.sums[ALL].questions:,} questions: {told}"
