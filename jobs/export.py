@@ -1,7 +1,8 @@
-"""Writes a label table as COCO, which other tools read, or as a picture sheet to look at.
+"""Writes a label table in the forms of other tools, COCO first, or as a picture to look at.
 
     python jobs/export.py --labels s3://bucket/out --to coco --output coco.json
     python jobs/export.py --labels s3://bucket/out --to sheet --output sheet.png --cards 24
+    python jobs/export.py --labels s3://bucket/out --to muse --output muse.json
 
 Exit code 0: written and found sound. 1: could not be written, with the reason. 2: a bad setting.
 """

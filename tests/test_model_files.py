@@ -16,7 +16,6 @@ from workers.errors import SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.calibration import Calibration
 from workers.model_files import (
-    code_version,
     fetch_model,
     identify_model,
     load_engine,
@@ -233,7 +232,3 @@ def test_replicas_that_start_at_once_share_one_fetch(folder, cache, bucket):
     assert kept == {fetched.name, f"{fetched.name}.lock"}
     for path in folder.iterdir():
         assert (fetched / path.name).read_bytes() == path.read_bytes()
-
-
-def test_the_code_has_a_version():
-    assert code_version()[0].isdigit()

@@ -6,12 +6,17 @@ import pytest
 
 from tests.labels import MADE_BY, label_photos
 from tests.readme_tree import BEGIN, END, OTHERS, ROOT, columns, fields, modules, tree
+from workers.exports.formats import FORMATS as EXPORTS
+from workers.exports.settings import ExportSettings
+from workers.imports.formats import FORMATS as IMPORTS
+from workers.imports.settings import ConvertSettings
 from workers.labels.commits import Ledger
 from workers.labels.schema import LABEL_SCHEMA, TARGET_TYPE
 from workers.labels.table import PartIdentity, write_part
 from workers.scoring.metrics import METRICS
 from workers.scoring.settings import EvaluateSettings
 from workers.settings import LabelSettings
+from workers.settings_names import flag_of, leaves
 from workers.storage.stores import Anywhere
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,14 +55,25 @@ def test_links_and_pictures_lead_somewhere():
 
 
 @pytest.mark.parametrize(
-    ("job", "settings"), [("label", LabelSettings), ("evaluate", EvaluateSettings)]
+    ("job", "settings"),
+    [
+        ("label", LabelSettings),
+        ("export", ExportSettings),
+        ("convert", ConvertSettings),
+        ("evaluate", EvaluateSettings),
+    ],
 )
-def test_flags_of_a_job_in_the_readme_exist(job, settings):
+def test_flags_of_the_jobs_in_the_readme_exist(job, settings):
     commands = re.findall(rf"python jobs/{job}\.py((?:[^\n`]|\\\n)*)", README)
-    flags = {flag for command in commands for flag in re.findall(r"--([a-z-]+)", command)}
+    flags = {flag for command in commands for flag in re.findall(r"(--[a-z-]+)", command)}
     assert flags
-    known = {name.replace("_", "-") for name in settings.model_fields}
-    assert flags <= known
+    assert flags <= {flag_of(path) for path in leaves(settings)}
+
+
+@pytest.mark.parametrize("job", [IMPORTS, EXPORTS])
+def test_every_form_of_labels_has_a_command_in_the_readme(job):
+    flag = "--from" if job is IMPORTS else "--to"
+    assert {form for form in job if f"{flag} {form} " not in README} == set()
 
 
 def test_every_metric_of_an_evaluation_stands_in_the_readme():

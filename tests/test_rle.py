@@ -16,6 +16,7 @@ from workers.labels.rle import (
     find_load_problem,
     measure_mask,
     measure_rle,
+    read_runs,
     run_lengths,
 )
 
@@ -174,3 +175,38 @@ def test_a_file_that_pycocotools_refuses_is_found_out(tmp_path, capsys):
     broken.write_text(json.dumps({"images": [{"id": 1}], "annotations": [{"id": 1}]}))
     assert "KeyError" in find_load_problem(broken)
     assert capsys.readouterr().out == ""
+
+
+def test_plain_and_compressed_run_lengths_are_the_same_mask():
+    for photo in load_photos():
+        for mask, code in zip(photo.masks, encode(photo.masks), strict=True):
+            plain = RunMask.from_pixels(mask).counts.tolist()
+            for counts in (plain, code.counts):
+                runs = read_runs(code.size, counts)
+                assert np.array_equal(runs.pixels(), mask)
+                assert runs.counts.tolist() == plain
+
+
+@pytest.mark.parametrize(
+    ("counts", "same"),
+    [
+        ([0, 6], [0, 6]),
+        ([6], [6]),
+        ([6, 0], [6]),
+        ([2, 0, 4], [6]),
+        ([1, 2, 0, 1, 2], [1, 3, 2]),
+        ([0, 0, 0, 2, 0, 0, 4], [0, 2, 4]),
+        ([1, 1, 1, 0, 1, 2], [1, 1, 2, 2]),
+    ],
+)
+def test_runs_of_no_pixels_say_nothing(counts, same):
+    runs = read_runs((2, 3), counts)
+    assert runs.counts.tolist() == same
+    pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(3, 2).T
+    assert np.array_equal(runs.pixels(), pixels)
+
+
+@pytest.mark.parametrize("counts", [[], [5], [7], [-1, 7], [2**40], [6.0], [True, 5], ["6"], ""])
+def test_run_lengths_that_do_not_cover_the_picture_are_refused(counts):
+    with pytest.raises(ExportError):
+        read_runs((2, 3), counts)

@@ -9,7 +9,7 @@ PixelLMError
     │   └── ConditionUnsupported  the job   the store has no "write unless it is there"
     ├── OutputUnwritable          the job   the output is full, read-only, or refuses our writes
     ├── SettingsError             the job   a setting is unknown or contradicts another
-    ├── PlanError                 the job   nothing to label under the input, or it can't be cut
+    ├── PlanError                 the job   nothing is under the input, or it can't be cut or read
     ├── RecordRejected            a row     one record can't be labelled
     ├── ReplicaBroken             a worker  RETRIED: the model can't answer anything any more
     ├── CommitError               the job   a marker or a manifest does not say what it must
@@ -63,7 +63,7 @@ class SettingsError(LineError):
 
 
 class PlanError(LineError):
-    """There is nothing to label under the input, or it can't be cut into shards."""
+    """Nothing is under the input to label or import, or it can't be cut or read as a whole."""
 
 
 class RecordRejected(LineError):

@@ -10,14 +10,12 @@ import json
 import math
 import re
 import shutil
-import tomllib
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -36,6 +34,7 @@ from workers.settings import SHIPPED_MODEL, LabelSettings
 from workers.storage.objects import ObjectInfo, Store
 from workers.storage.stores import open_store
 from workers.storage.uris import scheme_of, shown, under
+from workers.version import code_version
 
 ANSWERS_VERSION = 1
 """Of the code between weights and labels. Raise it with a change after which the same weights give
@@ -154,17 +153,6 @@ def fetch_model(settings: LabelSettings) -> Path:
     if not Path(place).is_dir():
         raise SettingsError(_no_folder(place))
     return Path(place)
-
-
-def code_version() -> str:
-    """The version of this code: of its own tree if that is at hand, else of what is installed."""
-    project = Path(__file__).parent.parent / "pyproject.toml"
-    if project.is_file():
-        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
-    try:
-        return version("pixellm-workers")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _of_another(calibration: Calibration, settings: LabelSettings, digest: str) -> str:

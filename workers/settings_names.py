@@ -25,10 +25,11 @@ def fields(
     """Every setting in a tree, with its path."""
     for name, field in model.model_fields.items():
         kind = field.annotation
+        called = field.alias or name  # `--from` can't be the name of a field: Python keeps it
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from fields(kind, (*above, name))
+            yield from fields(kind, (*above, called))
         else:
-            yield (*above, name), field
+            yield (*above, called), field
 
 
 def flag_of(path: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -161,7 +161,9 @@ def _read_flags(
     source = CliSettingsSource[argparse.ArgumentParser](model, cli_prog_name=program)
     parser, known = source.root_parser, {".".join(path): field for path, field in fields(model)}
     must = [
-        f"{flag_of([name])} {each.annotation}" for name, each in known.items() if each.is_required()
+        f"{flag_of([name])} {_say_type(each.annotation)}"
+        for name, each in known.items()
+        if each.is_required()
     ]
     parser.usage = f"{program} {' '.join(must)} [--flag value ...]"
     parser.description = inspect.cleandoc(model.__doc__ or "")
@@ -172,6 +174,12 @@ def _read_flags(
                 action.metavar = _KINDS.get(action.metavar, action.metavar)
     source(args=list(arguments))
     return source
+
+
+def _say_type(annotation: object) -> str:
+    """What is to stand behind a flag: the name of a type, or the words that can be chosen."""
+    words = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return f"{{{','.join(words)}}}" if words else f"{annotation}"
 
 
 def _explain(field: FieldInfo) -> str:

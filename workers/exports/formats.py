@@ -15,6 +15,10 @@ from typing import BinaryIO
 from workers.errors import ExportError
 from workers.exports.coco import write_coco
 from workers.exports.coco_check import validate_coco
+from workers.exports.muse import check_muse, write_muse
+from workers.exports.reasonseg import check_reasonseg, write_reasonseg
+from workers.exports.refcoco import check_refcoco, write_refcoco
+from workers.exports.referring import check_referring, write_referring
 from workers.exports.selection import ExportOptions, ExportSummary
 from workers.exports.sheet import check_sheet, write_sheet
 from workers.exports.table import LabelTable, open_table
@@ -44,6 +48,10 @@ FORMATS: Mapping[str, Format] = {
         frozenset({"segmentation", "categories", "min_score"}),
     ),
     "sheet": Format(write_sheet, check_sheet, "Pillow", frozenset({"cards", "min_score"})),
+    "muse": Format(write_muse, check_muse, "a second reading", frozenset()),
+    "referring": Format(write_referring, check_referring, "a second reading", frozenset()),
+    "refcoco": Format(write_refcoco, check_refcoco, "a second reading", frozenset()),
+    "reasonseg": Format(write_reasonseg, check_reasonseg, "a second reading", frozenset()),
 }
 """By the name that `--to` takes."""
 

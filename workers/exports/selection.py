@@ -16,6 +16,7 @@ from workers.exports.categories import Categories, name_category, number_categor
 from workers.exports.images import ExportImage, add_image
 from workers.labels.rows import LABELLED
 from workers.labels.schema import LabelRow, TargetRow
+from workers.labels.targets import IGNORE_REGION
 
 RowSource = Callable[[Sequence[str]], Iterator[LabelRow]]
 """Reads the table from its start, in an order that never changes, with the columns named."""
@@ -28,6 +29,7 @@ _LIGHT = (
     "targets.category",
     "targets.score",
     "targets.area",
+    "targets.flags",
 )
 SHEET_CARDS = 12
 """Cards of a sheet: two columns that fit a screen after some scrolling."""
@@ -140,7 +142,9 @@ def _masks_of(
 
 def keeps(target: TargetRow, options: ExportOptions, left_out: Counter[str]) -> bool:
     """Whether a mask goes out; if not, its reason is counted."""
-    if target.area == 0:
+    if IGNORE_REGION in target.flags:
+        left_out["regions to ignore, which are no masks of an answer"] += 1
+    elif target.area == 0:
         left_out["empty masks"] += 1
     elif np.float32(target.score) < np.float32(options.min_score):  # the table keeps 32 bits
         left_out["masks below the lowest score"] += 1

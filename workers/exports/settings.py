@@ -30,7 +30,7 @@ _OPTIONS = frozenset(field.name for field in fields(ExportOptions))
 
 
 class ExportSettings(FlagSettings):
-    """Writes a label table as COCO or as a picture sheet; only committed shards are read.
+    """Writes a label table in a form of other tools; only what is committed is read.
 
     python jobs/export.py --labels labels --output coco.json
     python jobs/export.py --labels labels --output sheet.png --to sheet
@@ -41,7 +41,9 @@ class ExportSettings(FlagSettings):
     output: PLACE
     """the file to write: a path, or s3://bucket/key"""
     to: FormatName = "coco"
-    """the form to write: coco, or sheet (a PNG of the first images with their masks and phrases)"""
+    """the form to write: coco, sheet (a PNG of the first images with their masks and phrases), or
+    questions with their answers as jobs/convert.py reads them: muse, referring, refcoco, reasonseg
+    (a ZIP)"""
     segmentation: Literal["rle", "polygon"] = "rle"
     """of coco: masks as compressed run lengths, or as polygons (for tools that can't read run
     lengths)"""
@@ -54,14 +56,14 @@ class ExportSettings(FlagSettings):
     """the id of the run to export, as the label job prints it; without it, the newest finished
     one"""
     min_score: float = Field(default=0.0, ge=0.0, le=1.0)
-    """leave out masks with a lower score, 0 to 1"""
+    """of coco and a sheet: leave out masks with a lower score, 0 to 1"""
 
     @model_validator(mode="after")
     def _refuse_what_means_nothing(self) -> Self:
         """A setting that is silently ignored looks as if it had been followed."""
         takes = FORMATS[self.to].takes
         if idle := sorted((self.model_fields_set & _OPTIONS) - takes):
-            flags = ", ".join(flag_of([name]) for name in sorted(takes))
+            flags = ", ".join(flag_of([name]) for name in sorted(takes)) or "none of its kind"
             raise ValueError(
                 f"{flag_of(idle[:1])} means nothing for --to {self.to}, which takes {flags}"
             )

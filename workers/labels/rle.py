@@ -93,6 +93,22 @@ def decode_runs(size: tuple[int, int], counts: str) -> RunMask:
     return RunMask.from_counts(size, _check_runs(size, counts))
 
 
+def read_runs(size: tuple[int, int], counts: str | Sequence[int]) -> RunMask:
+    """The mask of run lengths as COCO files hold them: compressed, or plain whole numbers.
+
+    Raises:
+        ExportError: the run lengths do not cover an image of this size.
+    """
+    lengths = run_lengths(counts) if isinstance(counts, str) else _plain_lengths(counts)
+    runs = RunMask.from_counts(size, _check_cover(size, lengths))
+    real = runs.ends > runs.starts  # a run of no pixels says nothing and parts no others
+    starts, ends = runs.starts[real], runs.ends[real]
+    if len(starts) == 0:
+        return RunMask.empty(size)
+    first = np.append(True, starts[1:] > ends[:-1])
+    return RunMask(size, starts[first], ends[np.roll(first, -1)])
+
+
 def measure_rle(
     size: tuple[int, int], counts: str
 ) -> tuple[int, tuple[float, float, float, float]]:
@@ -164,10 +180,21 @@ def run_lengths(counts: str) -> npt.NDArray[np.int64]:
     return numbers
 
 
+def _plain_lengths(counts: Sequence[int]) -> npt.NDArray[np.int64]:
+    # bool is an int
+    if not all(type(count) is int and 0 <= count < 2**40 for count in counts):
+        raise ExportError("run lengths must be whole numbers from 0")
+    return np.asarray(counts, dtype=np.int64)
+
+
 def _check_runs(size: tuple[int, int], counts: str) -> npt.NDArray[np.int64]:
-    runs, pixels = run_lengths(counts), size[0] * size[1]
+    return _check_cover(size, run_lengths(counts))
+
+
+def _check_cover(size: tuple[int, int], runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    pixels = size[0] * size[1]
     # each by itself, too: the sum of very long ones wraps round
-    if runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
+    if len(runs) == 0 or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
         raise ExportError(
             f"run lengths cover {runs.sum()} pixels, but an image of size {size!r} has"
             f" {size[0] * size[1]}"

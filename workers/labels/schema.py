@@ -41,11 +41,13 @@ class TargetRow:
     span_end: Int32 | None
     """where it ends: the code point after its last one"""
     phrase_source: str
-    """where the phrase comes from: `answer`, `instruction` or `none`"""
+    """where the phrase comes from: `answer`, `instruction`, `annotation` (of an imported label: the
+    name that it gives the mask, which its text does not use) or `none`"""
     category: str | None
-    """the one of `requested_classes` that the phrase names, or the only one"""
+    """the one of `requested_classes` that the phrase names, or the only one; of an imported label,
+    its own"""
     category_id: int | None
-    """the number of `category` in a list of the user's; today always null"""
+    """the number of `category` in the file that the label was imported from, else null"""
     bbox: tuple[Float32, Float32, Float32, Float32]
     """x, y, width, height in pixels from the upper left corner; all 0 when the mask is empty"""
     area: int
@@ -73,7 +75,9 @@ class TargetRow:
     max_iou_other: Float32
     """largest overlap (IoU) with another mask of the same answer, 0 to 1"""
     flags: tuple[str, ...]
-    """`duplicate_mask`: it covers the same as another of the answer; `empty_mask`: no pixel"""
+    """`duplicate_mask`: it covers the same as another of the answer; `empty_mask`: no pixel;
+    `ignore_region`: no mask of the answer, has no `[SEG]` and stands behind all others: an imported
+    label says of these pixels that they count neither for nor against"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,8 @@ class LabelRow:
     source_id: str | None
     """the input's own name for the record: its id, or its key in a tar"""
     meta_json: str | None
-    """keys of the record that mean nothing here, as a JSON object"""
+    """keys of the record that mean nothing here, as a JSON object; of an imported label, `source`
+    holds what its form needs to be written again"""
     image_uri: str
     """the image file, or the archive or table that holds it; empty if the record names none"""
     image_member: str | None
@@ -114,7 +119,8 @@ class LabelRow:
     instruction: str
     """what was asked, cleaned"""
     instruction_kind: str
-    """the user's word for the kind of question, or `unspecified`; it is only carried along"""
+    """the user's word for the kind of question, or `unspecified`; it is only carried along. Of an
+    imported label `reasoning`, `referring`, `multi_referring` or `category`"""
     requested_classes: tuple[str, ...] | None
     """names that the targets were to be sorted into"""
     status: str
@@ -127,7 +133,7 @@ class LabelRow:
     attempts: Int32
     """which attempt at the shard made the row, from 1"""
     answer_text: str | None
-    """what the model said; every target is a `[SEG]` in it"""
+    """what the model said, or what an imported label says; every target is a `[SEG]` in it"""
     n_targets: Int32
     """length of `targets`"""
     targets: tuple[TargetRow, ...]
@@ -137,9 +143,10 @@ class LabelRow:
     review: str
     """`none`, `queued`, `accepted`, `rejected` or `corrected`; today always `none`"""
     origin: str
-    """who made the label: `model` or `human`; today always `model`"""
+    """who made the label: `model` or `human`, which is an imported one"""
     model_id: str
-    """the name of the model's folder, or its place in a bucket"""
+    """the name of the model's folder, or its place in a bucket; empty where a person made the
+    label, and so are the next one and `precision`"""
     model_sha256: str
     """digest of the model's files, 64 hex digits"""
     adapter_sha256: str | None
@@ -147,11 +154,12 @@ class LabelRow:
     label_fingerprint: str
     """digest of all that decides a label besides its image and instruction"""
     code_version: str
-    """version of the program that asked the model"""
+    """version of the program that asked the model, or imported the label"""
     precision: str
     """of the numbers that the model computed with: `fp32` or `bf16`"""
     decode_json: str
-    """how answers were generated, and the SHA-256 of the calibration, as a JSON object"""
+    """how answers were generated, and the SHA-256 of the calibration, as a JSON object; of an
+    imported label, what it was imported from, and how"""
     created_at: datetime
     """when the attempt that made the row began, in UTC"""
     latency_ms: Float32

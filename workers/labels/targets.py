@@ -14,6 +14,9 @@ from workers.labels.schema import TargetRow
 DUPLICATE_IOU = 0.9
 """Two masks of one answer that overlap more are flagged: most often one thing named twice."""
 
+IGNORE_REGION = "ignore_region"
+"""The flag of a target that is no mask of the answer: its pixels count neither for nor against."""
+
 _ARTICLE = re.compile(r"^(?:the|an?|this|that|these|those)\s+")
 _ID_DIGITS = 32
 

@@ -54,6 +54,15 @@ class Reason(StrEnum):
     IMAGE_PIXEL_KIND = "image_pixel_kind"
     """pixels without an agreed way to RGB: 32-bit integers, floats, Lab"""
 
+    ANSWER_MISMATCH = "answer_mismatch"
+    """a label that is imported: its text marks more or fewer targets than it has masks"""
+    ANNOTATION_MISSING = "annotation_missing"
+    """it refers to an annotation, a category or an image that its file does not have"""
+    MASK_BROKEN = "mask_broken"
+    """its polygons or run lengths can't be read"""
+    MASK_WRONG_SIZE = "mask_wrong_size"
+    """it was drawn on a picture of another size, or not on the upright one"""
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:

@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pytest
+
+from tests.gold import CATEGORIES, COCO, PHOTOS, convert, export, instances, masks, pixels, write
+from tests.gold import problems as problems_of
+from workers.imports.wording import NOTHING
+from workers.labels.targets import IGNORE_REGION
+
+NAME_FORM = "What is {} in this image? Please output segmentation mask."
+
+
+def source(tmp_path, document=COCO):
+    return write(tmp_path / "instances.json", document)
+
+
+def test_every_category_of_an_image_is_asked_and_has_all_its_masks(tmp_path):
+    rows = convert("coco", source(tmp_path), tmp_path / "gold", "--absent", "0")
+    order = [image["file_name"] for image in COCO["images"]]
+    assert list(dict.fromkeys(row.image_uri.rpartition("/")[2] for row in rows)) == order
+    for image in PHOTOS:
+        of_image = [row for row in rows if row.image_uri.endswith(image["file_name"])]
+        named = dict.fromkeys(CATEGORIES[each["category_id"]] for each in instances(image))
+        asked = [row.instruction for row in of_image if row.status == "ok"]
+        assert asked == [NAME_FORM.format(name) for name in named]
+        for row in of_image:
+            (name,) = row.requested_classes
+            drawn = [each for each in instances(image) if CATEGORIES[each["category_id"]] == name]
+            kept = [target for target in row.targets if IGNORE_REGION not in target.flags]
+            assert {target.category for target in kept} <= {name}
+            assert {target.category_id for target in kept} <= {
+                number for number, each in CATEGORIES.items() if each == name
+            }
+            for mask, each in zip(masks(row), drawn, strict=False):
+                wanted = pixels(each["segmentation"], image["height"], image["width"])
+                assert np.array_equal(mask, wanted)
+            assert len(kept) == len(drawn)
+
+
+def test_a_crowd_is_a_region_to_ignore_and_no_mask_of_the_answer(tmp_path, capsys):
+    rows = convert("coco", source(tmp_path), tmp_path / "gold")
+    (crowd,) = [each for each in COCO["annotations"] if each["iscrowd"]]
+    name = CATEGORIES[crowd["category_id"]]
+    (image,) = [each for each in PHOTOS if each["id"] == crowd["image_id"]]
+    (row,) = [row for row in rows if "ignore_region" in row.qa_flags]
+    assert row.requested_classes == (name,)
+    assert row.image_uri.endswith(image["file_name"])
+    *others, region = row.targets
+    assert region.flags == (IGNORE_REGION,)
+    assert all(IGNORE_REGION not in target.flags for target in others)
+    assert row.answer_text.count("[SEG]") == len(others) == row.n_targets - 1
+    wanted = pixels(crowd["segmentation"], image["height"], image["width"])
+    assert np.array_equal(masks(row)[-1], wanted)
+    document = json.loads(export("coco", tmp_path / "gold", tmp_path / "coco.json").read_text())
+    assert len(document["annotations"]) == sum(len(instances(image)) for image in PHOTOS)
+    assert "left out: 1 regions to ignore" in capsys.readouterr().out
+
+
+def test_categories_that_an_image_has_not_are_asked_in_vain(tmp_path):
+    rows = convert("coco", source(tmp_path), tmp_path / "gold", "--absent", "2")
+    empty = [row for row in rows if row.status == "empty" and not row.targets]
+    assert len(empty) == 2 * len(PHOTOS)
+    assert {row.answer_text for row in empty} == {NOTHING}
+    for row in empty:
+        image = next(each for each in PHOTOS if row.image_uri.endswith(each["file_name"]))
+        there = {
+            CATEGORIES[each["category_id"]] for each in instances(image) + instances(image, True)
+        }
+        assert there.isdisjoint(row.requested_classes)
+    asked = {row.requested_classes for row in empty}
+    assert len(asked) > 4, "not always the same ones"
+
+
+def test_of_an_image_that_says_what_it_has_not_nothing_else_is_asked_in_vain(tmp_path):
+    present = {each["category_id"] for each in instances(PHOTOS[0])}
+    away = sorted(CATEGORIES.keys() - present)[0]
+    image = {**PHOTOS[0], "neg_category_ids": [away, 10**9]}
+    path = source(tmp_path, {**COCO, "images": [image], "annotations": instances(PHOTOS[0])})
+    rows = convert("coco", path, tmp_path / "gold", "--absent", "5")
+    assert [row.requested_classes for row in rows if row.status == "empty"] == [(CATEGORIES[away],)]
+
+
+def test_the_same_masks_go_out_as_coco(tmp_path):
+    convert("coco", source(tmp_path), tmp_path / "gold")
+    document = json.loads(export("coco", tmp_path / "gold", tmp_path / "coco.json").read_text())
+    names = {each["id"]: each["name"] for each in document["categories"]}
+    files = {each["id"]: each["file_name"] for each in document["images"]}
+    out = {
+        (files[each["image_id"]], names[each["category_id"]], each["segmentation"]["counts"])
+        for each in document["annotations"]
+    }
+    again = convert("coco", tmp_path / "coco.json", tmp_path / "gold2", "--absent", "0")
+    back = {
+        (row.image_uri.rpartition("/")[2], target.category, target.rle_counts)
+        for row in again
+        for target in row.targets
+    }
+    assert out == back
+    assert len(out) == sum(len(instances(image)) for image in PHOTOS)
+
+
+def broken():
+    image, annotation = PHOTOS[0], instances(PHOTOS[0])[0]
+    polygon = {**annotation, "segmentation": [[1, 1, 2, 2]]}
+    yield {"annotations": [polygon]}, ["mask_broken"]
+    yield {"annotations": [{**annotation, "category_id": 10**9}]}, ["annotation_missing"]
+    yield {"annotations": [{**annotation, "category_id": None}]}, ["annotation_missing"]
+    yield {"annotations": [{**annotation, "image_id": 10**9}]}, ["annotation_missing"]
+    yield {"annotations": [annotation, annotation]}, ["record_broken"]
+    yield {"annotations": [{"id": 1}]}, ["record_broken"]
+    yield {"annotations": [7]}, ["record_broken"]
+    yield {"images": [image, {"id": 5}]}, ["image_not_named"]
+    yield {"images": [image, {"id": 5, "file_name": "gone.jpg"}]}, ["image_missing"]
+    yield {"images": [image, image]}, ["record_broken"]
+
+
+@pytest.mark.parametrize(("change", "reasons"), list(broken()))
+def test_what_cannot_be_used_is_a_row_that_says_why(tmp_path, change, reasons):
+    document = {**COCO, "images": PHOTOS[:1], "annotations": instances(PHOTOS[0]), **change}
+    rows = convert("coco", source(tmp_path, document), tmp_path / "gold", "--absent", "0")
+    assert [code for _, code in problems_of(rows) if code != "instruction_missing"] == reasons
+
+
+def test_a_file_without_images_is_no_coco_file(tmp_path, capsys):
+    convert("coco", write(tmp_path / "x.json", [{"image": "a.jpg"}]), tmp_path / "gold", code=2)
+    assert "no `images`" in capsys.readouterr().err

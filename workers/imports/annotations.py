@@ -1,0 +1,137 @@
+"""A COCO instance file as other forms refer to it: images, categories, and annotations by id.
+
+Annotations are kept as the text that they are in the file and read when they are wanted: the memory
+is that of the file, where Python's own objects would take ten times as much.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from workers.errors import RecordRejected
+from workers.imports.gold import GoldTarget, Size
+from workers.imports.shapes import read_segmentation
+from workers.imports.source import Source, read_category_id, read_size
+from workers.json_stream import Entry
+from workers.records.record import ImageRef
+from workers.records.rejections import Reason, quote
+
+Id = int | str
+Json = Mapping[str, object]
+_FOLDER = "train2014"  # where the images of RefCOCO lie
+
+
+@dataclass(slots=True)
+class Annotations:
+    """What a file holds; entries without an id are not kept, since nothing can refer to them."""
+
+    images: dict[Id, Json] = field(default_factory=dict)
+    categories: dict[Id, str] = field(default_factory=dict)
+    texts: dict[Id, bytes] = field(default_factory=dict)
+    """id of an annotation -> the annotation"""
+    of_image: dict[Id, list[Id]] = field(default_factory=dict)
+    """id of an image -> ids of its annotations, in the order of the file"""
+
+    def add(self, entry: Entry) -> bool:
+        """Takes in an entry of one of the lists; False when it can't be used: an id twice, say."""
+        value = entry.value
+        number = read_key(value.get("id")) if isinstance(value, Mapping) else None
+        if number is None or not isinstance(value, Mapping):
+            return False
+        match entry.key:
+            case "images":
+                return self.images.setdefault(number, value) is value
+            case "categories":
+                name = str(value.get("name") or number)
+                return self.categories.setdefault(number, name) is name
+            case "annotations":
+                return self._add_annotation(number, value, entry.text)
+        return True
+
+    def _add_annotation(self, number: Id, value: Json, text: str) -> bool:
+        image = read_key(value.get("image_id"))
+        if image is None or number in self.texts:
+            return False
+        self.texts[number] = text.encode("utf-8", "surrogatepass")
+        self.of_image.setdefault(image, []).append(number)
+        return True
+
+    def get(self, number: object) -> Json:
+        """One annotation.
+
+        Raises:
+            RecordRejected: there is none.
+        """
+        key = read_key(number)
+        if key is None or key not in self.texts:
+            raise RecordRejected(
+                Reason.ANNOTATION_MISSING, f"there is no annotation {quote(number)} in the file"
+            )
+        found: Json = json.loads(self.texts[key])
+        return found
+
+    def name_category(self, number: object) -> str:
+        """The name of a category.
+
+        Raises:
+            RecordRejected: there is none.
+        """
+        key = read_key(number)
+        if key is None or key not in self.categories:
+            raise RecordRejected(
+                Reason.ANNOTATION_MISSING, f"there is no category {quote(number)} in the file"
+            )
+        return self.categories[key]
+
+    def make_target(self, annotation: Json, phrase: str) -> GoldTarget:
+        """An annotation as the target of a question that names it.
+
+        Raises:
+            RecordRejected: its mask or its category can't be read.
+        """
+        number = annotation.get("category_id")
+        return GoldTarget(
+            shape=read_segmentation(annotation.get("segmentation")),
+            phrase=phrase,
+            span=None,
+            phrase_source="instruction",
+            category=self.name_category(number),
+            category_id=read_category_id(number),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedImage:
+    """Where an image may lie, what it is called, and how large it is."""
+
+    refs: tuple[ImageRef, ...]
+    name: str
+    size: Size | None
+
+
+def place_image(image: Json | None, number: object, source: Source) -> PlacedImage:
+    """Finds out where an image of the file lies.
+
+    Raises:
+        RecordRejected: it is not there, or leads out of the images.
+    """
+    if image is None:
+        raise RecordRejected(
+            Reason.ANNOTATION_MISSING, f"there is no image {quote(number)} in the file"
+        )
+    name = image.get("file_name")
+    refs = source.find_image(name, _FOLDER)
+    return PlacedImage(refs, str(name), read_size(image.get("height"), image.get("width")))
+
+
+def read_key(value: object) -> Id | None:
+    """An id; numbers and texts are taken, and nothing else."""
+    return value if isinstance(value, str) or type(value) is int else None
+
+
+def read_annotations(entries: Iterable[Entry]) -> Annotations:
+    """Reads a file whole; what can't be used in it is left out."""
+    found = Annotations()
+    for entry in entries:
+        found.add(entry)
+    return found

@@ -1,0 +1,174 @@
+"""An import from its beginning to its end: what a start finds done, does, and leaves behind.
+
+    source -> entries -> rows -> parts -> commits -> manifest
+
+A second start of the same command goes on where the first was ended, and does nothing when all is
+done. Parts are numbered in the order of the source; for those that are committed the entries are
+read over, and no image is fetched.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count, islice
+
+from workers.errors import OutputUnwritable, PlanError, StorageError, StorageUnavailable
+from workers.imports.formats import FORMATS
+from workers.imports.gold import GoldRecord
+from workers.imports.plan import Conversion
+from workers.imports.rows import gold_rows
+from workers.labels.commits import Guarantee, Ledger
+from workers.labels.manifests import finish_run, read_manifest
+from workers.labels.rows import Attempt
+from workers.labels.schema import LabelRow
+from workers.labels.sums import Sums
+from workers.labels.table import PartIdentity, write_part
+from workers.storage.uris import shown
+
+Say = Callable[[str], None]
+THREADS = 8  # that fetch and decode images; a bucket takes some 30 ms for each
+TOLD_EVERY = 20  # parts
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertSummary(Sums):
+    """What became of an import."""
+
+    run_id: str
+    output: str
+    parts: int
+    found_committed: int
+    """of these, before this start"""
+    entries: int | None
+    """of the source; None when it was not read, since all was done"""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """entries that were not asked for, by reason"""
+
+
+def convert(conversion: Conversion, say: Say) -> ConvertSummary:
+    """Imports what is left and, when all is committed, writes the manifest.
+
+    Memory: that of the form, and the rows of one part.
+
+    Args:
+        conversion: from `plan_conversion`.
+        say: takes lines for the user.
+
+    Raises:
+        PlanError: the source turns out to be no JSON, or another form, or it changed meanwhile.
+        OutputUnwritable: the output takes nothing.
+        StorageError: a store failed.
+    """
+    ledger = conversion.ledger
+    if done := read_manifest(ledger.store, ledger.output, ledger.run_id):
+        say(f"nothing to do: {done.shards:,} parts, all committed")
+        sums = Sums(rows=done.rows, counts=done.counts, errors=done.errors, targets=done.targets)
+        return _summarise(conversion, sums, done.shards, done.shards, None, Counter())
+    _probe(ledger, say)
+    committed, left_out = ledger.committed_ids(), Counter[str]()
+    records = FORMATS[conversion.settings.form].read(conversion.source, left_out)
+    entries, parts = 0, list[str]()
+    with ThreadPoolExecutor(THREADS) as threads:
+        for shard_id, batch in _cut(records, conversion.settings.records_per_part):
+            if shard_id not in committed:
+                _commit(shard_id, batch, conversion, threads)
+            parts.append(shard_id)
+            entries += len(batch)
+            if len(parts) % TOLD_EVERY == 0:
+                say(f"{entries:,} entries in {len(parts):,} parts")
+    _check_unchanged(conversion)
+    manifest = finish_run(
+        ledger,
+        parts,
+        planned_at=conversion.planned_at,
+        source=conversion.settings.input,
+        settings_digest=conversion.request,
+        fingerprint=conversion.provenance.label_fingerprint,
+    )
+    found = len(committed.intersection(parts))
+    return _summarise(conversion, manifest, len(parts), found, entries, left_out)
+
+
+def _summarise(
+    conversion: Conversion,
+    sums: Sums,
+    parts: int,
+    found: int,
+    entries: int | None,
+    left_out: Counter[str],
+) -> ConvertSummary:
+    return ConvertSummary(
+        rows=sums.rows,
+        counts=dict(sums.counts),
+        errors=dict(sums.errors),
+        targets=sums.targets,
+        run_id=conversion.ledger.run_id,
+        output=conversion.ledger.output,
+        parts=parts,
+        found_committed=found,
+        entries=entries,
+        left_out=left_out,
+    )
+
+
+def _cut(records: Iterator[GoldRecord], size: int) -> Iterator[tuple[str, Sequence[GoldRecord]]]:
+    """Parts of so many entries, with ids that sort as in the source."""
+    for number in count():
+        if not (batch := list(islice(records, size))):
+            return
+        yield f"{number:08}", batch
+
+
+def _commit(
+    shard_id: str, batch: Sequence[GoldRecord], conversion: Conversion, threads: ThreadPoolExecutor
+) -> None:
+    run, limits = conversion.provenance, conversion.settings.picture_limits
+    attempt = Attempt(run, shard_id, 1, datetime.now(UTC))
+
+    def make(index: int, gold: GoldRecord) -> list[LabelRow]:
+        return gold_rows(index, gold, attempt, conversion.source.store, limits)
+
+    rows = [row for made in threads.map(make, range(len(batch)), batch) for row in made]
+    due = sum(max(1, len(gold.questions)) for gold in batch)
+    assert len(rows) == due, "a row for each question, and one for an entry without any"
+    part = write_part(rows, PartIdentity(run.run_id, shard_id, run.label_fingerprint))
+    try:
+        conversion.ledger.commit(
+            shard_id,
+            part,
+            fingerprint=run.label_fingerprint,
+            source=conversion.settings.input,
+            source_etag=conversion.digest,
+        )
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        raise OutputUnwritable(
+            f"the output can't be written: {error}. What is committed is kept; when the output can "
+            "be written again, the same command does the rest."
+        ) from error
+
+
+def _check_unchanged(conversion: Conversion) -> None:
+    """The run is named after what the source held; of another one it must never be the table."""
+    if FORMATS[conversion.settings.form].digest(conversion.source) != conversion.digest:
+        raise PlanError(
+            f"{shown(conversion.settings.input)} changed while it was imported, so nothing of it"
+            " counts. Start the same command again"
+        )
+
+
+def _probe(ledger: Ledger, say: Say) -> None:
+    try:
+        guarantee = ledger.probe()
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        raise OutputUnwritable(f"the output can't be written: {error}") from error
+    if guarantee is Guarantee.AT_LEAST_ONCE:
+        say(
+            f"{shown(ledger.output)} has no conditional writes: do not start the same command"
+            " twice at a time"
+        )

@@ -1,0 +1,123 @@
+"""What is imported, and where its files lie."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from typing import Literal
+
+from workers.errors import ObjectMissing, PlanError, RecordRejected
+from workers.imports.gold import Size
+from workers.imports.wording import NAME_FORM, SENTENCE_FORM
+from workers.json_stream import Entry, read_entries
+from workers.records.addresses import resolve_image
+from workers.records.record import MAX_SOURCE_ID_CHARS, ImageRef
+from workers.records.rejections import Reason, quote
+from workers.storage.objects import Store
+from workers.storage.stores import Anywhere
+from workers.storage.uris import shown
+
+Referring = Literal["single", "multi", "both"]
+READ_BYTES = 2**20
+NAMES_LOOKED_AT = 10_000  # beside a file that is not there
+ABSENT = 3
+"""Categories that an image has not, asked of each: about as many as it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is imported, and how it is asked."""
+
+    input: str
+    """URI of the file or folder"""
+    images: str
+    """URI of the folder that images are looked for in; none outside of it is read"""
+    instances: str | None = None
+    """URI of the file with the annotations, where it is another one"""
+    split: str | None = None
+    """only entries of this one"""
+    referring: Referring = "both"
+    """whether expressions are asked one by one, several at once, or both"""
+    absent: int = ABSENT
+    """categories that an image has not, asked of each"""
+    name_form: str = NAME_FORM
+    """how something that has a name is asked for; the name stands at `{}`"""
+    sentence_form: str = SENTENCE_FORM
+    """how a sentence is asked; it stands at `{}`"""
+
+    @property
+    def store(self) -> Store:
+        """For all that is read."""
+        return Anywhere()
+
+    def entries(self, uri: str) -> Iterator[Entry]:
+        """Streams the entries of a JSON file.
+
+        Raises:
+            PlanError: it is no JSON.
+            StorageError: the store failed.
+        """
+        with self.store.open(uri) as file:
+            yield from read_entries(file, shown(uri))
+
+    def find_image(self, name: object, folder: str = "") -> tuple[ImageRef, ...]:
+        """Where the image of a name may lie.
+
+        Args:
+            name: as the entry says it: a path below `images`.
+            folder: where such images lie at the data set's makers, if not right there.
+
+        Raises:
+            RecordRejected: there is no name, or it leads out of `images`.
+        """
+        if name is None or name == "":
+            raise RecordRejected(Reason.IMAGE_NOT_NAMED, "the entry names no image")
+        if not isinstance(name, str):
+            raise RecordRejected(
+                Reason.IMAGE_REFUSED, f"an image's name must be a text, not {quote(name)}"
+            )
+        base = name.rpartition("/")[2]
+        paths = dict.fromkeys([name, *([f"{folder}/{base}"] if folder else []), base])
+        uris = [resolve_image(path, self.images, (self.images,)) for path in paths]
+        return tuple(ImageRef(uri, None, None, None) for uri in dict.fromkeys(uris))
+
+
+def digest_file(store: Store, uri: str) -> str:
+    """SHA-256 of a file, which is not held.
+
+    Raises:
+        PlanError: it is not there.
+        StorageError: the store failed.
+    """
+    digest = sha256()
+    try:
+        with store.open(uri) as file:
+            while data := file.read(READ_BYTES):
+                digest.update(data)
+    except ObjectMissing as error:
+        raise PlanError(f"there is no file {shown(uri)}{_find_alike(store, uri)}") from error
+    return digest.hexdigest()
+
+
+def _find_alike(store: Store, uri: str) -> str:
+    """MUSE comes as `MUSE_train.json` as often as `muse_train.json`."""
+    beside = islice(store.list(uri.rpartition("/")[0]), NAMES_LOOKED_AT)
+    alike = (info.uri for info in beside if info.uri.lower() == uri.lower())
+    return next((f"; {shown(found)} is there" for found in alike), "")
+
+
+def read_size(height: object, width: object) -> Size | None:
+    """The size that an entry gives its image; None where it gives none."""
+    if type(height) is int and type(width) is int and height > 0 and width > 0:
+        return height, width
+    return None
+
+
+def read_category_id(value: object) -> int | None:
+    """A category's number, where it is one that a table can hold."""
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+def read_id(value: object) -> str | None:
+    """The source's own name for an entry."""
+    return None if value is None else str(value)[:MAX_SOURCE_ID_CHARS]
