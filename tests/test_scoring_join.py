@@ -172,6 +172,16 @@ def test_however_many_buckets_and_pieces_there_are_the_scores_are_the_same(monke
     assert whole.scores[ALL]["giou"] > 0.1
 
 
+def test_a_long_evaluation_says_ten_times_how_far_it_is(monkeypatch):
+    monkeypatch.setattr(join, "BLOCK_ROWS", 1)
+    rows, told = answers(25), []
+    gold = put_table(STORE, "mem://join/gold", rows)
+    evaluate_tables(gold, gold, SCRATCH, say=told.append)
+    assert len(told) == 3 + 10
+    assert told[2:4] == ["scoring 25 buckets of questions", "3 of 25 buckets are scored"]
+    assert told[-1] == "25 of 25 buckets are scored"
+
+
 def test_what_was_set_aside_is_swept_away_even_when_it_breaks_off():
     rows = answers(3)
     gold, said = (put_table(STORE, f"mem://join/{name}", rows) for name in ("gold", "said"))

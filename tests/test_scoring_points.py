@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.matching import assign, compare_points, draw_points, pairing_cost
+from pixellm.matching import assign, draw_points, pairing_cost
 from tests.photos import load_photos
 from tests.scoring import box, runs
-from workers.scoring.muse import LOGIT
+from workers.scoring.muse import LOGIT, compute_costs
 from workers.scoring.points import find_places, sample_masks
 
 
@@ -31,9 +31,7 @@ def test_costs_are_those_of_the_model_library_for_the_same_masks_as_logits(numbe
     moved = [np.roll(mask, (9, 4), (0, 1)) for mask in photo.masks]
     points = draw_points(2_000, seed=1)
     places = find_places(points, moved[0].shape)
-    logits = LOGIT * (2 * sample_masks(runs(*moved), places) - places.weights.sum(0))
-    truths = sample_masks(runs(*photo.masks), places)
-    found = compare_points(torch.from_numpy(logits), torch.from_numpy(truths))
+    found = compute_costs(runs(*photo.masks), runs(*moved), places)
     pred = torch.from_numpy(np.stack(moved)).float() * 2 * LOGIT - LOGIT
     expected = pairing_cost(pred, torch.from_numpy(np.stack(photo.masks)), points)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from workers.errors import ScoringError, StorageError
 from workers.exports.table import LabelTable
-from workers.scoring.bucket import Buckets, score_bucket
+from workers.scoring.bucket import Buckets, ScoredBucket, score_bucket
 from workers.scoring.fitting import RawScores
 from workers.scoring.join import (
     Plan,
@@ -32,6 +32,8 @@ from workers.storage.objects import Store
 from workers.storage.stores import open_store
 from workers.storage.uris import shown
 
+TENTHS = 10
+"""Times that a long evaluation says how far it is."""
 Item = TypeVar("Item")
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
@@ -101,7 +103,7 @@ def evaluate_tables(
         say(f"scoring {plan.buckets:,} {'bucket' if plan.buckets == 1 else 'buckets'} of questions")
         blocks = tuple(block for piece in (*true, *said) for block in piece.blocks)
         task = Buckets(blocks, options or ScoringOptions())
-        found = list(spread(score_bucket, range(plan.buckets), task))
+        found = list(_counted(spread(score_bucket, range(plan.buckets), task), plan.buckets, say))
     finally:
         _sweep(open_store(scratch), scratch, say)
     told = sum((Counter(piece.told) for piece in (*true, *said)), Counter[str]())
@@ -111,6 +113,14 @@ def evaluate_tables(
 
 def _split(table: LabelTable, side: Side, plan: Plan, spread: Spread) -> list[SplitPiece]:
     return list(spread(split_piece, cut_pieces(table, side), plan))
+
+
+def _counted(results: Iterator[ScoredBucket], total: int, say: Say) -> Iterator[ScoredBucket]:
+    """Tells of each tenth part of the work, where there is much of it."""
+    for number, result in enumerate(results, start=1):
+        yield result
+        if total >= TENTHS and number * TENTHS // total > (number - 1) * TENTHS // total:
+            say(f"{number:,} of {total:,} buckets are scored")
 
 
 def _conclude(scored: Scored, raw: RawScores) -> Evaluation:

@@ -113,9 +113,17 @@ def _find_partners(question: Question, official: bool) -> list[tuple[int, int]]:
         return [(0, 0)]
     size = predictions[0].runs.size
     places = find_places(choose_points(official), size) if official else _fixed_places(size)
-    logits = LOGIT * (2 * sample_masks(_runs(predictions), places) - places.weights.sum(0))
-    true = sample_masks(_runs(truths), places)
-    return assign(compare_points(torch.from_numpy(logits), torch.from_numpy(true)))
+    return assign(compute_costs(_runs(truths), _runs(predictions), places))
+
+
+def compute_costs(
+    truths: Sequence[RunMask], predictions: Sequence[RunMask], places: Places
+) -> Tensor:
+    """BCE plus Dice of every prediction with every truth, (P, T) float32."""
+    # beyond the border `grid_sample` finds logits of 0, and not of -LOGIT
+    logits = LOGIT * (2 * sample_masks(predictions, places) - places.weights.sum(0))
+    true = sample_masks(truths, places)
+    return compare_points(torch.from_numpy(logits), torch.from_numpy(true))
 
 
 def _runs(masks: Sequence[Mask]) -> list[RunMask]:
