@@ -5,12 +5,9 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from tests.labels import MADE_BY
 from tests.scoring import box, failed, put_table, row
 from workers.errors import AccessDenied, CommitError, ScoringError
-from workers.labels.rle import decode_mask
 from workers.scoring import join
-from workers.scoring.entries import make_entry, pack_entries, unpack_entries
 from workers.scoring.evaluation import _sweep, evaluate_tables
 from workers.scoring.join import (
     NO_GOLD,
@@ -226,36 +223,3 @@ def test_rows_with_broken_masks_are_counted_and_end_nothing():
         "predicted rows with masks of another size than the gold ones": 1,
     }
     assert (found.sums[ALL].questions, found.sums[ALL].answered) == (3, 1)
-
-
-# ---- entries
-
-
-def test_entries_come_back_as_they_were_set_aside():
-    entries = [
-        make_entry(each)
-        for each in (
-            row(SQUARE, ['a "mug"\n\u2028é'], [0.1], kind="use"),
-            row(SQUARE, [None], ignored=SQUARE),
-            row(),
-            failed(),
-        )
-    ]
-    assert list(unpack_entries(pack_entries(entries))) == entries
-    assert list(unpack_entries(pack_entries([]))) == []
-
-
-def test_an_entry_has_what_its_row_says():
-    made = make_entry(row([box(1, 2, 3, 5)], ["mug"], [0.75], kind="use"))
-    (target,) = made.targets
-    assert (made.kind, made.answered, made.model_sha256) == ("use", True, MADE_BY.model_sha256)
-    assert (target.name, target.score, target.ignored) == ("mug", 0.75, False)
-    assert target.raw == (0.75, None, 0.25, 0.125)
-    assert (decode_mask(target.size, target.counts) == box(1, 2, 3, 5)).all()
-
-
-def test_a_target_without_a_phrase_is_called_by_its_category():
-    made = row(SQUARE, [None])
-    (target,) = made.targets
-    (entry,) = make_entry(replace(made, targets=(replace(target, category="cup"),))).targets
-    assert entry.name == "cup"
