@@ -14,7 +14,7 @@ from tests.benchmarks.clocked import Clocked, ReplicaNotes, Sleeping
 from tests.benchmarks.line_loads import Load
 from tests.benchmarks.line_tables import Racer, Shares, Turn
 from tests.benchmarks.memory import MIB, Driven
-from tests.benchmarks.options import Options
+from tests.benchmarks.options import OptionError, Options
 from tests.benchmarks.watched import peak_memory
 from workers.model_thread import ModelThread
 
@@ -183,6 +183,17 @@ def test_half_of_the_records_are_answered_by_each_of_two(tmp_path):
     asked = [len(questions) for _, questions in load.records()]
     assert [notes.questions for notes, _ in done] == [sum(asked[::2]), sum(asked[1::2])]
     assert sum(targets for _, targets in done) > 0
+
+
+def test_loads_are_chosen_by_name():
+    assert line.choose_loads(None) == list(line.LOADS.values())
+    assert line.choose_loads(("sleeping", "middle")) == [
+        line_loads.make_sleeping,
+        line_loads.make_large,
+    ]
+    assert line.choose_loads(("own",)) == list(line.LOADS.values())  # the part engine's
+    with pytest.raises(OptionError, match="--models midle: known are shipped, middle, sleeping"):
+        line.choose_loads(("midle",))
 
 
 @pytest.mark.slow

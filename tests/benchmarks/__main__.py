@@ -66,8 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--models",
         type=_names,
-        help="of the part engine: shipped,middle, or with --toy own,scripted; of the part gpu: its"
-        " cases, such as muse/1/128 (see tests/benchmarks/gpu.py)",
+        help="of the part engine: shipped,middle, or with --toy own,scripted; of the part line:"
+        " shipped,middle,sleeping; of the part gpu: its cases, such as muse/1/128 (see"
+        " tests/benchmarks/gpu.py)",
     )
     add("--shards", type=_positive, help="of the part memory (default: 100000)")
     add("--toy", action="store_true", help="the tiny model, to try the benchmark itself")

@@ -6,7 +6,7 @@ job      jobs/label.py, real Ray and two replicas: from a folder of files to com
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -22,9 +22,10 @@ from pixellm.engine.engine import Engine, Job
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
 from tests.benchmarks.clocked import QUESTION_SECONDS, Clocked, ReplicaNotes, Sleeping
+from tests.benchmarks.inputs import TOYS, WORKLOADS
 from tests.benchmarks.line_loads import LIST, Load, make_bound, make_large, make_sleeping
 from tests.benchmarks.line_tables import REPLICAS, Racer, Turn, make_shares, make_table
-from tests.benchmarks.options import Options
+from tests.benchmarks.options import OptionError, Options
 from tests.benchmarks.report import Table
 from tests.benchmarks.timing import say
 from tests.benchmarks.watched import JobNotes
@@ -37,13 +38,34 @@ START_SECONDS = 600.0
 """That a process waits for the other one to be ready."""
 
 
+LOADS: Mapping[str, Callable[[Path, bool], Load]] = {
+    "shipped": make_bound,
+    "middle": make_large,
+    "sleeping": make_sleeping,
+}
+"""By the names of --models; those of other parts mean nothing here."""
+
+
 def run(options: Options) -> Iterator[Table]:
     """Two tables for each kind of model."""
-    for make in (make_bound, make_large, make_sleeping):
+    for make in choose_loads(options.models):
         with tempfile.TemporaryDirectory(prefix="line-") as folder:
             load = make(Path(folder), options.toy)
             # starting Ray takes longer than all else of a toy
             yield from measure(load, 1 if options.toy else options.repetitions)
+
+
+def choose_loads(names: Sequence[str] | None) -> list[Callable[[Path, bool], Load]]:
+    """Those of --models; all, where it only has names of other parts.
+
+    Raises:
+        OptionError: a name that no part knows.
+    """
+    for name in names or ():
+        if name not in {*LOADS, *WORKLOADS, *TOYS}:
+            raise OptionError(f"--models {name}: known are {', '.join(LOADS)}")
+    own = [name for name in names or () if name in LOADS] or list(LOADS)
+    return [LOADS[name] for name in own]
 
 
 def measure(load: Load, repetitions: int) -> list[Table]:
