@@ -39,6 +39,7 @@ class TrainingBatch:
         masks: for each image (n_i, h0, w0), above 0 inside, in the order of its token groups.
         ignored: for each image (n_i, h0, w0) bool, the pixels of which nobody says whether they
             belong to that mask; empty where every pixel of the batch counts.
+        names: of the rows, for messages; empty where they have none.
     """
 
     pixels: Tensor
@@ -50,6 +51,7 @@ class TrainingBatch:
     seg_ids: tuple[int, ...]
     masks: tuple[Tensor, ...]
     ignored: tuple[Tensor, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

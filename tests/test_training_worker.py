@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from pixellm.checkpoints import Checkpoint
+from pixellm.errors import TrainingDiverged
 from pixellm.loop import Alone, Schedule
 from pixellm.tiny import tiny_checkpoint
 from tests.training_tables import memory_table, photo_rows, put_table
 from workers.errors import SettingsError
+from workers.training.learner import Learner
 from workers.training.plan import DataSet, TrainPlan
 from workers.training.states import States
 from workers.training.worker import Bench, train
@@ -90,6 +92,26 @@ def test_a_run_that_is_done_has_nothing_left_to_do(whole):
     reports, _, weights = run(PLAN, store)
     assert reports == []
     assert all(torch.equal(weights[name], value) for name, value in whole[2].items())
+
+
+def test_a_loss_that_is_no_number_names_the_rows_and_leaves_the_state_before(monkeypatch):
+    store, seen = memory_table(), []
+    forward = Learner.forward
+
+    def overflow(learner, batch):
+        seen.append(batch.names)
+        parts = forward(learner, batch)
+        return {name: part * (torch.nan if len(seen) == 8 else 1) for name, part in parts.items()}
+
+    monkeypatch.setattr(Learner, "forward", overflow)
+    with pytest.raises(TrainingDiverged, match="loss of step 4 is no number") as caught:
+        run(PLAN, store)
+    ids = {row.item_id for row in photo_rows()}
+    assert len(seen[7]) == 2
+    assert set(seen[7]) < ids
+    assert all(name in f"{caught.value}" for name in seen[7])
+    assert not any(name in f"{caught.value}" for name in ids - set(seen[7]))
+    assert States(store, OUTPUT, print).steps() == [2]
 
 
 def test_frozen_parts_stay_as_they_were(whole):

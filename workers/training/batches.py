@@ -177,6 +177,7 @@ class BatchMaker:
             seg_ids=self._seg_ids,
             masks=tuple(map(_stack_masks, examples)),
             ignored=tuple(map(_stack_ignored, examples)) if unsure else (),
+            names=tuple(each.item_id for group in examples for each in group),
         )
 
 

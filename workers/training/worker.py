@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from pixellm.checkpoints import Checkpoint
+from pixellm.errors import TrainingDiverged
 from pixellm.loop import Alone, Loop, StepReport
 from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
@@ -61,7 +62,7 @@ def train(plan: TrainPlan, bench: Bench) -> TunedModel:
     batches = iter(feed)
     while not loop.done:
         taken, position = _take(batches, plan.accumulate)
-        bench.hear(loop.learn([to_device(each, device) for each in taken]))
+        bench.hear(_learn(loop, [to_device(each, device) for each in taken]))
         if loop.step % plan.save_every == 0 or loop.done:
             save(plan, loop, position, bench)
     return tuned
@@ -129,6 +130,17 @@ def save(plan: TrainPlan, loop: Loop[Any], position: State, bench: Bench) -> Non
     if bench.peers.rank == 0:
         whole = {"plan": plan.digest, "loop": rest, "data": position.to_json()}
         bench.states.save(loop.step, tensors, whole)
+
+
+def _learn(loop: Loop[TrainingBatch], batches: list[TrainingBatch]) -> StepReport:
+    """A step; an error names the rows that it came of, if it was one batch of this worker."""
+    try:
+        return loop.learn(batches)
+    except TrainingDiverged as error:
+        if error.batch is None:
+            raise
+        names = ", ".join(batches[error.batch].names)
+        raise TrainingDiverged(f"{error}; its rows are {names}", batch=error.batch) from error
 
 
 def _take(
