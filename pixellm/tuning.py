@@ -24,6 +24,7 @@ from pixellm.checkpoints import official_name, official_state
 from pixellm.errors import CheckpointError
 from pixellm.language import LORA_TARGETS
 from pixellm.model import PixelLM
+from pixellm.tokenizer import Tokenizer
 from pixellm.weights import WeightFiles, save_weights
 
 ADAPTER = "default"
@@ -105,6 +106,19 @@ class TunedModel:
                 layer = steps.get(name)
                 merged = value if layer is None else _merge(value, layer)
                 yield official_name(name.replace(".base_layer.", ".")), merged
+
+    def save_merged(
+        self, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype | None = None
+    ) -> None:
+        """Writes a model folder as any other: what was learned is part of its weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = (
+            (name, value.detach().to("cpu", dtype).contiguous())
+            for name, value in sorted(self.merged_state())
+        )
+        save_weights(tensors, folder)
+        (folder / "config.json").write_text(self.model.config.to_json(), encoding="utf-8")
+        tokenizer.save(folder)
 
     def save_adapter(self, folder: Path) -> None:
         """Writes adapter_config.json and adapter_model.safetensors as PEFT does, and `light`.

@@ -85,6 +85,10 @@ def test_the_fingerprint_changes_with_all_that_changes_a_label(folder, cache):
     assert len(seen) == 5
 
 
+def fetch(settings) -> Path:
+    return fetch_model(settings.model_place, settings.model_cache)
+
+
 def put_calibration(path: Path, **values) -> Path:
     path.write_bytes(Calibration("score_iou", ((0.1, 0.2),), **values).to_json())
     return path
@@ -169,9 +173,9 @@ def test_weights_that_are_not_those_of_the_driver_are_refused(folder, cache):
 def test_a_hub_id_is_told_that_hubs_are_never_asked(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=r"--model 'org/name': .*hubs are never asked"):
-        fetch_model(make_settings("org/name", cache))
+        fetch(make_settings("org/name", cache))
     with pytest.raises(SettingsError, match=r"/nowhere/x': there is no such folder\.$"):
-        fetch_model(make_settings("/nowhere/x", cache))
+        fetch(make_settings("/nowhere/x", cache))
 
 
 def test_pickles_are_refused_before_any_worker_starts(folder, cache):
@@ -185,10 +189,10 @@ def test_a_model_in_a_bucket_is_fetched_once_and_is_the_same(folder, cache):
     put_model(folder, place)
     open_store(place).put(f"{place}/optimizer.pt", b"never fetched")
     settings = make_settings(place, cache)
-    first = fetch_model(settings)
+    first = fetch(settings)
     assert {path.name for path in first.iterdir()} == {path.name for path in folder.iterdir()}
     (first / "mark").touch()
-    assert (fetch_model(settings) / "mark").exists()
+    assert (fetch(settings) / "mark").exists()
     assert identify_model(settings).label_fingerprint == fingerprint(folder, cache)
     assert identify_model(settings).model_id == place
 
@@ -196,21 +200,21 @@ def test_a_model_in_a_bucket_is_fetched_once_and_is_the_same(folder, cache):
 def test_what_a_killed_process_had_fetched_is_removed(folder, cache):
     place = "mem://models/tiny-killed"
     put_model(folder, place)
-    whole = fetch_model(make_settings(place, cache))
+    whole = fetch(make_settings(place, cache))
     half, other = (whole.with_name(f".{name}-0123") for name in (whole.name, "other"))
     for left in (half, other):
         left.mkdir()
         (left / "model.safetensors").write_bytes(b"half")
-    fetch_model(make_settings(place, cache))
+    fetch(make_settings(place, cache))
     assert (half.exists(), other.exists(), whole.exists()) == (False, True, True)
 
 
 def test_a_changed_model_in_a_bucket_is_fetched_anew(folder, cache):
     place = "mem://models/tiny-2"
     put_model(folder, place)
-    first = fetch_model(make_settings(place, cache))
+    first = fetch(make_settings(place, cache))
     open_store(place).put(f"{place}/config.json", b"{}")
-    second = fetch_model(make_settings(place, cache))
+    second = fetch(make_settings(place, cache))
     assert second != first
     assert (second / "config.json").read_bytes() == b"{}"
 
@@ -218,7 +222,7 @@ def test_a_changed_model_in_a_bucket_is_fetched_anew(folder, cache):
 def test_a_bucket_without_weights_is_refused(cache):
     open_store("mem://models").put("mem://models/none/config.json", b"{}")
     with pytest.raises(SettingsError, match=r"'mem://models/none': there is no \*\.safetensors"):
-        fetch_model(make_settings("mem://models/none", cache))
+        fetch(make_settings("mem://models/none", cache))
 
 
 def test_replicas_that_start_at_once_share_one_fetch(folder, cache, bucket):
@@ -226,7 +230,7 @@ def test_replicas_that_start_at_once_share_one_fetch(folder, cache, bucket):
     put_model(folder, place)
     settings = make_settings(place, cache)
     with ThreadPoolExecutor(4) as pool:  # the lock keeps threads apart as it does processes
-        found = set(pool.map(fetch_model, [settings] * 4))
+        found = set(pool.map(fetch, [settings] * 4))
     (fetched,) = found
     kept = {path.name for path in (cache / "models").iterdir()}
     assert kept == {fetched.name, f"{fetched.name}.lock"}

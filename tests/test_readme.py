@@ -18,6 +18,7 @@ from workers.scoring.settings import EvaluateSettings
 from workers.settings import LabelSettings
 from workers.settings_names import flag_of, leaves
 from workers.storage.stores import Anywhere
+from workers.training.settings import TrainSettings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -61,6 +62,7 @@ def test_links_and_pictures_lead_somewhere():
         ("export", ExportSettings),
         ("convert", ConvertSettings),
         ("evaluate", EvaluateSettings),
+        ("train", TrainSettings),
     ],
 )
 def test_flags_of_the_jobs_in_the_readme_exist(job, settings):

@@ -32,7 +32,7 @@ class Killed(BaseException):
     """As if the process was gone."""
 
 
-def run(plan, store, die_after=None):
+def run(plan, store, die_after=None, sha256=""):
     """The reports of a run, and what it told; the weights at its end when it came to one."""
     reports, told = [], []
 
@@ -42,7 +42,7 @@ def run(plan, store, die_after=None):
             raise Killed
 
     tiny = tiny_checkpoint(0, max_positions=512)
-    checkpoint = Checkpoint(tiny.model, tiny.tokenizer, "")
+    checkpoint = Checkpoint(tiny.model, tiny.tokenizer, sha256)
     bench = Bench(checkpoint, store, States(store, plan.output, told.append), Alone(), hear)
     try:
         tuned = train(plan, bench)
@@ -129,6 +129,13 @@ def test_an_output_of_other_settings_is_refused():
     other = replace(PLAN, schedule=replace(PLAN.schedule, rate=1e-3))
     with pytest.raises(SettingsError, match="other settings or other data, at step 2"):
         run(other, store)
+
+
+def test_an_output_of_another_model_is_refused():
+    store = memory_table()
+    run(PLAN, store, die_after=3)
+    with pytest.raises(SettingsError, match="training run of another model, at step 2"):
+        run(PLAN, store, sha256="another")
 
 
 def test_layers_that_are_computed_again_learn_the_same(whole):

@@ -107,7 +107,7 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
     """
     place = settings.model_place
     calibration = read_calibration(settings.calibration) if settings.calibration else None
-    digest = _remembered_sha256(fetch_model(settings), settings.model_cache)
+    digest = _remembered_sha256(fetch_model(place, settings.model_cache), settings.model_cache)
     if calibration and calibration.model_sha256 not in (None, digest):
         raise SettingsError(_of_another(calibration, settings, digest))
     return ModelIdentity(
@@ -129,7 +129,7 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
         CheckpointError: the weights don't fit together.
     """
     checkpoint = load_checkpoint(
-        fetch_model(settings),
+        fetch_model(settings.model_place, settings.model_cache),
         dtype=_DTYPES[settings.replica.precision],
         device="cuda" if settings.num_gpus_per_replica else "cpu",
     )
@@ -145,11 +145,19 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
     return Engine(checkpoint, settings.decode_settings, limits, replay=replay)
 
 
-def fetch_model(settings: LabelSettings) -> Path:
-    """The model folder on this machine; a model in a bucket is fetched when it isn't there yet."""
-    place = settings.model_place
+def fetch_model(place: str, cache: Path) -> Path:
+    """The model folder on this machine; a model in a bucket is fetched when it isn't there yet.
+
+    Args:
+        place: a folder, or a prefix in a bucket.
+        cache: folder for models of buckets.
+
+    Raises:
+        SettingsError: there is no such folder.
+        StorageError: it can't be fetched.
+    """
     if scheme_of(place):
-        return _fetch(open_store(place), place, settings.model_cache)
+        return _fetch(open_store(place), place, cache)
     if not Path(place).is_dir():
         raise SettingsError(_no_folder(place))
     return Path(place)

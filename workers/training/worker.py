@@ -57,7 +57,7 @@ def train(plan: TrainPlan, bench: Bench) -> TunedModel:
     """
     tuned = TunedModel(bench.checkpoint.model.train(), plan.tuning, plan.schedule.seed)
     loop = start_loop(plan, tuned, bench.peers)
-    feed = start_feed(plan, bench, go_on(plan, loop, bench.states))
+    feed = start_feed(plan, bench, go_on(plan, loop, bench))
     device = bench.checkpoint.model.device
     batches = iter(feed)
     while not loop.done:
@@ -106,15 +106,20 @@ def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
     return Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
 
 
-def go_on(plan: TrainPlan, loop: Loop[Any], states: States) -> State | None:
+def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
     """Brings the loop to the newest state; returns where the data goes on.
 
     Raises:
         SettingsError: it is a state of another run.
     """
-    found = states.newest()
+    found = bench.states.newest()
     if found is None:
         return None
+    if found.rest["model"] != bench.checkpoint.sha256:
+        raise SettingsError(
+            f"--output {plan.output!r} holds a training run of another model, at step"
+            f" {found.step:,}. Give another output, or the model that it began with to go on"
+        )
     if found.rest["plan"] != plan.digest:
         raise SettingsError(
             f"--output {plan.output!r} holds a training run with other settings or other data, at"
@@ -128,7 +133,12 @@ def save(plan: TrainPlan, loop: Loop[Any], position: State, bench: Bench) -> Non
     """Keeps a state: all workers gather it, the first one writes."""
     tensors, rest = loop.state()
     if bench.peers.rank == 0:
-        whole = {"plan": plan.digest, "loop": rest, "data": position.to_json()}
+        whole = {
+            "plan": plan.digest,
+            "model": bench.checkpoint.sha256,
+            "loop": rest,
+            "data": position.to_json(),
+        }
         bench.states.save(loop.step, tensors, whole)
 
 

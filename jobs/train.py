@@ -1,0 +1,43 @@
+"""Fine-tunes a PixelLM on label tables, and writes a model folder that jobs/label.py takes.
+
+    python jobs/train.py --data gold --output tuned --steps 500
+    python jobs/label.py --model tuned/model --input photos --output labels
+
+A second start of the same command goes on from the newest state. Exit code 0: the model is written.
+1: it broke off; the newest state is kept. 2: a setting is wrong, or there is nothing to learn from.
+130: stopped by Ctrl-C.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from pixellm.errors import PixelLMError
+from workers.errors import SettingsError
+from workers.storage.uris import shown
+from workers.training.settings import TrainSettings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one training; returns the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        settings = TrainSettings.from_flags(given, "python jobs/train.py")
+        from workers.trainer import run_training
+
+        print(f"model      {shown(run_training(settings, _say))}")
+    except PixelLMError as error:
+        for line in f"{error}".splitlines():
+            _say(line)
+        return 2 if isinstance(error, SettingsError) else 1
+    except KeyboardInterrupt:
+        _say("stopped; the newest state is kept, the same command goes on from it")
+        return 130
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"train: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""jobs/train.py: a label table in, a model folder out that labels pictures."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.train import main as train
+from pixellm.checkpoints import load_checkpoint, save_checkpoint
+from pixellm.tiny import tiny_checkpoint
+from tests.photos import load_photos
+from tests.readme_tree import ROOT
+from tests.training_tables import PHOTOS, photo_rows, put_table
+from workers.storage.stores import Anywhere
+from workers.training.plan import DataSet
+from workers.training.settings import read_data
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a tiny model, photos, and what people drew on them as a label table."""
+    tiny = tiny_checkpoint(0, max_positions=512)
+    save_checkpoint(tiny.model, tiny.tokenizer, tmp_path / "tiny")
+    (tmp_path / "photos").mkdir()
+    for photo in load_photos():
+        (tmp_path / "photos" / photo.name).write_bytes(photo.data)
+    folder = f"{tmp_path}/photos"
+    rows = [replace(r, image_uri=r.image_uri.replace(PHOTOS, folder)) for r in photo_rows(2)]
+    put_table(Anywhere(), f"{tmp_path}/gold", rows, finish=True)
+    return tmp_path
+
+
+def flags(place, *more):
+    return [
+        *("--data", f"{place}/gold", "--output", f"{place}/out", "--model", f"{place}/tiny"),
+        *("--steps", "4", "--warm-up", "1", "--batch", "2", "--accumulate", "1"),
+        *("--save-every", "2", "--rate", "0.003", *more),
+    ]
+
+
+def lines(folder: Path):
+    files = sorted((folder / "metrics").glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_a_model_folder_comes_out_with_where_it_comes_from(place, capsys):
+    assert train(flags(place)) == 0
+    out, err = capsys.readouterr()
+    assert out == f"model      '{place}/out/model'\n"
+    assert "step 4 of 4: loss" in err
+    made, before = load_checkpoint(place / "out" / "model"), load_checkpoint(place / "tiny")
+    assert made.sha256 != before.sha256
+    card = json.loads((place / "out" / "model" / "training.json").read_text())
+    assert card["trained_from_sha256"] == before.sha256
+    assert card["plan"]["data"] == [{"prefix": f"{place}/gold", "weight": 1.0}]
+    steps = lines(place / "out")
+    assert [each["step"] for each in steps] == [1, 2, 3, 4]
+    assert set(steps[0]["losses"]) == {"ce", "bce", "dice", "refinement"}
+
+
+def test_a_second_start_goes_on_or_has_nothing_to_do(place, capsys):
+    assert train(flags(place)) == 0
+    first = (place / "out" / "model" / "model.safetensors").read_bytes()
+    assert train(flags(place)) == 0
+    assert "going on from step 4 of 4" in capsys.readouterr().err
+    assert (place / "out" / "model" / "model.safetensors").read_bytes() == first
+    assert len(lines(place / "out")) == 4
+
+
+@pytest.mark.slow
+def test_the_result_labels_pictures(place):
+    assert train(flags(place)) == 0
+    given = ["--input", f"{place}/photos", "--output", f"{place}/labels", "--instruction", "a dog"]
+    one = ["--max-replicas", "1", "--decoding.max-new-tokens", "8"]
+    command = [sys.executable, "jobs/label.py", *given, "--model", f"{place}/out/model", *one]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        (("--data", "gold:0"), 2, "--data: the weight of 'gold' must be above 0, not '0'"),
+        (("--model", "nowhere"), 2, "there is no such folder"),
+        (("--rank", "0", "--no-light"), 2, "nothing would learn"),
+        (("--data", "empty"), 1, "nothing"),
+        (("--stepps", "3"), 2, "unknown flag --stepps; did you mean --steps?"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_begun(place, monkeypatch, capsys, more, code, told):
+    monkeypatch.chdir(place)
+    (place / "empty").mkdir()
+    base = flags(place)
+    if more[0] == "--data":
+        base = base[2:]
+    assert train([*base, *more]) == code
+    assert told in capsys.readouterr().err
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix", "weight"),
+    [
+        ("s3://bucket/gold", "s3://bucket/gold", 1.0),
+        ("s3://bucket/gold:0.25", "s3://bucket/gold", 0.25),
+    ],
+)
+def test_a_data_set_may_have_a_weight(text, prefix, weight):
+    assert read_data(text) == DataSet(prefix, weight)

@@ -1,0 +1,174 @@
+"""What a training run can be told: flags only, so that a forgotten variable can't change it."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from typing_extensions import TypeAliasType
+
+import pixellm
+from pixellm.loop import Schedule
+from pixellm.losses import LossWeights
+from pixellm.tuning import Tuning
+from workers.errors import SettingsError
+from workers.settings_sources import FlagSettings
+from workers.storage.uris import normalise_uri
+from workers.training.examples import TrainOn
+from workers.training.plan import PAPER_LOSSES, DataSet, TrainPlan
+
+_SHIPPED = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
+
+
+def _place(text: str) -> str:
+    try:
+        return normalise_uri(text)
+    except SettingsError as error:
+        raise ValueError(f"{error}") from error
+
+
+def _data(text: str) -> str:
+    """A place, and behind a colon its weight."""
+    read_data(text)
+    return text
+
+
+def read_data(text: str) -> DataSet:
+    """`PREFIX` or `PREFIX:WEIGHT`.
+
+    Raises:
+        ValueError: the prefix is no place, or the weight is not above 0.
+    """
+    prefix, colon, number = text.rpartition(":")
+    try:
+        weight = float(number) if colon and prefix else None
+    except ValueError:  # the colon of s3://
+        weight = None
+    if weight is None:
+        return DataSet(_place(text))
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"the weight of {prefix!r} must be above 0, not {number!r}")
+    return DataSet(_place(prefix), weight)
+
+
+# What `--help` writes behind a flag, in the place of its type.
+PLACE = TypeAliasType("PLACE", str)
+TABLES = TypeAliasType("TABLES", tuple[Annotated[str, AfterValidator(_data)], ...])
+Place = Annotated[PLACE, AfterValidator(_place)]
+
+
+class TrainSettings(FlagSettings):
+    """Fine-tunes a PixelLM on label tables, such as those that jobs/convert.py made.
+
+    python jobs/train.py --data gold --data labels:0.5 --output tuned
+
+    The result, OUTPUT/model, is what jobs/label.py takes as --model. A second start of the same
+    command goes on from the newest state, wherever the first one was ended.
+    """
+
+    data: TABLES
+    """label tables to learn from, each a prefix, or prefix:weight with the weight with which its
+    rows are drawn (1 where nothing is said); several with commas, or the flag again"""
+    output: Place
+    """folder or s3://bucket/prefix for states, metrics and the result"""
+    model: Place = _SHIPPED
+    """the model that learns: a folder, or one in a bucket; without it, the small model that comes
+    with the project, which knows drawn scenes only"""
+    steps: int = Field(default=Schedule().steps, ge=1)
+    """how often the weights are changed"""
+    rate: float = Field(default=Schedule().rate, gt=0)
+    """highest learning rate"""
+    warm_up: int = Field(default=Schedule().warm_up, ge=0)
+    """steps in which the rate rises from 0"""
+    shape: Literal["linear", "cosine"] = "linear"
+    """how the rate falls after that, to 0 at the last step"""
+    decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay"""
+    clip: float = Field(default=1.0, gt=0)
+    """largest norm of a gradient; longer ones are shortened"""
+    batch: int = Field(default=2, ge=1)
+    """rows that are learned from at once"""
+    accumulate: int = Field(default=10, ge=1)
+    """batches that make up a step"""
+    rank: int = Field(default=Tuning().rank, ge=0)
+    """of LoRA in the language model; 0: no LoRA"""
+    alpha: int = Field(default=Tuning().alpha, ge=1)
+    """LoRA's steps are multiplied by alpha over rank"""
+    dropout: float = Field(default=Tuning().dropout, ge=0, lt=1)
+    """of what LoRA reads"""
+    light: bool = True
+    """learn embeddings, output layer, projectors, codebook and pixel decoder whole"""
+    neck: bool = False
+    """of the pixel decoder, learn the neck too, which the released weights left at their start"""
+    full: bool = False
+    """learn everything, without LoRA"""
+    words: float = Field(default=PAPER_LOSSES.ce, ge=0)
+    """weight of the words' loss"""
+    bce: float = Field(default=PAPER_LOSSES.bce, ge=0)
+    """weight of the masks' binary cross-entropy"""
+    dice: float = Field(default=PAPER_LOSSES.dice, ge=0)
+    """weight of the masks' Dice loss"""
+    refinement: float = Field(default=PAPER_LOSSES.refinement, ge=0)
+    """weight of the target refinement loss, where masks of a question overlap; 0 as in the
+    released code"""
+    held_out: float = Field(default=0.2, ge=0, lt=1)
+    """share of the images that is not learned from, the same ones for ever, for scores that mean
+    something"""
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    """rows with a mask of a lower score are passed over"""
+    people_only: bool = False
+    """learn only what people made, or accepted or corrected"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the arithmetic; weights that learn are fp32"""
+    recompute: bool = False
+    """compute the language model's layers again for their gradients: less memory, more time"""
+    save_every: int = Field(default=500, ge=1)
+    """steps between two states, from which a run that was killed goes on"""
+    seed: int = Field(default=0, ge=0)
+    """of all that is left to chance"""
+    model_cache: Path = Path("~/.cache/pixellm")
+    """folder for models of buckets"""
+
+    @model_validator(mode="after")
+    def _refuse_to_learn_nothing(self) -> Self:
+        if not (self.rank or self.light or self.neck or self.full):
+            raise ValueError("--rank 0 with --no-light: nothing would learn")
+        return self
+
+    @property
+    def plan(self) -> TrainPlan:
+        """The same in the words of `workers.training`."""
+        return TrainPlan(
+            model=self.model,
+            data=tuple(map(read_data, self.data)),
+            output=self.output,
+            schedule=Schedule(
+                steps=self.steps,
+                rate=self.rate,
+                warm_up=self.warm_up,
+                shape=self.shape,
+                decay=self.decay,
+                clip=self.clip,
+                seed=self.seed,
+            ),
+            tuning=Tuning(
+                rank=self.rank,
+                alpha=self.alpha,
+                dropout=self.dropout,
+                light=self.light,
+                neck=self.neck,
+                full=self.full,
+            ),
+            losses=LossWeights(self.words, self.bce, self.dice, self.refinement),
+            train_on=self._train_on(),
+            per_worker=self.batch,
+            accumulate=self.accumulate,
+            held_out=self.held_out,
+            precision=self.precision,
+            recompute=self.recompute,
+            save_every=self.save_every,
+        )
+
+    def _train_on(self) -> TrainOn:
+        if not self.people_only:
+            return TrainOn(min_score=self.min_score)
+        return TrainOn(origins=("human",), min_score=self.min_score)
