@@ -61,7 +61,7 @@ def make_bound(folder: Path, toy: bool) -> Load:
 
 def make_large(folder: Path, toy: bool) -> Load:
     """A random model of middle size, which answers with as many ids as it may: all but bound."""
-    count, each = (6, 2) if toy else (32, 16)
+    count, each = (6, 2) if toy else (24, 16)
     _draw(folder, count, each, TOY_PHOTO if toy else PHOTO)
     if toy:
         model = _save(tiny_checkpoint(7), folder)
