@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.labels import ATTEMPT, label_photos, make_answer, make_record
-from workers.errors import CommitError
+from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import Ledger, now
 from workers.labels.manifests import current_commits, finish_run
 from workers.labels.parts import read_rows
@@ -241,6 +241,23 @@ def test_a_damaged_part_is_refused_by_name():
         list(read_rows(store, OUTPUT, [made]))
     store.put(f"{OUTPUT}/{made.part}", data[:-1])
     with pytest.raises(CommitError, match=r"1\.parquet' is no Parquet file"):
+        list(read_rows(store, OUTPUT, [made]))
+
+
+def test_a_part_that_goes_away_while_it_is_read_is_named_too():
+    class Fading(MemoryStore):
+        """Parts are there when they are looked for, and not when they are read."""
+
+        def get(self, uri, start=0, length=None):
+            if uri.endswith(".parquet") and self.fading:
+                raise ObjectMissing(f"there is no object {uri!r}")
+            return super().get(uri, start, length)
+
+    store = Fading()
+    store.fading = False
+    made = commit(store, label_photos()[:1], "1" * 20)
+    store.fading = True
+    with pytest.raises(CommitError, match=r"1\.parquet' is committed and is not there any more"):
         list(read_rows(store, OUTPUT, [made]))
 
 

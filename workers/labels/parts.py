@@ -56,17 +56,16 @@ def read_block(
 def _open_part(store: Store, output: str, commit: Commit) -> Iterator[PartReader]:
     uri, marker = join_uri(output, commit.part), marker_uri(output, commit.run_id, commit.shard_id)
     try:
-        file = store.open(uri)
-    except ObjectMissing as error:
+        with store.open(uri) as file:
+            part = PartReader(file, shown(uri))
+            _check_part(part, commit, shown(uri))
+            yield part
+    except ObjectMissing as error:  # before it was opened, or while it was read
         raise CommitError(
             f"{shown(uri)} is committed and is not there any more. Delete its marker"
             f" {shown(marker)} (where all of {PARTS!r} is gone: {MARKERS!r} and {RUNS!r} under"
             f" {shown(output)}) and start the run again: then it is labelled anew."
         ) from error
-    with file:
-        part = PartReader(file, shown(uri))
-        _check_part(part, commit, shown(uri))
-        yield part
 
 
 def _check_part(part: PartReader, commit: Commit, name: str) -> None:
