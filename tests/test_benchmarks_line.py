@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from pixellm.engine.rows import Sample
 from pixellm.images import PreparedImage
 from tests.benchmarks import line, line_loads, line_tables, memory
 from tests.benchmarks.clocked import Clocked, ReplicaNotes, Sleeping
+from tests.benchmarks.inputs import SHIPPED
 from tests.benchmarks.line_loads import Load
 from tests.benchmarks.line_tables import Racer, Shares, Turn
 from tests.benchmarks.memory import MIB, Driven
@@ -203,6 +205,18 @@ def test_the_line_is_measured_on_toys():
     assert not any(table.failures for table in tables)
     for table in tables[::2]:
         assert all(len(seconds) == 1 for seconds in table.raw.values())
+
+
+@pytest.mark.slow
+def test_a_replica_that_is_ready_later_finds_shards_left(tmp_path):
+    """Six shards, which together would fit into the hands of the first one."""
+    Image.new("RGB", (32, 24)).save(tmp_path / "a.png")
+    record = {"image": "a.png", "instructions": [f"the thing number {at}" for at in range(400)]}
+    (tmp_path / line_loads.LIST).write_text(6 * f"{json.dumps(record)}\n")
+    load = Load("x", tmp_path, SHIPPED, asleep=True, shard=1, tokens=20)
+    turn = line.run_job(load)
+    assert len(turn.replicas) == 2
+    assert all(each.questions >= 400 for each in turn.replicas)
 
 
 @pytest.mark.slow

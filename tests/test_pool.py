@@ -17,6 +17,7 @@ from workers.pool import (
     PoolSize,
     _check_room,
     _listening,
+    fair_share,
     label_on_ray,
     size_pool,
 )
@@ -29,6 +30,13 @@ from workers.summaries import Pulse
 
 LAPTOP = [Machine(cpus=8, gpus=0)]
 CLUSTER = [Machine(cpus=4, gpus=0), Machine(cpus=32, gpus=4), Machine(cpus=32, gpus=4)]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "most", "share"), [(1, 2, 1), (6, 2, 3), (7, 2, 4), (100, 8, 13), (3, 16, 1)]
+)
+def test_of_a_few_blocks_each_replica_is_handed_its_share(blocks, most, share):
+    assert fair_share(blocks, PoolSize(1, most, 1, 0.0)) == share
 
 
 def size(machines, *flags: str) -> PoolSize:

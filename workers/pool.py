@@ -104,6 +104,11 @@ def size_pool(settings: LabelSettings, machines: Sequence[Machine]) -> PoolSize:
     return PoolSize(settings.min_replicas, most, cpus, gpus)
 
 
+def fair_share(blocks: int, size: PoolSize) -> int:
+    """Of a few blocks, how many one replica may be handed: else the first that is ready has all."""
+    return ceil(blocks / size.most)
+
+
 def _flow(
     shards: Sequence[Shard], assignment: Assignment, size: PoolSize, logbook: "_SharedLogbook"
 ) -> "ray.data.Dataset":
@@ -113,16 +118,18 @@ def _flow(
     context.enable_progress_bars = False
     # only of those that raise: Ray restarts those that are killed and counts nothing, `Book` does
     context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
-    under_way = assignment.settings.replica.shards_in_flight
+    blocks = min(len(shards), MOST_BLOCKS)
+    under_way = min(assignment.settings.replica.shards_in_flight, fair_share(blocks, size))
     items: list[ShardBatch] = [{SHARD: shard_to_json(shard)} for shard in shards]
-    return ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
+    return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         ShardLabeller,
         fn_constructor_args=(assignment, size.cpus, logbook),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=size.least,
             max_size=size.most,
-            max_tasks_in_flight_per_actor=2 * under_way,
+            # Ray never takes back what it has handed to a replica, be another one idle
+            max_tasks_in_flight_per_actor=min(2 * under_way, fair_share(blocks, size)),
             max_concurrent_calls_per_actor=under_way,
         ),
         num_cpus=size.cpus,
