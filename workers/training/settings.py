@@ -116,7 +116,7 @@ class TrainSettings(FlagSettings):
     min_score: float = Field(default=0.0, ge=0, le=1)
     """rows with a mask of a lower score are passed over"""
     people_only: bool = False
-    """learn only what people made, or accepted or corrected"""
+    """learn only rows that people made (origin human), not what a model said"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the arithmetic; weights that learn are fp32"""
     recompute: bool = False
