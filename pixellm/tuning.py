@@ -10,7 +10,7 @@ What comes out is a whole model (`merged_state`), or a folder with an adapter th
 and, beside it, the light parts (`save_adapter`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -42,6 +42,14 @@ LIGHT_FOLDER = "light"
 """Of an adapter's folder: the parts that were learned whole."""
 ADAPTER_FILE = "adapter_config.json"
 """By which a folder is known to hold an adapter."""
+
+
+Whole = Callable[[Tensor], Tensor]
+"""Of a weight, all of it (`pixellm.loop.Peers.whole`)."""
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +102,12 @@ class TunedModel:
         """All that learns, by its name in the model."""
         return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
 
-    def merged_state(self) -> Iterator[tuple[str, Tensor]]:
-        """All weights under their official names, LoRA's steps added; the model stays as it is."""
+    def merged_state(self, whole: Whole = _as_it_is) -> Iterator[tuple[str, Tensor]]:
+        """All weights under their official names, LoRA's steps added; the model stays as it is.
+
+        Args:
+            whole: gathers a weight of which each worker holds a part; all of them must ask.
+        """
         steps = {
             f"{name}.base_layer.weight": layer
             for name, layer in self.model.named_modules()
@@ -104,17 +116,28 @@ class TunedModel:
         for name, value in self.model.state_dict().items():
             if ".lora_" not in name:
                 layer = steps.get(name)
-                merged = value if layer is None else _merge(value, layer)
+                merged = whole(value) if layer is None else _merge(value, layer, whole)
                 yield official_name(name.replace(".base_layer.", ".")), merged
 
     def save_merged(
-        self, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype | None = None
+        self,
+        tokenizer: Tokenizer,
+        folder: Path,
+        dtype: torch.dtype | None = None,
+        whole: Whole = _as_it_is,
     ) -> None:
-        """Writes a model folder as any other: what was learned is part of its weights."""
+        """Writes a model folder as any other: what was learned is part of its weights.
+
+        Args:
+            tokenizer: of the model.
+            folder: is made.
+            dtype: of the weights; as they are where nothing is said.
+            whole: as in `merged_state`; the other workers go through that.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = (
             (name, value.detach().to("cpu", dtype).contiguous())
-            for name, value in sorted(self.merged_state())
+            for name, value in self.merged_state(whole)
         )
         save_weights(tensors, folder)
         (folder / "config.json").write_text(self.model.config.to_json(), encoding="utf-8")
@@ -182,9 +205,9 @@ def _learns(name: str, tuning: Tuning) -> bool:
     return tuning.light and name.startswith(LIGHT)
 
 
-def _merge(value: Tensor, layer: LoraLinear) -> Tensor:
+def _merge(value: Tensor, layer: LoraLinear, whole: Whole) -> Tensor:
     step = layer.get_delta_weight(ADAPTER)
-    return (value.float() + step.float()).to(value.dtype)
+    return (whole(value).float() + whole(step).float()).to(value.dtype)
 
 
 def _on_host(tensor: Tensor) -> Tensor:

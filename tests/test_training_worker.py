@@ -13,8 +13,9 @@ from tests.training_tables import memory_table, photo_rows, put_table
 from workers.errors import SettingsError
 from workers.training.learner import Learner
 from workers.training.plan import DataSet, TrainPlan
+from workers.training.start import Bench
 from workers.training.states import States
-from workers.training.worker import Bench, train
+from workers.training.worker import train
 
 TABLE, OUTPUT = "mem://b/out", "mem://b/trained"
 PLAN = TrainPlan(
@@ -43,9 +44,9 @@ def run(plan, store, die_after=None, sha256=""):
 
     tiny = tiny_checkpoint(0, max_positions=512)
     checkpoint = Checkpoint(tiny.model, tiny.tokenizer, sha256)
-    bench = Bench(checkpoint, store, States(store, plan.output, told.append), Alone(), hear)
+    bench = Bench(checkpoint, store, States(store, plan.output, told.append), Alone())
     try:
-        tuned = train(plan, bench)
+        tuned = train(plan, bench, hear)
     except Killed:
         return reports, told, None
     return reports, told, dict(tuned.merged_state())

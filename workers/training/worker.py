@@ -1,54 +1,85 @@
 r"""The whole way of one training worker, without Ray: this screen is the architecture of training.
 
-    label tables -> mix -> feed -> batches -> steps -> states
-                                                   \-> metrics, weights
+    model -> start: weights, data -> steps -> states -> result
+                                        \-> metrics
 
-All workers do the same with other rows of the same batches. The first of them writes.
+All workers do the same with other rows of the same batches. The first of them writes, and speaks.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from pixellm.checkpoints import Checkpoint
+from pixellm.checkpoints import load_checkpoint
 from pixellm.errors import TrainingDiverged
 from pixellm.loop import Alone, Loop, StepReport
 from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
-from workers.errors import SettingsError
-from workers.storage.objects import Store
-from workers.training.batches import BatchMaker
-from workers.training.examples import Split
-from workers.training.feed import Feed, State
-from workers.training.learner import Learner, to_device
-from workers.training.mixing import Mix
-from workers.training.parallel import Together, share
+from workers.storage.stores import Anywhere
+from workers.training.feed import State
+from workers.training.learner import to_device
+from workers.training.metrics import Metrics
+from workers.training.parallel import Together
 from workers.training.plan import TrainPlan
-from workers.training.reading import ExampleStream
+from workers.training.results import write_result
+from workers.training.start import Bench, go_on, start_feed, start_loop
 from workers.training.states import States
 
+Say = Callable[[str], None]
 Hear = Callable[[StepReport], None]
+TOLD_EVERY = 10
+"""Steps between two lines."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Bench:
-    """What a worker has at hand."""
+def work(
+    plan: TrainPlan, folder: Path, device: torch.device, peers: Alone | Together, say: Say
+) -> str:
+    """Trains, and writes the model folder.
 
-    checkpoint: Checkpoint
-    store: Store
-    states: States
-    peers: Alone | Together
-    hear: Hear
-    """is told of every step, on every worker"""
+    Args:
+        plan: of the run, the same on all workers.
+        folder: of the model, on this machine.
+        device: to learn on.
+        peers: who learns with this worker.
+        say: takes lines for the user, of the first worker.
+
+    Returns:
+        Where the model lies.
+
+    Raises:
+        TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
+        SettingsError: there is nothing to learn from, or the output is that of another run.
+        CheckpointError: the model can't be used.
+        CommitError, StorageError: a label table or the output can't be read, or not written.
+    """
+    checkpoint = load_checkpoint(folder, device=device)
+    store = Anywhere()
+    states = States(store, plan.output, say)
+    if begun := states.steps():
+        say(f"going on from step {begun[0]:,} of {plan.schedule.steps:,}")
+    bench = Bench(checkpoint, store, states, peers)
+    metrics = Metrics(store, plan.output, plan.per_worker * plan.accumulate * peers.world)
+
+    def hear(report: StepReport) -> None:
+        pace, last = metrics.note(report), report.step == plan.schedule.steps
+        if report.step % TOLD_EVERY == 0 or last:
+            say(_describe(report, plan, pace))
+        if peers.rank == 0 and (report.step % plan.save_every == 0 or last):
+            metrics.write()
+
+    return write_result(train(plan, bench, hear), plan, bench)
 
 
-def train(plan: TrainPlan, bench: Bench) -> TunedModel:
+def train(plan: TrainPlan, bench: Bench, hear: Hear) -> TunedModel:
     """Learns, from the newest state of the output on, and returns what was learned.
+
+    Args:
+        plan: of the run.
+        bench: what this worker has at hand.
+        hear: is told of every step, on every worker.
 
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
@@ -62,71 +93,10 @@ def train(plan: TrainPlan, bench: Bench) -> TunedModel:
     batches = iter(feed)
     while not loop.done:
         taken, position = _take(batches, plan.accumulate)
-        bench.hear(_learn(loop, [to_device(each, device) for each in taken]))
+        hear(_learn(loop, [to_device(each, device) for each in taken]))
         if loop.step % plan.save_every == 0 or loop.done:
             save(plan, loop, position, bench)
     return tuned
-
-
-def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> Loop[TrainingBatch]:
-    """The weights with their optimiser, before the first step."""
-    model = tuned.model
-    if plan.recompute:
-        model.language.model.activation_checkpointing_enable()
-    learner: nn.Module = Learner(model, plan.losses)
-    if isinstance(peers, Together):
-        layers = [*model.language.model.layers, *model.vision.clip.encoder.layers]
-        learner = share(learner, layers, plan.parallel)
-    return Loop(learner, tuned.trained(), plan.schedule, peers, _precision_of(plan, model.device))
-
-
-def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
-    """This worker's batches, from a state on."""
-    seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
-    # what was being learned from, whatever has been labelled meanwhile
-    runs = state.runs if state else [()] * len(plan.data)
-    streams = [
-        (
-            ExampleStream(
-                bench.store,
-                each.prefix,
-                seed=seed,
-                train_on=plan.train_on,
-                split=split,
-                runs=own,
-            ),
-            each.weight,
-        )
-        for each, own in zip(plan.data, runs, strict=True)
-    ]
-    model, tokenizer = bench.checkpoint.model, bench.checkpoint.tokenizer
-    maker = BatchMaker.for_model(model.config, tokenizer, bench.store)
-    rank, world = bench.peers.rank, bench.peers.world
-    mix = Mix(streams, seed=seed)
-    return Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
-
-
-def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
-    """Brings the loop to the newest state; returns where the data goes on.
-
-    Raises:
-        SettingsError: it is a state of another run.
-    """
-    found = bench.states.newest()
-    if found is None:
-        return None
-    if found.rest["model"] != bench.checkpoint.sha256:
-        raise SettingsError(
-            f"--output {plan.output!r} holds a training run of another model, at step"
-            f" {found.step:,}. Give another output, or the model that it began with to go on"
-        )
-    if found.rest["plan"] != plan.digest:
-        raise SettingsError(
-            f"--output {plan.output!r} holds a training run with other settings or other data, at"
-            f" step {found.step:,}. Give another output, or the same settings to go on"
-        )
-    loop.restore(found.tensors, found.rest["loop"])
-    return State.from_json(found.rest["data"])
 
 
 def save(plan: TrainPlan, loop: Loop[Any], position: State, bench: Bench) -> None:
@@ -160,9 +130,10 @@ def _take(
     return [batch for batch, _ in pairs], pairs[-1][1]
 
 
-def _precision_of(
-    plan: TrainPlan, device: torch.device
-) -> Callable[[], AbstractContextManager[Any]]:
-    if plan.precision == "fp32":
-        return nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
+def _describe(report: StepReport, plan: TrainPlan, pace: float | None) -> str:
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+    speed = "" if pace is None else f"; {pace:.1f} examples/s"
+    return (
+        f"step {report.step:,} of {plan.schedule.steps:,}: loss {report.total:.3f} ({parts}), rate"
+        f" {report.rate:.2g}{speed}"
+    )

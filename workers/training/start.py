@@ -1,0 +1,104 @@
+"""Where a worker begins: weights with their optimiser, data, and the newest state of both."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pixellm.checkpoints import Checkpoint
+from pixellm.loop import Alone, Loop
+from pixellm.training import TrainingBatch
+from pixellm.tuning import TunedModel
+from workers.errors import SettingsError
+from workers.storage.objects import Store
+from workers.training.batches import BatchMaker
+from workers.training.examples import Split
+from workers.training.feed import Feed, State
+from workers.training.learner import Learner
+from workers.training.mixing import Mix
+from workers.training.parallel import Together, share
+from workers.training.plan import TrainPlan
+from workers.training.reading import ExampleStream
+from workers.training.states import States
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What a worker has at hand."""
+
+    checkpoint: Checkpoint
+    store: Store
+    states: States
+    peers: Alone | Together
+
+
+def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> Loop[TrainingBatch]:
+    """The weights with their optimiser, before the first step."""
+    model = tuned.model
+    if plan.recompute:
+        model.language.model.activation_checkpointing_enable()
+    learner: nn.Module = Learner(model, plan.losses)
+    if isinstance(peers, Together):
+        layers = [*model.language.model.layers, *model.vision.clip.encoder.layers]
+        learner = share(learner, layers, plan.parallel)
+    return Loop(learner, tuned.trained(), plan.schedule, peers, _precision_of(plan, model.device))
+
+
+def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
+    """This worker's batches, from a state on."""
+    seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
+    # what was being learned from, whatever has been labelled meanwhile
+    runs = state.runs if state else [()] * len(plan.data)
+    streams = [
+        (
+            ExampleStream(
+                bench.store,
+                each.prefix,
+                seed=seed,
+                train_on=plan.train_on,
+                split=split,
+                runs=own,
+            ),
+            each.weight,
+        )
+        for each, own in zip(plan.data, runs, strict=True)
+    ]
+    model, tokenizer = bench.checkpoint.model, bench.checkpoint.tokenizer
+    maker = BatchMaker.for_model(model.config, tokenizer, bench.store)
+    rank, world = bench.peers.rank, bench.peers.world
+    mix = Mix(streams, seed=seed)
+    return Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
+
+
+def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
+    """Brings the loop to the newest state; returns where the data goes on.
+
+    Raises:
+        SettingsError: it is a state of another run.
+    """
+    found = bench.states.newest()
+    if found is None:
+        return None
+    if found.rest["model"] != bench.checkpoint.sha256:
+        raise SettingsError(
+            f"--output {plan.output!r} holds a training run of another model, at step"
+            f" {found.step:,}. Give another output, or the model that it began with to go on"
+        )
+    if found.rest["plan"] != plan.digest:
+        raise SettingsError(
+            f"--output {plan.output!r} holds a training run with other settings or other data, at"
+            f" step {found.step:,}. Give another output, or the same settings to go on"
+        )
+    loop.restore(found.tensors, found.rest["loop"])
+    return State.from_json(found.rest["data"])
+
+
+def _precision_of(
+    plan: TrainPlan, device: torch.device
+) -> Callable[[], AbstractContextManager[Any]]:
+    if plan.precision == "fp32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
