@@ -49,11 +49,18 @@ class TrainPlan:
     """compute a layer of the language model again for its gradients: less memory, more time"""
     save_every: int = 500
     """steps between two states"""
+    result: Literal["merged", "adapter"] = "merged"
+    """a whole model, or what was learned beside it"""
+
+    @property
+    def result_folder(self) -> str:
+        """Of the output."""
+        return "model" if self.result == "merged" else "adapter"
 
     @property
     def digest(self) -> str:
         """Of all that decides what is learned: a state of another digest is of another run."""
         decides = asdict(self)
-        for name in ("output", "save_every", "parallel", "recompute", "model"):
+        for name in ("output", "save_every", "parallel", "recompute", "model", "result"):
             del decides[name]
         return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

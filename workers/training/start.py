@@ -1,8 +1,10 @@
 """Where a worker begins: weights with their optimiser, data, and the newest state of both."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,17 @@ class Bench:
     store: Store
     states: States
     peers: Alone | Together
+    folder: Path | None = None
+    """of the model that learns, on this machine"""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Where a run goes on."""
+
+    data: State
+    passed_over: Counter[str]
+    """what was not learned from so far, by reason"""
 
 
 def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> Loop[TrainingBatch]:
@@ -47,9 +60,10 @@ def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> L
     return Loop(learner, tuned.trained(), plan.schedule, peers, _precision_of(plan, model.device))
 
 
-def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
-    """This worker's batches, from a state on."""
+def start_feed(plan: TrainPlan, bench: Bench, begun: Begun | None) -> Feed:
+    """This worker's batches, from where a run goes on."""
     seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
+    state = begun.data if begun else None
     # what was being learned from, whatever has been labelled meanwhile
     runs = state.runs if state else [()] * len(plan.data)
     streams = [
@@ -70,11 +84,13 @@ def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
     maker = BatchMaker.for_model(model.config, tokenizer, bench.store)
     rank, world = bench.peers.rank, bench.peers.world
     mix = Mix(streams, seed=seed)
-    return Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
+    feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
+    feed.counts += begun.passed_over if begun else Counter()
+    return feed
 
 
-def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
-    """Brings the loop to the newest state; returns where the data goes on.
+def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Begun | None:
+    """Brings the loop to the newest state; returns where the run goes on.
 
     Raises:
         SettingsError: it is a state of another run.
@@ -93,7 +109,8 @@ def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
             f" step {found.step:,}. Give another output, or the same settings to go on"
         )
     loop.restore(found.tensors, found.rest["loop"])
-    return State.from_json(found.rest["data"])
+    passed_over = Counter[str](found.rest.get("passed_over", {}))
+    return Begun(State.from_json(found.rest["data"]), passed_over)
 
 
 def _precision_of(
