@@ -109,6 +109,15 @@ def test_a_calibration_of_another_model_is_refused_with_both_digests(folder, cac
     assert "Give a calibration of this model, or none" in said
 
 
+def test_a_calibration_of_the_model_alone_is_refused_with_an_adapter(
+    folder, adapter, cache, tmp_path
+):
+    file = put_calibration(tmp_path / "c.json", model_sha256=load_checkpoint(folder).sha256)
+    given = ("--calibration", str(file), "--adapter", f"{adapter}")
+    with pytest.raises(SettingsError, match=f"with the adapter '{adapter_sha256(adapter)}', whose"):
+        identify_model(make_settings(folder, cache, *given))
+
+
 def test_a_wrong_calibration_is_told_before_a_model_is_fetched(cache, tmp_path):
     (tmp_path / "c.json").write_text("no JSON")
     flags = ("--calibration", f"{tmp_path}/c.json")

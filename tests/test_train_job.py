@@ -10,6 +10,7 @@ import pytest
 
 from jobs.label import main as label
 from jobs.train import main as train
+from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
@@ -127,6 +128,9 @@ def test_an_adapter_and_its_page_come_out(place, capsys):
     page = (folder / "README.md").read_text()
     assert f"label.py --model {place}/tiny --adapter {folder} --input" in page
     assert not (place / "out" / "model").exists()
+    digest = adapter_sha256(folder)
+    assert train([*flags(place), "--result", "adapter"]) == 0  # again: the same labels come of it
+    assert adapter_sha256(folder) == digest
 
 
 @pytest.mark.parametrize(

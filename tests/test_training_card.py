@@ -35,14 +35,14 @@ def test_it_tells_what_it_is_how_to_use_it_and_where_it_comes_from():
     assert "* Trained from `/base` (SHA-256 `ab`)\n" in section(page, "Where it comes from")
     data = section(page, "What it has learned from")
     assert "* `/gold`, weight 1, runs `run-1`\n" in data
-    assert "140 examples in 7 steps. Passed over: 3 other&#95;side" in data
+    assert "140 examples in 7 steps. Passed over, by reason: other&#95;side 3;" in data
     assert "20% of the images were held out" in data
     scores = section(page, "How good it is")
     assert "| giou | 0.6123 |" in scores
     assert "| loss, weighted, mean over the last 7 steps |" in scores
     assert "| ce | 0.5000 |" in scores
     assert "| all | 0.7500 |" in scores
-    assert "| what learned | LoRA (rank 8, alpha 16, dropout 0.05) in the" in page
+    assert "* what learned: LoRA (rank 8, alpha 16, dropout 0.05) in the" in page
     assert "Not known to the program that wrote this page" in section(page, "Licence")
     assert "Finished at 2026-11-25T12:00:00.000000+00:00, with pixellm-workers 0.1.0." in page
 
@@ -98,7 +98,7 @@ def test_the_parts_that_learned_are_named_as_they_were_told():
         record = record_of()
         plan = replace(record.plan, tuning=Tuning(**tuning))
         page = write_card(replace(record, plan=plan))
-        return next(line for line in page.splitlines() if line.startswith("| what learned"))
+        return next(line for line in page.splitlines() if line.startswith("* what learned"))
 
     assert "everything" in learned(full=True)
     assert "LoRA" not in learned(rank=0)

@@ -97,8 +97,8 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
     calibration = read_calibration(settings.calibration) if settings.calibration else None
     digest = model_sha256(fetch_model(place, settings.model_cache), settings.model_cache)
     adapter = _identify_adapter(settings, digest) if settings.adapter else None
-    if calibration and calibration.model_sha256 not in (None, digest):
-        raise SettingsError(_of_another(calibration, settings, digest))
+    if calibration and not calibration.fits(digest, adapter):
+        raise SettingsError(_of_another(calibration, settings, digest, adapter))
     return ModelIdentity(
         model_id=place if scheme_of(place) else Path(place).name,
         model_sha256=digest,
@@ -157,10 +157,17 @@ def _not_the_drivers(flag: str, place: str) -> str:
     )
 
 
-def _of_another(calibration: Calibration, settings: LabelSettings, digest: str) -> str:
+def _of_another(
+    calibration: Calibration, settings: LabelSettings, digest: str, adapter: str | None
+) -> str:
+    fitted = _named(f"{calibration.model_sha256}", calibration.adapter_sha256)
     return (
-        f"--calibration {shown(settings.calibration or '')} was fitted for the model"
-        f" {calibration.model_sha256!r}, and --model {shown(settings.model_place)} is {digest!r},"
-        " whose scores mean something else. Give a calibration of this model, or none: then"
-        " `score` is the same as `score_mask`."
+        f"--calibration {shown(settings.calibration or '')} was fitted for the model {fitted}, and"
+        f" --model {shown(settings.model_place)} is {_named(digest, adapter)}, whose scores mean"
+        " something else. Give a calibration of this model, or none: then `score` is the same as"
+        " `score_mask`."
     )
+
+
+def _named(model: str, adapter: str | None) -> str:
+    return f"{model!r} with the adapter {adapter!r}" if adapter else f"{model!r}"

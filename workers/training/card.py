@@ -99,8 +99,8 @@ def _tell_data(record: TrainingRecord) -> list[str]:
         lines.append(f"* {_place(data.prefix)}, weight {data.weight:g}{read}")
     lines += ["", f"{record.examples:,} examples in {record.steps:,} steps."]
     if record.passed_over:
-        said = ", ".join(f"{n:,} {escape(why)}" for why, n in sorted(record.passed_over.items()))
-        lines[-1] += f" Passed over: {said} (rows of a second epoch counted again)."
+        said = ", ".join(f"{escape(why)} {n:,}" for why, n in sorted(record.passed_over.items()))
+        lines[-1] += f" Passed over, by reason: {said}; in a second epoch they count again."
     if record.plan.held_out:
         lines[-1] += (
             f" {record.plan.held_out:.0%} of the images were held out, by a hash of each"
@@ -138,8 +138,8 @@ def _list_settings(plan: TrainPlan) -> list[str]:
         "arithmetic": plan.precision,
         "seed": f"{schedule.seed}",
     }
-    cells = [[name, escape(value)] for name, value in rows.items()]
-    return ["## Settings", "", *table(["setting", ""], cells)]
+    lines = [f"* {name}: {escape(value)}" for name, value in rows.items()]
+    return ["## Settings", "", *lines, ""]
 
 
 def _name_parts(tuning: Tuning) -> str:
