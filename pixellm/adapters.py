@@ -68,7 +68,7 @@ def adapter_sha256(folder: Path) -> str:
     """One digest for all files that decide what an adapter changes.
 
     Raises:
-        CheckpointError: it is no adapter, or a file can't be read.
+        CheckpointError, ConfigError: as `adapter_files`.
     """
     digest = hashlib.sha256()
     for path in adapter_files(folder):
@@ -82,11 +82,13 @@ def adapter_files(folder: Path) -> list[Path]:
     """The files that decide what an adapter changes.
 
     Raises:
-        CheckpointError: it is no adapter, or a file is missing.
+        CheckpointError: it is no adapter, none that is plain LoRA, or a file is missing.
+        ConfigError: its configuration can't be read.
     """
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if why := why_no_adapter(names):
         raise CheckpointError(f"{str(folder)!r} {why}")
+    _read_lora(folder)
     light = folder / LIGHT_FOLDER
     whole = sorted(WeightFiles(light).paths) if light.is_dir() else []
     return [folder / CONFIG_FILE, folder / STEPS_FILE, *whole]

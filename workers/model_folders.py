@@ -86,7 +86,7 @@ def digest_adapter(folder: Path, cache: Path) -> str:
     """The digest of an adapter's folder; as for a model, it is remembered.
 
     Raises:
-        CheckpointError: it is no adapter, or a file can't be read.
+        CheckpointError, ConfigError: it is no adapter that can be merged.
     """
     return _remembered(folder, adapter_files(folder), lambda: adapter_sha256(folder), cache)
 
