@@ -61,6 +61,12 @@ def test_the_hub_reads_what_stands_at_its_top():
     assert "lora" in tops[1]["tags"]
 
 
+def test_scores_of_an_earlier_step_say_so():
+    scores = section(page_of(scores={"step": 1500, "giou": 0.5}), "How good it is")
+    assert "On images that it has not learned from, with the weights of step 1,500:" in scores
+    assert "| step |" not in scores
+
+
 def test_without_scores_and_losses_it_says_so():
     scores = section(page_of(losses={}, loss_steps=0), "How good it is")
     assert "Not scored while it learned" in scores

@@ -112,8 +112,12 @@ def _tell_data(record: TrainingRecord) -> list[str]:
 def _tell_scores(record: TrainingRecord) -> list[str]:
     lines = ["## How good it is", ""]
     if record.scores:
-        rows = [[escape(name), f"{value:.4f}"] for name, value in record.scores.items()]
-        lines += ["On images that it has not learned from:", "", *table(["score", ""], rows)]
+        scores = dict(record.scores)
+        step = scores.pop("step", None)
+        when = "" if step is None else f", with the weights of step {step:,.0f}"
+        rows = [[escape(name), f"{value:.4f}"] for name, value in scores.items()]
+        lines += [f"On images that it has not learned from{when}:", ""]
+        lines += table(["score", ""], rows)
     else:
         lines += ["Not scored while it learned. `jobs/evaluate.py` holds its labels to yours.", ""]
     if record.losses:

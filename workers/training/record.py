@@ -60,7 +60,8 @@ class TrainingRecord:
     """weighted parts, means over the last `loss_steps`"""
     loss_steps: int
     scores: Mapping[str, float]
-    """on images that were not learned from; empty where nothing was scored"""
+    """on images that were not learned from, and the `step` whose weights they are of, if that is
+    known; empty where nothing was scored"""
     finished_at: str
     code_version: str
 

@@ -45,7 +45,8 @@ def write_result(
         tuned: what was learned.
         plan: of the run.
         bench: what this worker has at hand.
-        scores: on images that were not learned from, if there are any.
+        scores: of these weights on images that were not learned from, if there are any, and the
+            `step` at which they were taken.
 
     Returns:
         Where it lies.

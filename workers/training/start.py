@@ -1,7 +1,7 @@
 """Where a worker begins: weights with their optimiser, data, and the newest state of both."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,15 +39,6 @@ class Bench:
     """of the model that learns, on this machine"""
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """Where a run goes on."""
-
-    data: State
-    passed_over: Counter[str]
-    """what was not learned from so far, by reason"""
-
-
 def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> Loop[TrainingBatch]:
     """The weights with their optimiser, before the first step."""
     model = tuned.model
@@ -60,10 +51,10 @@ def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> L
     return Loop(learner, tuned.trained(), plan.schedule, peers, _precision_of(plan, model.device))
 
 
-def start_feed(plan: TrainPlan, bench: Bench, begun: Begun | None) -> Feed:
-    """This worker's batches, from where a run goes on."""
+def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
+    """This worker's batches, from where a state says; with an empty one, from the beginning."""
+    state = State.from_json(rest["data"]) if rest else None
     seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
-    state = begun.data if begun else None
     # what was being learned from, whatever has been labelled meanwhile
     runs = state.runs if state else [()] * len(plan.data)
     streams = [
@@ -85,19 +76,22 @@ def start_feed(plan: TrainPlan, bench: Bench, begun: Begun | None) -> Feed:
     rank, world = bench.peers.rank, bench.peers.world
     mix = Mix(streams, seed=seed)
     feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
-    feed.counts += begun.passed_over if begun else Counter()
+    feed.counts += Counter(rest.get("passed_over", {}))
     return feed
 
 
-def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Begun | None:
-    """Brings the loop to the newest state; returns where the run goes on.
+def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Mapping[str, Any]:
+    """Brings the loop to the newest state.
+
+    Returns:
+        What else the state remembers (`worker.save`); nothing where there is none.
 
     Raises:
         SettingsError: it is a state of another run.
     """
     found = bench.states.newest()
     if found is None:
-        return None
+        return {}
     if found.rest["model"] != bench.checkpoint.sha256:
         raise SettingsError(
             f"--output {plan.output!r} holds a training run of another model, at step"
@@ -109,8 +103,7 @@ def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Begun | None:
             f" step {found.step:,}. Give another output, or the same settings to go on"
         )
     loop.restore(found.tensors, found.rest["loop"])
-    passed_over = Counter[str](found.rest.get("passed_over", {}))
-    return Begun(State.from_json(found.rest["data"]), passed_over)
+    return found.rest
 
 
 def _precision_of(
