@@ -10,6 +10,7 @@ What comes out is a whole model (`merged_state`), or a folder with an adapter th
 and, beside it, the parts that were learned whole (`save_adapter`, see `pixellm.adapters`).
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ LIGHT = (
     "codebook.",
     "decoder.",
 )
+_UNREACHED = re.compile(r"decoder\.(iou_prediction_head|output_hypernetworks_mlps\.[1-9]\d*)\.")
+"""No loss comes of these, so they stay as they are: PixelLM's masks are those of the first mask
+token, and nobody is told how good they are (spec, section 5)."""
 Whole = Callable[[Tensor], Tensor]
 """Of a weight, all of it (`pixellm.loop.Peers.whole`)."""
 
@@ -171,6 +175,8 @@ class TunedModel:
 
 
 def _learns(name: str, tuning: Tuning) -> bool:
+    if _UNREACHED.match(name):
+        return False
     if tuning.full or ".lora_" in name:
         return True
     if name.startswith(NECK):

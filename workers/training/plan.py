@@ -14,6 +14,14 @@ from workers.training.parallel import Kind
 PAPER_LOSSES = LossWeights(refinement=2.0)
 """The paper has the target refinement loss, the released code hasn't (spec, section 7)."""
 
+NOT_DECISIVE = (
+    *("output", "save_every", "parallel", "recompute"),
+    "model",  # by its name; states know its digest
+    "result",  # the same weights in another form
+    *("per_worker", "accumulate"),  # a feed minds their product with the number of workers
+)
+"""Of a plan, what may change before a run goes on: the same is learned."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
@@ -61,6 +69,6 @@ class TrainPlan:
     def digest(self) -> str:
         """Of all that decides what is learned: a state of another digest is of another run."""
         decides = asdict(self)
-        for name in ("output", "save_every", "parallel", "recompute", "model", "result"):
+        for name in NOT_DECISIVE:
             del decides[name]
         return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

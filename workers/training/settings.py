@@ -129,6 +129,14 @@ class TrainSettings(FlagSettings):
     """steps between two states, from which a run that was killed goes on"""
     seed: int = Field(default=0, ge=0)
     """of all that is left to chance"""
+    num_workers: int = Field(default=1, ge=0)
+    """processes that learn together on Ray, each with a GPU where there are any: on the cluster
+    that RAY_ADDRESS names, as in a job, else on this machine. 0: this process, without Ray"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """what several workers hold: each the whole model (ddp), or each a part of all weights, for
+    models that are too large for one GPU (fsdp)"""
+    cpus: int | None = Field(default=None, ge=1)
+    """processors of a worker; without it, its share of this machine, or one of a cluster"""
     model_cache: Path = Path("~/.cache/pixellm")
     """folder for models of buckets"""
 
@@ -178,6 +186,7 @@ class TrainSettings(FlagSettings):
             accumulate=self.accumulate,
             held_out=self.held_out,
             precision=self.precision,
+            parallel=self.parallel,
             recompute=self.recompute,
             save_every=self.save_every,
             result=self.result,
