@@ -17,6 +17,7 @@ PAPER_LOSSES = LossWeights(refinement=2.0)
 NOT_DECISIVE = (
     *("output", "save_every", "parallel", "recompute"),
     "model",  # by its name; states know its digest
+    "result",  # the same weights in another form
     *("per_worker", "accumulate"),  # a feed minds their product with the number of workers
 )
 """Of a plan, what may change before a run goes on: the same is learned."""
@@ -56,6 +57,13 @@ class TrainPlan:
     """compute a layer of the language model again for its gradients: less memory, more time"""
     save_every: int = 500
     """steps between two states"""
+    result: Literal["merged", "adapter"] = "merged"
+    """a whole model, or what was learned beside it"""
+
+    @property
+    def result_folder(self) -> str:
+        """Of the output."""
+        return "model" if self.result == "merged" else "adapter"
 
     @property
     def digest(self) -> str:
