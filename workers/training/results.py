@@ -1,9 +1,11 @@
 """What was learned, as a folder that jobs/label.py takes: a whole model, or an adapter.
 
-OUTPUT/model     README.md, training.json, config.json, tokenizer.model ...   1
-model.safetensors: a folder without weights is no model      2
-OUTPUT/adapter   README.md, training.json, adapter_model.safetensors, light   1
-adapter_config.json: without it, it is no adapter            2
+    OUTPUT/model      README.md, training.json, config.json, tokenizer.model ...   1
+                      model.safetensors                                            2
+    OUTPUT/adapter    README.md, training.json, adapter_model.safetensors, light   1
+                      adapter_config.json                                          2
+
+What is put last makes the folder what it is: killed before, it is no model, and no adapter.
 """
 
 import json
