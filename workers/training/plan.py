@@ -10,6 +10,7 @@ from pixellm.losses import LossWeights
 from pixellm.tuning import Tuning
 from workers.training.examples import TrainOn
 from workers.training.parallel import Kind
+from workers.training.views import Views
 
 PAPER_LOSSES = LossWeights(refinement=2.0)
 """The paper has the target refinement loss, the released code hasn't (spec, section 7)."""
@@ -45,6 +46,7 @@ class TrainPlan:
     tuning: Tuning = field(default_factory=Tuning)
     losses: LossWeights = PAPER_LOSSES
     train_on: TrainOn = field(default_factory=TrainOn)
+    views: Views = field(default_factory=Views)
     per_worker: int = 2
     """examples of a batch"""
     accumulate: int = 10

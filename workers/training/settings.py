@@ -15,6 +15,7 @@ from workers.settings_sources import FlagSettings
 from workers.storage.uris import normalise_uri
 from workers.training.examples import TrainOn
 from workers.training.plan import PAPER_LOSSES, DataSet, TrainPlan
+from workers.training.views import Views
 
 _SHIPPED = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
 
@@ -114,6 +115,12 @@ class TrainSettings(FlagSettings):
     refinement: float = Field(default=PAPER_LOSSES.refinement, ge=0)
     """weight of the target refinement loss, where masks of a question overlap; 0 as in the
     released code"""
+    views: Literal["plain", "mirrored", "turned"] = "plain"
+    """how pictures are seen, so that few of them teach more: as they are; half of them mirrored,
+    left for right; or turned by quarters, too, for pictures without up and down. Where question or
+    answer speak of a direction (in English), the picture stays as it is"""
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    """by how much contrast and brightness of pictures are changed, at most; 0.2 is little"""
     held_out: float = Field(default=0.2, ge=0, lt=1)
     """share of the images that is not learned from, the same ones for ever, for scores that mean
     something"""
@@ -182,6 +189,7 @@ class TrainSettings(FlagSettings):
             ),
             losses=LossWeights(self.words, self.bce, self.dice, self.refinement),
             train_on=self._train_on(),
+            views=Views(self.views, self.jitter, self.seed),
             per_worker=self.batch,
             accumulate=self.accumulate,
             held_out=self.held_out,
