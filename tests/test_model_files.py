@@ -1,10 +1,13 @@
+import io
 import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
 from pixellm.engine.rows import Sample
@@ -12,7 +15,7 @@ from pixellm.errors import CheckpointError
 from pixellm.images import prepare_image
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
-from workers.errors import SettingsError
+from workers.errors import SettingsError, StorageError
 from workers.hardware import settle_hardware
 from workers.labels.calibration import Calibration
 from workers.model_files import (
@@ -21,6 +24,7 @@ from workers.model_files import (
     load_engine,
 )
 from workers.settings import LabelSettings
+from workers.storage.memory import MemoryStore
 from workers.storage.stores import open_store
 
 
@@ -124,10 +128,34 @@ def test_a_wrong_calibration_is_told_before_a_model_is_fetched(cache, tmp_path):
         identify_model(make_settings("s3://nowhere/model", cache, *flags))
 
 
-def test_what_an_earlier_schema_wrote_is_labelled_anew(folder, cache, monkeypatch):
+@pytest.mark.parametrize("name", ["SCHEMA_VERSION", "PROMPT_VERSION", "ANSWERS_VERSION"])
+def test_what_an_earlier_version_of_the_code_made_is_labelled_anew(
+    name, folder, cache, monkeypatch
+):
     now = fingerprint(folder, cache)
-    monkeypatch.setattr("workers.model_files.SCHEMA_VERSION", "1")
+    monkeypatch.setattr(f"workers.model_files.{name}", "earlier")
     assert fingerprint(folder, cache) != now
+
+
+def test_an_adapter_is_part_of_the_identity(folder, cache):
+    plain = identify_model(make_settings(folder, cache))
+    adapted = replace(plain, adapter_sha256="ab" * 32)
+    assert adapted.label_fingerprint != plain.label_fingerprint
+    assert adapted.provenance("run-1").adapter_sha256 == "ab" * 32
+
+
+def test_the_engine_is_what_the_settings_say(folder, cache, monkeypatch):
+    recorded = []
+    monkeypatch.setattr(
+        "pixellm.engine.generation.recorder_for", lambda _: lambda work: recorded.append(1) or work
+    )
+    image = prepare_image(load_photos()[0].rgb, 56)
+    for flags in ((), ("--replica.batch-questions", "8", "--replica.replay-steps")):
+        settings = make_settings(folder, cache, "--replica.precision", "bf16", *flags)
+        engine = load_engine(settings, identify_model(settings))
+        assert engine.model.dtype == torch.bfloat16
+        engine.answer([Sample(image, ("the dog",))] * 12)
+        assert (engine.at_once <= 8, bool(recorded)) == (bool(flags), bool(flags))
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_model_is_or_how_it_runs(folder, cache):
@@ -149,6 +177,17 @@ def test_the_digest_is_remembered_until_a_file_changes(folder, cache):
     assert fingerprint(folder, cache) != first
 
 
+def test_the_digest_of_one_folder_is_not_that_of_another_of_its_name(folder, cache, tmp_path):
+    first = fingerprint(folder, cache)
+    other = Path(shutil.copytree(folder, tmp_path / "else" / folder.name))  # with the same times
+    weights = other / "model.safetensors"
+    before, data = weights.stat(), bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert fingerprint(other, cache) != first
+
+
 def test_a_home_that_can_not_be_written_does_no_harm(folder, tmp_path):
     (tmp_path / "file").write_text("")
     assert fingerprint(folder, tmp_path / "file" / "cache")
@@ -156,9 +195,10 @@ def test_a_home_that_can_not_be_written_does_no_harm(folder, tmp_path):
 
 def test_a_broken_note_is_not_believed(folder, cache):
     first = fingerprint(folder, cache)
-    for note in (cache / "sha256").iterdir():
-        note.write_text("{}")
-    assert fingerprint(folder, cache) == first
+    for text in ("{}", "[]", "no JSON", "null"):
+        for note in (cache / "sha256").iterdir():
+            note.write_text(text)
+        assert fingerprint(folder, cache) == first
 
 
 def test_weights_that_are_not_those_of_the_driver_are_refused(folder, cache):
@@ -187,7 +227,8 @@ def test_pickles_are_refused_before_any_worker_starts(folder, cache):
 def test_a_model_in_a_bucket_is_fetched_once_and_is_the_same(folder, cache):
     place = "mem://models/tiny-1"
     put_model(folder, place)
-    open_store(place).put(f"{place}/optimizer.pt", b"never fetched")
+    for other in ("optimizer.pt", "checkpoint-5/other.safetensors"):
+        open_store(place).put(f"{place}/{other}", b"never fetched")
     settings = make_settings(place, cache)
     first = fetch(settings)
     assert {path.name for path in first.iterdir()} == {path.name for path in folder.iterdir()}
@@ -217,6 +258,23 @@ def test_a_changed_model_in_a_bucket_is_fetched_anew(folder, cache):
     second = fetch(make_settings(place, cache))
     assert second != first
     assert (second / "config.json").read_bytes() == b"{}"
+    open_store(place).put(f"{place}/config.json", b"[]")  # as long as before
+    assert fetch(make_settings(place, cache)) != second
+
+
+def test_a_file_that_changes_while_it_is_fetched_leaves_nothing_behind(folder, cache, monkeypatch):
+    class Changing(MemoryStore):
+        def stat(self, uri):
+            return replace(super().stat(uri), size=3)
+
+    store, place = Changing(), "mem://models/tiny-3"
+    for path in folder.iterdir():
+        store.put(f"{place}/{path.name}", path.read_bytes())
+    monkeypatch.setattr("workers.model_files.open_store", lambda _: store)
+    monkeypatch.setattr(store, "open", lambda uri: io.BytesIO(store.get(uri)))
+    with pytest.raises(StorageError, match="changed while it was fetched"):
+        fetch(make_settings(place, cache))
+    assert [path.suffix for path in (cache / "models").iterdir()] == [".lock"]
 
 
 def test_a_bucket_without_weights_is_refused(cache):
