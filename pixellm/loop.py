@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pixellm.errors import TrainingDiverged
 
 Batch = TypeVar("Batch")
+Value = TypeVar("Value")
 
 REMEMBERED = 50
 """Steps whose losses a new one is compared with."""
@@ -95,6 +96,10 @@ class Alone:
     def apart(self, learner: nn.Module) -> AbstractContextManager[object]:
         """Nothing is shared."""
         return nullcontext()
+
+    def gather(self, value: Value) -> list[Value]:
+        """Its own."""
+        return [value]
 
     def whole(self, tensor: Tensor) -> Tensor:
         """It is."""

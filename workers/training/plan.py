@@ -8,11 +8,15 @@ from typing import Literal
 from pixellm.loop import Schedule
 from pixellm.losses import LossWeights
 from pixellm.tuning import Tuning
+from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
 from workers.training.parallel import Kind
 
 PAPER_LOSSES = LossWeights(refinement=2.0)
 """The paper has the target refinement loss, the released code hasn't (spec, section 7)."""
+
+_LOOKING = ("evaluate_every", "evaluate_rows", "validation", "best", "tensorboard")
+"""Fields that decide what is looked at and kept, and nothing of what is learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,21 @@ class TrainPlan:
     """compute a layer of the language model again for its gradients: less memory, more time"""
     save_every: int = 500
     """steps between two states"""
+    evaluate_every: int = 500
+    """steps between two evaluations; 0: there are none"""
+    evaluate_rows: int = 200
+    """that are asked at each"""
+    validation: tuple[str, ...] = ()
+    """label tables to be scored on; without any, the held-out images of `data`"""
+    best: Choice = "giou"
+    """the score by which the weights of the result are chosen"""
+    tensorboard: str | None = None
+    """folder for TensorBoard's files"""
 
     @property
     def digest(self) -> str:
         """Of all that decides what is learned: a state of another digest is of another run."""
         decides = asdict(self)
-        for name in ("output", "save_every", "parallel", "recompute", "model"):
+        for name in ("output", "save_every", "parallel", "recompute", "model", *_LOOKING):
             del decides[name]
         return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,7 @@ OUTPUT/model/model.safetensors    weights last: a folder without them is no mode
 import json
 import tempfile
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,8 +22,16 @@ MODEL, CARD = "model", "training.json"
 """Folder of the result, and in it the file that says where it comes from."""
 
 
-def write_result(tuned: TunedModel, plan: TrainPlan, bench: Bench) -> str:
+def write_result(
+    tuned: TunedModel, plan: TrainPlan, bench: Bench, scores: Mapping[str, float] | None = None
+) -> str:
     """Writes the model folder: all workers gather the weights, the first one writes.
+
+    Args:
+        tuned: what was learned.
+        plan: of the run.
+        bench: what this worker has at hand.
+        scores: of these weights on held-out rows, and the `step` at which they were taken.
 
     Returns:
         Where it lies.
@@ -37,17 +46,18 @@ def write_result(tuned: TunedModel, plan: TrainPlan, bench: Bench) -> str:
     with tempfile.TemporaryDirectory(prefix="train-") as name:
         folder = Path(name)
         tuned.save_merged(bench.checkpoint.tokenizer, folder, whole=whole)
-        (folder / CARD).write_text(_card(plan, bench), encoding="utf-8")
+        (folder / CARD).write_text(_card(plan, bench, scores), encoding="utf-8")
         for path in sorted(folder.iterdir(), key=lambda each: each.suffix == ".safetensors"):
             bench.store.put(join_uri(place, path.name), path.read_bytes())
     return place
 
 
-def _card(plan: TrainPlan, bench: Bench) -> str:
+def _card(plan: TrainPlan, bench: Bench, scores: Mapping[str, float] | None) -> str:
     card = {
         "trained_from": plan.model,
         "trained_from_sha256": bench.checkpoint.sha256,
         "plan": asdict(plan),
+        "scores": scores and dict(scores),
         "finished_at": now(),
         "code_version": code_version(),
     }

@@ -1,8 +1,8 @@
 """Where a worker begins: weights with their optimiser, data, and the newest state of both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,12 @@ from workers.training.plan import TrainPlan
 from workers.training.reading import ExampleStream
 from workers.training.states import States
 
+Say = Callable[[str], None]
+
+
+def _to_nobody(text: str) -> None:
+    """For whoever doesn't want to know."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
@@ -33,6 +39,8 @@ class Bench:
     store: Store
     states: States
     peers: Alone | Together
+    say: Say = field(default=_to_nobody)
+    """takes lines for the user"""
 
 
 def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> Loop[TrainingBatch]:
@@ -47,8 +55,9 @@ def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> L
     return Loop(learner, tuned.trained(), plan.schedule, peers, _precision_of(plan, model.device))
 
 
-def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
-    """This worker's batches, from a state on."""
+def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
+    """This worker's batches, from where a state says; with an empty one, from the beginning."""
+    state = State.from_json(rest["data"]) if rest else None
     seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
     # what was being learned from, whatever has been labelled meanwhile
     runs = state.runs if state else [()] * len(plan.data)
@@ -73,15 +82,18 @@ def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
     return Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
 
 
-def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
-    """Brings the loop to the newest state; returns where the data goes on.
+def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Mapping[str, Any]:
+    """Brings the loop to the newest state.
+
+    Returns:
+        What else the state remembers (`worker.save`); nothing where there is none.
 
     Raises:
         SettingsError: it is a state of another run.
     """
     found = bench.states.newest()
     if found is None:
-        return None
+        return {}
     if found.rest["model"] != bench.checkpoint.sha256:
         raise SettingsError(
             f"--output {plan.output!r} holds a training run of another model, at step"
@@ -93,7 +105,7 @@ def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
             f" step {found.step:,}. Give another output, or the same settings to go on"
         )
     loop.restore(found.tensors, found.rest["loop"])
-    return State.from_json(found.rest["data"])
+    return found.rest
 
 
 def _precision_of(
