@@ -2,9 +2,9 @@
 
     OUTPUT/_best    as `workers.training.states` keeps states, the weights that learn alone
 
-An evaluation may be made again, since a run goes on from the state before it; it is then compared
-with its own earlier self. Only what is better takes its place, so that a run that was killed ends
-with the same best as one that was not.
+An evaluation may be made again, since a run goes on from the state before it; it is then held
+against its own earlier self, and takes its place. So a run that was killed ends with the same best
+as one that was not.
 """
 
 from collections.abc import Mapping

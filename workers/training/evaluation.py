@@ -63,13 +63,13 @@ def take_reported(scores: Scores, loss: float | None) -> dict[str, float]:
 
 
 def is_better(scores: Mapping[str, float], best: Graded | None, choice: Choice) -> bool:
-    """Whether these are better than the best so far; the first of equal ones stays."""
+    """Whether these are better than the best so far; of equal ones, more was learned later."""
     if choice not in scores:  # it can't be measured; or the last ones count
         return False
     if best is None:
         return True
     new, old = scores[choice], best.scores[choice]
-    return new < old if choice == LOSS else new > old
+    return new <= old if choice == LOSS else new >= old
 
 
 def title(name: str) -> str:
