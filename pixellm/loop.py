@@ -248,6 +248,13 @@ class Loop(Generic[Batch]):
         finally:
             self._set(own)
 
+    def take_average(self) -> None:
+        """From now on the weights are their average, if there is one; nothing is learned behind it.
+
+        Nobody could go on from there: a state must have been kept before.
+        """
+        self._set(self.average)
+
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():

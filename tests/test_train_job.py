@@ -55,12 +55,16 @@ def test_a_model_folder_comes_out_with_where_it_comes_from(place, capsys):
     out, err = capsys.readouterr()
     assert out == f"model      '{place}/out/model'\n"
     assert "step 4 of 4: loss" in err
+    assert "6 questions about 3 images are scored every 500 steps and at the end" in err
+    assert "step 4 scored on 6 questions" in err
     made, before = load_checkpoint(place / "out" / "model"), load_checkpoint(place / "tiny")
     assert made.sha256 != before.sha256
     card = json.loads((place / "out" / "model" / "training.json").read_text())
     assert card["trained_from_sha256"] == before.sha256
     assert card["plan"]["data"] == [{"prefix": f"{place}/gold", "weight": 1.0}]
-    steps = steps_in(place / "out")
+    *steps, scored = lines(place / "out")
+    assert card["scores"] == {"step": 4, **scored["scores"]}
+    assert (place / "out" / "pages" / "000000004.html").is_file()
     assert [each["step"] for each in steps] == [1, 2, 3, 4]
     assert set(steps[0]["losses"]) == {"ce", "bce", "dice", "refinement"}
 
@@ -82,6 +86,16 @@ def test_the_result_labels_pictures(place):
     command = [sys.executable, "jobs/label.py", *given, "--model", f"{place}/out/model", *one]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_tensorboard_that_is_not_installed_is_told_of_before_anything_begins(
+    place, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not there
+    assert train(flags(place, "--tensorboard", f"{place}/board")) == 2
+    assert "--tensorboard needs the package tensorboard" in capsys.readouterr().err
+    assert not (place / "out").exists()
+    assert not (place / "board").exists()
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_nothing_is_loaded_and_nothing_runs():
 def test_scores_stand_on_top_with_the_best_and_their_meaning():
     text = page()
     assert "<h1>Step 500 of 5,000</h1>" in text
-    assert "40 questions about held-out images, in 12 s; the best gIoU so far" in text
+    assert "40 questions, the same at every evaluation, in 12 s; the best gIoU so far" in text
     assert '<tr><th>gIoU</th><td class="number">0.625</td>' in text
     assert '<tr><th>loss</th><td class="number">1.500</td>' in text
     assert "cIoU" not in text.split("</table>")[0].replace("mean IoU", "")

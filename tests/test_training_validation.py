@@ -52,7 +52,7 @@ PLAN = TrainPlan(
     schedule=Schedule(steps=6, rate=0.1, warm_up=2, seed=3),  # so fast that it gets worse again
     per_worker=2,
     accumulate=2,
-    save_every=3,
+    save_every=2,
     evaluate_every=2,
     evaluate_rows=3,
     best="loss",
@@ -163,7 +163,7 @@ def test_a_run_that_was_killed_ends_with_the_same_best_and_the_same_scores(whole
     store = memory_table()
     _, before, _ = run(PLAN, store, die_at)
     learned, after, _ = run(PLAN, store)
-    saved = 3 if die_at[0] > 3 else 0
+    saved = die_at[0] - 2  # the state of its step was still to come
     assert list(scores_of(after)) == [step for step in (2, 4, 6) if step > saved]
     assert scores_of(before) | scores_of(after) == scores_of(whole[1])
     assert learned.scores == whole[0].scores
@@ -198,6 +198,23 @@ def test_a_run_that_is_done_says_its_best_again_and_asks_nothing(whole):
     assert learned.scores == whole[0].scores
 
 
+def test_where_an_average_is_kept_it_is_what_is_scored_and_what_is_written():
+    schedule = replace(PLAN.schedule, steps=2, average=0.9)
+    for best in ("loss", "last"):
+        store = memory_table()
+        plan = replace(PLAN, schedule=schedule, best=best, evaluate_rows=1)
+        learned, events, _ = run(plan, store)
+        kept = States(store, OUTPUT, print).newest().tensors
+        for name, weight in learned.tuned.trained().items():
+            assert torch.equal(weight, kept[f"average.{name}"]), name
+        name = "codebook.head.0.weight"
+        assert not torch.equal(kept[f"average.{name}"], kept[f"weights.{name}"])
+        model = merge_weights(learned.tuned, Alone().whole, torch.float32)
+        trial = Trial(Checkpoint(model, tiny().tokenizer, ""), store, plan.losses, ())
+        tried = trial.try_images(choose(store, plan).images)
+        assert round(tried.loss / tried.rows, 6) == events[-1].scores["loss"]
+
+
 def test_a_run_that_was_done_without_scores_is_scored_when_it_is_asked_for(whole):
     store = memory_table()
     run(replace(PLAN, evaluate_every=0), store)
@@ -219,9 +236,11 @@ def test_a_best_that_is_damaged_is_told_of_and_the_last_is_the_result(whole):
 
 def test_a_best_by_other_rows_is_no_rival():
     store = memory_table()
-    run(replace(PLAN, evaluate_rows=2), store, die_at=(5, False))
+    _, before, _ = run(replace(PLAN, evaluate_rows=1), store, die_at=(4, True))
     _, events, _ = run(PLAN, store)
-    first = events[1]  # of step 4, as that which had been the best was
+    first = next(each for each in events if isinstance(each, Evaluation))
+    assert first.step == before[-1].best.step == 4
+    assert first.scores["loss"] > before[-1].best.scores["loss"]  # or this would show nothing
     assert first.best.scores == first.scores
 
 

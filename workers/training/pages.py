@@ -106,7 +106,7 @@ def write_page(
     head = f"Step {seen.step:,} of {steps:,}"
     parts = [
         f"<h1>{head}</h1>",
-        f'<p class="pale">{seen.questions:,} questions about held-out images, in'
+        f'<p class="pale">{seen.questions:,} questions, the same at every evaluation, in'
         f" {seen.seconds:.0f} s; {escape(describe_best(seen))}</p>",
         _write_scores(seen),
         draw_curve(history, seen.choice),

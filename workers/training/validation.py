@@ -120,6 +120,8 @@ class Validation:
 
     def _try(self, tuned: TunedModel) -> Tried:
         peers = self._bench.peers
+        for weight in tuned.trained().values():
+            weight.grad = None  # the next step makes them anew; there must be room for a model
         with _room():
             dtype = torch.bfloat16 if self._plan.precision == "bf16" else torch.float32
             model = merge_weights(tuned, peers.whole, dtype)

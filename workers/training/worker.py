@@ -128,6 +128,7 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
             save(plan, loop, position, bench, validation)
     if validation and validation.is_due(loop.step):  # it was done without being scored
         hear(validation.evaluate(tuned, loop))
+    loop.take_average()
     return Learned(tuned, validation.finish(tuned) if validation else None)
 
 
