@@ -10,6 +10,7 @@ What comes out is a whole model (`merged_state`), or a folder with an adapter th
 and, beside it, the light parts (`save_adapter`).
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ LIGHT = (
     "codebook.",
     "decoder.",
 )
+_UNREACHED = re.compile(r"decoder\.(iou_prediction_head|output_hypernetworks_mlps\.[1-9]\d*)\.")
+"""No loss comes of these, so they stay as they are: PixelLM's masks are those of the first mask
+token, and nobody is told how good they are (spec, section 5)."""
 LIGHT_FOLDER = "light"
 """Of an adapter's folder: the parts that were learned whole."""
 ADAPTER_FILE = "adapter_config.json"
@@ -198,6 +202,8 @@ def _fill_light(model: PixelLM, folder: Path) -> None:
 
 
 def _learns(name: str, tuning: Tuning) -> bool:
+    if _UNREACHED.match(name):
+        return False
     if tuning.full or ".lora_" in name:
         return True
     if name.startswith(NECK):

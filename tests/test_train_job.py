@@ -37,7 +37,7 @@ def flags(place, *more):
     return [
         *("--data", f"{place}/gold", "--output", f"{place}/out", "--model", f"{place}/tiny"),
         *("--steps", "4", "--warm-up", "1", "--batch", "2", "--accumulate", "1"),
-        *("--save-every", "2", "--rate", "0.003", *more),
+        *("--save-every", "2", "--rate", "0.003", "--num-workers", "0", *more),
     ]
 
 

@@ -26,11 +26,16 @@ def run_training(settings: TrainSettings, say: Say) -> str:
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
         SettingsError: there is nothing to learn from, or the output is that of another run.
+        LineError: Ray can't be reached, or workers died too often.
         CheckpointError: the model can't be used.
         CommitError, StorageError: a label table or the output can't be read, or not written.
     """
-    plan = settings.plan
+    plan, cache = settings.plan, settings.model_cache.expanduser()
+    if settings.num_workers:
+        from workers.worker_group import Group, train_in_group  # Ray takes seconds to import
+
+        return train_in_group(plan, cache, Group(settings.num_workers, settings.cpus), say)
     say(f"loading {shown(plan.model)}")
-    folder = fetch_model(plan.model, settings.model_cache.expanduser())
+    folder = fetch_model(plan.model, cache)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return work(plan, folder, device, Alone(), say)

@@ -15,8 +15,14 @@ from workers.training.parallel import Kind
 PAPER_LOSSES = LossWeights(refinement=2.0)
 """The paper has the target refinement loss, the released code hasn't (spec, section 7)."""
 
-_LOOKING = ("evaluate_every", "evaluate_rows", "validation", "best", "tensorboard")
-"""Fields that decide what is looked at and kept, and nothing of what is learned."""
+NOT_DECISIVE = (
+    *("output", "save_every", "parallel", "recompute"),
+    "model",  # by its name; states know its digest
+    *("per_worker", "accumulate"),  # a feed minds their product with the number of workers
+    # what is looked at and kept of it
+    *("evaluate_every", "evaluate_rows", "validation", "best", "tensorboard"),
+)
+"""Of a plan, what may change before a run goes on: the same is learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,6 @@ class TrainPlan:
     def digest(self) -> str:
         """Of all that decides what is learned: a state of another digest is of another run."""
         decides = asdict(self)
-        for name in ("output", "save_every", "parallel", "recompute", "model", *_LOOKING):
+        for name in NOT_DECISIVE:
             del decides[name]
         return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -136,9 +136,18 @@ class TrainSettings(FlagSettings):
     best: Choice = "giou"
     """the score by which the weights of the result are chosen; last: the last ones are it"""
     tensorboard: Path | None = None
-    """folder of this machine for TensorBoard's files; needs the package tensorboard"""
+    """folder for TensorBoard's files, on the machine of the first worker; needs the package
+    tensorboard"""
     seed: int = Field(default=0, ge=0)
     """of all that is left to chance"""
+    num_workers: int = Field(default=1, ge=0)
+    """processes that learn together on Ray, each with a GPU where there are any: on the cluster
+    that RAY_ADDRESS names, as in a job, else on this machine. 0: this process, without Ray"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """what several workers hold: each the whole model (ddp), or each a part of all weights, for
+    models that are too large for one GPU (fsdp)"""
+    cpus: int | None = Field(default=None, ge=1)
+    """processors of a worker; without it, its share of this machine, or one of a cluster"""
     model_cache: Path = Path("~/.cache/pixellm")
     """folder for models of buckets"""
 
@@ -178,13 +187,14 @@ class TrainSettings(FlagSettings):
             accumulate=self.accumulate,
             held_out=self.held_out,
             precision=self.precision,
+            parallel=self.parallel,
             recompute=self.recompute,
             save_every=self.save_every,
             evaluate_every=self.evaluate_every,
             evaluate_rows=self.evaluate_rows,
             validation=self.validation,
             best=self.best,
-            tensorboard=str(self.tensorboard.expanduser()) if self.tensorboard else None,
+            tensorboard=str(self.tensorboard.expanduser().absolute()) if self.tensorboard else None,
         )
 
     def _train_on(self) -> TrainOn:

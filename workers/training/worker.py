@@ -75,6 +75,8 @@ def work(
         CommitError, StorageError: a label table or the output can't be read, or not written.
     """
     board = Board(Path(plan.tensorboard)) if plan.tensorboard and peers.rank == 0 else None
+    if device.index is not None:
+        torch.cuda.set_device(device)  # whose memory is measured, and through which objects go
     checkpoint = load_checkpoint(folder, device=device)
     store = Anywhere()
     states = States(store, plan.output, say)
