@@ -1,9 +1,12 @@
-"""Fine-tunes a PixelLM on label tables, and writes a model folder that jobs/label.py takes.
+"""Fine-tunes a PixelLM on label tables; the result, model or adapter, is what jobs/label.py takes.
 
     python jobs/train.py --data gold --output tuned --steps 500
     python jobs/label.py --model tuned/model --input photos --output labels
 
-A second start of the same command goes on from the newest state. Exit code 0: the model is written.
+    python jobs/train.py --data gold --model base --output tuned --result adapter
+    python jobs/label.py --model base --adapter tuned/adapter --input photos --output labels
+
+A second start of the same command goes on from the newest state. Exit code 0: the result is there.
 1: it broke off; the newest state is kept. 2: a setting is wrong, or there is nothing to learn from.
 130: stopped by Ctrl-C.
 """
@@ -24,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = TrainSettings.from_flags(given, "python jobs/train.py")
         from workers.trainer import run_training
 
-        print(f"model      {shown(run_training(settings, _say))}")
+        place = run_training(settings, _say)
+        print(f"{settings.plan.result_folder:<11}{shown(place)}")
     except PixelLMError as error:
         for line in f"{error}".splitlines():
             _say(line)

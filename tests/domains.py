@@ -36,7 +36,7 @@ Json = dict[str, Any]
 HELD_OUT = 0.2
 CROP, MOST_NUCLEI, CROPS = 128, 8, 2
 """Of a microscope picture: pixels of a crop's side, nuclei in it at most, and crops at most."""
-METRICS = ("giou_union", "giou", "f1", "nothing")
+METRICS = ("giou_union", "giou", "f1", "exact", "nothing_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def score(place: Path, when: str, model: Sequence[str]) -> dict[str, float]:
     )
     run("evaluate", "--gold", f"{place}/score", "--labels", labels, "--output", f"{scores}")
     found: Mapping[str, Any] = json.loads(scores.read_text())
-    return dict(found["scores"]["all"])
+    return {name: found["groups"]["all"]["scores"][name] for name in METRICS}
 
 
 def run(job: str, *flags: str) -> None:
@@ -137,7 +137,7 @@ def run(job: str, *flags: str) -> None:
 
 def write_questions(place: Path, side: str) -> int:
     """Puts the questions of a gold table into a JSONL that jobs/label.py takes; how many."""
-    table = open_table(open_store(f"{place}/{side}"), f"{place}/{side}")
+    table = open_table(open_store(f"{place}/{side}"), f"{place}/{side}", None)
     rows = [(row.image_uri, row.instruction) for row in table.rows(("image_uri", "instruction"))]
     lines = [json.dumps({"image": image, "instruction": text}) for image, text in rows]
     (place / f"{side}.jsonl").write_text("".join(f"{line}\n" for line in lines))

@@ -66,7 +66,7 @@ class Killed(BaseException):
 def bench_of(store, told, output=OUTPUT):
     new = tiny_checkpoint(0, max_positions=512)
     checkpoint = Checkpoint(new.model, new.tokenizer, "")
-    return Bench(checkpoint, store, States(store, output, told.append), Alone(), told.append)
+    return Bench(checkpoint, store, States(store, output, told.append), Alone(), say=told.append)
 
 
 def run(plan, store, die_at=None):
@@ -355,7 +355,7 @@ def test_scores_are_those_of_an_evaluation_of_labels_that_the_same_model_makes(t
     put_scenes(store, gold, f"{tmp_path}/in")
     checkpoint = load_checkpoint(SHIPPED)
     plan = replace(PLAN, output=f"{tmp_path}/run", validation=(gold,), evaluate_rows=200)
-    bench = Bench(checkpoint, store, States(store, plan.output, print), Alone(), print)
+    bench = Bench(checkpoint, store, States(store, plan.output, print), Alone(), say=print)
     held_out = choose_rows(plan, store, tiny_maker(store, 497).encode)
     put_table(store, labels, list(label(checkpoint, held_out, store)))
     tables = [open_table(store, place, None) for place in (gold, labels)]

@@ -1,12 +1,12 @@
 """A training run from its beginning to its end: here, or by workers on Ray.
 
-model folder -> worker (start, steps, states, metrics) -> OUTPUT/model
+model folder -> worker (start, steps, states, metrics) -> OUTPUT/model or OUTPUT/adapter
 """
 
 import torch
 
 from pixellm.loop import Alone
-from workers.model_files import fetch_model
+from workers.model_folders import fetch_model
 from workers.progress import Say
 from workers.storage.uris import shown
 from workers.training.settings import TrainSettings
@@ -14,14 +14,14 @@ from workers.training.worker import work
 
 
 def run_training(settings: TrainSettings, say: Say) -> str:
-    """Trains, and writes the model folder.
+    """Trains, and writes what was learned.
 
     Args:
         settings: of the run.
         say: takes lines for the user.
 
     Returns:
-        Where the model lies.
+        Where it lies.
 
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.

@@ -30,7 +30,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from workers.cluster import connected, list_machines
 from workers.errors import LineError, SettingsError
-from workers.model_files import fetch_model
+from workers.model_folders import fetch_model
 from workers.progress import Say
 from workers.storage.stores import open_store
 from workers.storage.uris import shown

@@ -18,6 +18,7 @@ PAPER_LOSSES = LossWeights(refinement=2.0)
 NOT_DECISIVE = (
     *("output", "save_every", "parallel", "recompute"),
     "model",  # by its name; states know its digest
+    "result",  # the same weights in another form
     *("per_worker", "accumulate"),  # a feed minds their product with the number of workers
     # what is looked at and kept of it
     *("evaluate_every", "evaluate_rows", "validation", "best", "tensorboard"),
@@ -69,6 +70,13 @@ class TrainPlan:
     """the score by which the weights of the result are chosen"""
     tensorboard: str | None = None
     """folder for TensorBoard's files"""
+    result: Literal["merged", "adapter"] = "merged"
+    """a whole model, or what was learned beside it"""
+
+    @property
+    def result_folder(self) -> str:
+        """Of the output."""
+        return "model" if self.result == "merged" else "adapter"
 
     @property
     def digest(self) -> str:

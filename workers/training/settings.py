@@ -63,8 +63,9 @@ class TrainSettings(FlagSettings):
 
     python jobs/train.py --data gold --data labels:0.5 --output tuned
 
-    The result, OUTPUT/model, is what jobs/label.py takes as --model. A second start of the same
-    command goes on from the newest state, wherever the first one was ended.
+    The result, OUTPUT/model, is what jobs/label.py takes as --model; with --result adapter it is
+    OUTPUT/adapter, which goes with the model that learned. A second start of the same command goes
+    on from the newest state, wherever the first one was ended.
     """
 
     data: TABLES
@@ -75,6 +76,9 @@ class TrainSettings(FlagSettings):
     model: Place = _SHIPPED
     """the model that learns: a folder, or one in a bucket; without it, the small model that comes
     with the project, which knows drawn scenes only"""
+    result: Literal["merged", "adapter"] = "merged"
+    """merged: a whole model, in OUTPUT/model; adapter: what was learned and no more, in
+    OUTPUT/adapter, as PEFT writes it, for jobs/label.py --model MODEL --adapter OUTPUT/adapter"""
     steps: int = Field(default=Schedule().steps, ge=1)
     """how often the weights are changed"""
     rate: float = Field(default=Schedule().rate, gt=0)
@@ -157,6 +161,16 @@ class TrainSettings(FlagSettings):
             raise ValueError("--rank 0 with --no-light: nothing would learn")
         return self
 
+    @model_validator(mode="after")
+    def _refuse_an_adapter_without_lora(self) -> Self:
+        if self.result == "adapter" and (self.full or not self.rank):
+            how = "--full" if self.full else "--rank 0"
+            raise ValueError(
+                f"--result adapter with {how}: an adapter is what LoRA has learned, and there is no"
+                " LoRA then; leave out one of the two"
+            )
+        return self
+
     @property
     def plan(self) -> TrainPlan:
         """The same in the words of `workers.training`."""
@@ -195,6 +209,7 @@ class TrainSettings(FlagSettings):
             validation=self.validation,
             best=self.best,
             tensorboard=str(self.tensorboard.expanduser().absolute()) if self.tensorboard else None,
+            result=self.result,
         )
 
     def _train_on(self) -> TrainOn:

@@ -1,8 +1,10 @@
 """Where a worker begins: weights with their optimiser, data, and the newest state of both."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +41,8 @@ class Bench:
     store: Store
     states: States
     peers: Alone | Together
+    folder: Path | None = None
+    """of the model that learns, on this machine"""
     say: Say = field(default=_to_nobody)
     """takes lines for the user"""
 
@@ -79,7 +83,9 @@ def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
     maker = BatchMaker.for_model(model.config, tokenizer, bench.store)
     rank, world = bench.peers.rank, bench.peers.world
     mix = Mix(streams, seed=seed)
-    return Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
+    feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
+    feed.counts += Counter(rest.get("passed_over", {}))
+    return feed
 
 
 def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Mapping[str, Any]:

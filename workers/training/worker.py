@@ -6,6 +6,7 @@ r"""The whole way of one training worker, without Ray: this screen is the archit
 All workers do the same with other rows of the same batches. The first of them writes, and speaks.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -55,7 +56,7 @@ class Learned:
 def work(
     plan: TrainPlan, folder: Path, device: torch.device, peers: Alone | Together, say: Say
 ) -> str:
-    """Trains, and writes the model folder.
+    """Trains, and writes what was learned.
 
     Args:
         plan: of the run, the same on all workers.
@@ -65,7 +66,7 @@ def work(
         say: takes lines for the user, of the first worker.
 
     Returns:
-        Where the model lies.
+        Where it lies.
 
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
@@ -82,7 +83,7 @@ def work(
     states = States(store, plan.output, say)
     if begun := states.steps():
         say(f"going on from step {begun[0]:,} of {plan.schedule.steps:,}")
-    bench = Bench(checkpoint, store, states, peers, say)
+    bench = Bench(checkpoint, store, states, peers, folder, say)
     examples = plan.per_worker * plan.accumulate * peers.world
     metrics = Metrics(store, plan.output, examples, board=board)
 
@@ -127,7 +128,7 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
         if validation and validation.is_due(loop.step):
             hear(validation.evaluate(tuned, loop))
         if loop.step % plan.save_every == 0 or loop.done:
-            save(plan, loop, position, bench, validation)
+            save(plan, loop, position, bench, feed.counts, validation)
     if validation and validation.is_due(loop.step):  # it was done without being scored
         hear(validation.evaluate(tuned, loop))
     loop.take_average()
@@ -139,6 +140,7 @@ def save(
     loop: Loop[Any],
     position: State,
     bench: Bench,
+    passed_over: Counter[str],
     validation: Validation | None = None,
 ) -> None:
     """Keeps a state: all workers gather it, the first one writes."""
@@ -149,6 +151,7 @@ def save(
             "model": bench.checkpoint.sha256,
             "loop": rest,
             "data": position.to_json(),
+            "passed_over": dict(passed_over),
             **(validation.note() if validation else {}),
         }
         bench.states.save(loop.step, tensors, whole)
