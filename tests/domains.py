@@ -48,14 +48,15 @@ class Recipe:
     batch: int = 8
     absent: int = 1
     """categories that a photo has not, and is asked for"""
+    views: str = "mirrored"
 
 
 RECIPES = {
     "coco_cc": Recipe(steps=3000, absent=2),
-    "hydroponic_plants": Recipe(steps=1500, absent=0),
+    "hydroponic_plants": Recipe(steps=2500, absent=0),
     "facades": Recipe(steps=2500),
-    "aerial_dubai": Recipe(steps=2500),
-    "nuclei_dsb2018": Recipe(steps=2500, absent=0),
+    "aerial_dubai": Recipe(steps=2500, views="turned"),
+    "nuclei_dsb2018": Recipe(steps=2500, absent=0, views="turned"),
 }
 
 
@@ -110,7 +111,8 @@ def learn(name: str, data: Path, place: Path, recipe: Recipe, more: Sequence[str
     run(
         *("train", "--data", f"{place}/learn", "--output", f"{place}/trained", "--full"),
         *("--held-out", "0", "--steps", f"{recipe.steps}", "--rate", f"{recipe.rate}"),
-        *("--batch", f"{recipe.batch}", "--accumulate", "1", "--shape", "cosine", *more),
+        *("--batch", f"{recipe.batch}", "--accumulate", "1", "--shape", "cosine"),
+        *("--views", recipe.views, "--jitter", "0.3", "--evaluate-every", "0", *more),
     )
     minutes, cpu = (time.monotonic() - began) / 60, (_cpu_seconds() - used) / 60
     after = score(place, "after", ("--model", f"{place}/trained/model"))
