@@ -18,6 +18,7 @@ from pixellm.drawn.language_stage import (
 )
 from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import ask
+from pixellm.drawn.stages import IMAGES
 from pixellm.drawn.vision_stage import SeeingParts
 from pixellm.losses import LossWeights, MaskLosses, mask_losses
 from pixellm.masks import combine_scales
@@ -25,8 +26,10 @@ from pixellm.model import EncodedImages, PixelLM
 from pixellm.tokenizer import Tokenizer
 from pixellm.vision import shrink_for_language
 
-IMAGES, QUESTIONS = 8, 8
-"""Scenes of a step, and questions about each."""
+ALIGN_IMAGES = 16
+"""Scenes of a batch while only the projector learns, which costs little."""
+QUESTIONS = 8
+"""About each scene of a batch."""
 MASK_IMAGES, MASKS = 2, 10
 """Scenes, and targets in them, whose masks are decoded in a step. All others learn from the
 oracle's query alone, which costs a hundredth."""
@@ -86,11 +89,11 @@ class JointStage:
 
     def alignment(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The first steps: only the projector learns, to write what the symbols write."""
-        return {"align": self._align(self._look(self.parts, self.bank, self.bank.sample(rng, 16)))}
+        return {"align": self._align(self._look(self.bank, self.bank.sample(rng, ALIGN_IMAGES)))}
 
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch of scenes and questions."""
-        seen = self._look(self.parts, self.bank, self.bank.sample(rng, IMAGES))
+        seen = self._look(self.bank, self.bank.sample(rng, IMAGES))
         questions = [practise(scene, rng, QUESTIONS) for scene in seen.batch.scenes]
         packed = self.conversations.pack(questions, seen.batch.things.first)
         language, pointers = self.parts.language, self.parts.pointers
@@ -100,13 +103,13 @@ class JointStage:
         losses["align"] = ALIGN_WEIGHT * self._align(seen)
         return losses | self._mask_losses(seen, packed, read.last, rng)
 
-    def _look(self, parts: JointParts, bank: Bank, batch: DrawnBatch) -> Seen:
+    def _look(self, bank: Bank, batch: DrawnBatch) -> Seen:
         pixels = bank.pixels(batch)
         with torch.no_grad():
-            features = parts.vision(pixels, torch.ones_like(pixels[:, 0]))
+            features = self.parts.vision(pixels, torch.ones_like(pixels[:, 0]))
         small = shrink_for_language(features[0], self.model.config.llm_grid)
         cells = find_cells(batch.scenes, batch.things, self.model.config.llm_grid)
-        return Seen(batch, features, parts.image_projector(small), cells)
+        return Seen(batch, features, self.parts.image_projector(small), cells)
 
     def _align(self, seen: Seen) -> Tensor:
         """Squared distance to the written tokens; cells with things count as much as the rest."""
@@ -151,16 +154,15 @@ class JointStage:
         return mask_losses([logits], [truth.float()], [counts], LossWeights(refinement=2.0))
 
     @torch.no_grad()
-    def evaluate(self, parts: JointParts) -> Mapping[str, float]:
+    def evaluate(self) -> Mapping[str, float]:
         """Share of answers that name the right targets, by kind, generated freely."""
         rng = np.random.default_rng(1)
         count = self.held_out.count
-        seen = self._look(
-            parts, self.held_out, self.held_out.take(np.arange(count), np.zeros(count, bool))
-        )
+        batch = self.held_out.take(np.arange(count), np.zeros(count, bool))
+        seen = self._look(self.held_out, batch)
         asked = [[ask(scene, rng) for _ in range(4)] for scene in seen.batch.scenes]
         images = EncodedImages(seen.tokens, torch.ones(seen.tokens.shape[:2]), ())
-        return answer_scores(self.model, self.tokenizer, parts.language, images, asked)
+        return answer_scores(self.model, self.tokenizer, images, asked)
 
 
 def _some_questions(packed: Packed, rng: np.random.Generator) -> Tensor:

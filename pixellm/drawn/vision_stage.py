@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from pixellm.drawn.bank import Bank, DrawnBatch, find_cells, masks_of, patch_owners
 from pixellm.drawn.heads import DenseHead, OracleQuery
+from pixellm.drawn.stages import IMAGES
 from pixellm.losses import LossWeights, mask_losses
 from pixellm.masks import combine_scales
 from pixellm.model import PixelLM
 from pixellm.vision import shrink_for_language
 
-IMAGES = 8
-"""Scenes of a step."""
 TARGETS = 3
 """Things of a scene whose mask is decoded in a step."""
 
@@ -45,13 +44,13 @@ class VisionStage:
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch."""
         batch = self.bank.sample(rng, IMAGES)
-        features = self._features(self.parts, self.bank, batch)
+        features = self._features(self.bank, batch)
         owners = self.bank.owners(batch)
         patches = patch_owners(owners, batch.things, self.config.grid)
         cells = find_cells(batch.scenes, batch.things, self.config.llm_grid).thing
         small = shrink_for_language(features[0], self.config.llm_grid)
         chosen = _choose(rng, batch)
-        logits = self._decode(self.parts, features, batch, chosen)
+        logits = self._decode(features, batch, chosen)
         truth = masks_of(owners, batch.things, chosen).float()
         image = batch.things.image_of[chosen]
         masks = mask_losses(
@@ -68,41 +67,39 @@ class VisionStage:
         }
 
     @torch.no_grad()
-    def evaluate(self, parts: SeeingParts) -> Mapping[str, float]:
+    def evaluate(self) -> Mapping[str, float]:
         """Mask IoU and the share of cells described right, on scenes that aren't trained on."""
         ious, right = [], []
         for start in range(0, self.held_out.count, IMAGES):
-            index = np.arange(start, start + IMAGES)
-            batch = self.held_out.take(index, np.zeros(IMAGES, bool))
-            features = self._features(parts, self.held_out, batch)
+            index = np.arange(start, min(start + IMAGES, self.held_out.count))
+            batch = self.held_out.take(index, np.zeros(len(index), bool))
+            features = self._features(self.held_out, batch)
             every = torch.arange(len(batch.things.codes))
-            seen = self._decode(parts, features, batch, every) > 0
+            seen = self._decode(features, batch, every) > 0
             truth = masks_of(self.held_out.owners(batch), batch.things, every)
             overlap = (seen & truth).sum((1, 2)) / (seen | truth).sum((1, 2)).clamp(min=1)
             ious.extend(overlap.tolist())
-            right.extend(self._described(parts, features, batch).tolist())
+            right.extend(self._described(features, batch).tolist())
         return {"iou": float(np.mean(ious)), "cells_right": float(np.mean(right))}
 
-    def _described(self, parts: SeeingParts, features: list[Tensor], batch: DrawnBatch) -> Tensor:
+    def _described(self, features: list[Tensor], batch: DrawnBatch) -> Tensor:
         """(M,) bool: all attributes of a thing read right from its cell."""
         cells = find_cells(batch.scenes, batch.things, self.config.llm_grid).thing
-        head = parts.cell_head
+        head = self.parts.cell_head
         out = head.layers(shrink_for_language(features[0], self.config.llm_grid))[cells >= 0]
         _, *attributes, _ = out.split(head.sizes, dim=-1)
         said = torch.stack([logits.argmax(-1) for logits in attributes], dim=1)
         return (said == batch.things.codes[cells[cells >= 0]]).all(1).float()
 
-    def _features(self, parts: SeeingParts, bank: Bank, batch: DrawnBatch) -> list[Tensor]:
+    def _features(self, bank: Bank, batch: DrawnBatch) -> list[Tensor]:
         pixels = bank.pixels(batch)
-        return parts.vision(pixels, torch.ones_like(pixels[:, 0]))
+        return self.parts.vision(pixels, torch.ones_like(pixels[:, 0]))
 
-    def _decode(
-        self, parts: SeeingParts, features: list[Tensor], batch: DrawnBatch, chosen: Tensor
-    ) -> Tensor:
+    def _decode(self, features: list[Tensor], batch: DrawnBatch, chosen: Tensor) -> Tensor:
         """(N,) things -> (N, s, s) mask logits at the canvas' size."""
-        maps = parts.decoder.maps([parts.mask_projector(f) for f in features])
-        queries = parts.oracle(batch.things.codes[chosen], batch.things.where[chosen])
-        scales = parts.decoder(maps, queries, batch.things.image_of[chosen])
+        maps = self.parts.decoder.maps([self.parts.mask_projector(f) for f in features])
+        queries = self.parts.oracle(batch.things.codes[chosen], batch.things.where[chosen])
+        scales = self.parts.decoder(maps, queries, batch.things.image_of[chosen])
         low = combine_scales([scale.logits for scale in scales], self.config.mask_side)
         return F.interpolate(
             low[:, None], size=(self.config.image_side,) * 2, mode="bilinear", align_corners=False

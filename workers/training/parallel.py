@@ -26,7 +26,8 @@ def share(learner: nn.Module, layers: list[nn.Module], kind: Kind) -> nn.Module:
         kind: how.
     """
     if kind == "ddp":
-        return DistributedDataParallel(learner)
+        # some weights take no part in some losses: masks that nobody asked for, and their scores
+        return DistributedDataParallel(learner, find_unused_parameters=True)
     for layer in layers:
         fully_shard(layer)
     fully_shard(learner)

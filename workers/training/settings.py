@@ -63,6 +63,8 @@ class TrainSettings(FlagSettings):
 
     The result, OUTPUT/model, is what jobs/label.py takes as --model. A second start of the same
     command goes on from the newest state, wherever the first one was ended.
+
+    The small model of drawn scenes is trained from nothing: --recipe drawn --help lists its flags.
     """
 
     data: TABLES
