@@ -119,7 +119,7 @@ def test_a_stage_of_other_settings_is_refused(tmp_path):
     store, stages = MemoryStore(), {"stages": ("words",)}
     run(replace(PLAN, **stages), store, tmp_path)
     schedules = RECIPE.schedules | {"words": small_schedule(3, 1e-3)}
-    with pytest.raises(SettingsError, match="holds a stage 'words' of other settings"):
+    with pytest.raises(SettingsError, match="words' holds a stage of other settings"):
         run(replace(PLAN, **stages, recipe=replace(RECIPE, schedules=schedules)), store, tmp_path)
     schedules = RECIPE.schedules | {"vision": small_schedule(3, 1e-3)}
     other = replace(PLAN, **stages, recipe=replace(RECIPE, schedules=schedules))

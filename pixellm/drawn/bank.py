@@ -200,3 +200,8 @@ def masks_of(owners: Tensor, things: Described, chosen: Tensor) -> Tensor:
     image = things.image_of[chosen]
     local = chosen - torch.tensor(things.first)[image]
     return owners[image] == local[:, None, None]
+
+
+def overlaps(seen: Tensor, truth: Tensor) -> Tensor:
+    """(N, s, s) bool twice -> (N,) intersection over union of each pair."""
+    return (seen & truth).sum((1, 2)) / (seen | truth).sum((1, 2)).clamp(min=1)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixellm.drawn.bank import Bank, DrawnBatch, find_cells, masks_of, patch_owners
+from pixellm.drawn.bank import Bank, DrawnBatch, find_cells, masks_of, overlaps, patch_owners
 from pixellm.drawn.heads import DenseHead, OracleQuery
 from pixellm.drawn.stages import IMAGES
 from pixellm.losses import LossWeights, mask_losses
@@ -77,8 +77,7 @@ class VisionStage:
             every = torch.arange(len(batch.things.codes))
             seen = self._decode(features, batch, every) > 0
             truth = masks_of(self.held_out.owners(batch), batch.things, every)
-            overlap = (seen & truth).sum((1, 2)) / (seen | truth).sum((1, 2)).clamp(min=1)
-            ious.extend(overlap.tolist())
+            ious.extend(overlaps(seen, truth).tolist())
             right.extend(self._described(features, batch).tolist())
         return {"iou": float(np.mean(ious)), "cells_right": float(np.mean(right))}
 
