@@ -29,7 +29,7 @@ def result(arm, seed, read_iou, giou=0.5):
 @pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_to_the_table_it_would_have_had(tmp_path):
     plan, said = plan_of("--arms", "paper,scales-1"), []
-    whole, broken = MemoryStore(), DyingStore(["scales-1/0/_states/000000002.json"])
+    whole, broken = MemoryStore(), DyingStore(["scales-1/0/join/_states/000000002.json"])
     page = Study(plan, tmp_path, whole, said.append).run()
     with pytest.raises(Killed):
         Study(plan, tmp_path, broken, print).run()
@@ -40,6 +40,7 @@ def test_a_study_that_was_killed_goes_on_to_the_table_it_would_have_had(tmp_path
     # a second start learns nothing, and another number of scored scenes scores anew
     told = []
     assert Study(plan, tmp_path, whole, told.append).run() == page
+    assert len(told) == 4
     assert all("done already" in line for line in told)
     Study(plan_of("--arms", "paper", "--held-out", "2"), tmp_path, whole, print).run()
     found = json.loads(whole.get(f"{OUTPUT}/table.json"))

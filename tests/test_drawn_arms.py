@@ -1,6 +1,7 @@
 """The settings that the paper's ablations compare, as models that learn and can be asked."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,19 +14,20 @@ from pixellm.drawn.arms import (
     FEATURES,
     SEVERAL,
     STUDIES,
+    ArmStages,
     LastToken,
     LearnedFusion,
     arm_model,
-    begin_arm,
 )
 from pixellm.drawn.bank import Bank, overlaps
 from pixellm.drawn.crowds import CROWDED, crowded_seeds, hidden_share
+from pixellm.drawn.joint_stage import JointStage
 from pixellm.drawn.language_stage import SpeakingParts
 from pixellm.drawn.questions import GROUP
 from pixellm.drawn.recipe import VOCABULARY, drawn_tokenizer, small_schedule
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from pixellm.drawn.score import held_out_questions
-from pixellm.drawn.stages import Turn
+from pixellm.drawn.stages import Stage, Turn
 from pixellm.drawn.start import small_config, start_model
 from pixellm.drawn.vision_stage import SeeingParts
 from pixellm.engine.engine import Engine
@@ -57,8 +59,14 @@ def learned():
     return stages.__getitem__
 
 
+class Ready(NamedTuple):
+    stage: Stage
+    joint: JointStage
+
+
 def begin(name, learned, bank, seed=0):
-    return begin_arm(ARMS[name], seed, learned, bank, SCHEDULE)
+    """The second stage of an arm, whose first one has not been run."""
+    return Ready(*ArmStages(ARMS[name], seed, learned, bank).join(SCHEDULE, {}))
 
 
 @pytest.mark.parametrize(
@@ -68,9 +76,8 @@ def test_every_part_that_an_arm_compares_learns(name, learned, bank):
     arm, ready = ARMS[name], begin(name, learned, bank)
     config = ready.stage.model.config
     assert (config.scales, config.tokens_per_scale) == (arm.scales, arm.tokens)
-    losses = ready.stage.lessons(Turn("joint", 0, 10))
-    assert {"ce", "bce", "dice", "refine"} < losses.keys()
-    assert "oracle" not in losses
+    losses = ready.stage.lessons(Turn("join", 0, 10))
+    assert {"ce", "oracle", "bce", "dice", "refine"} < losses.keys()
     sum(losses.values()).backward()
     weights = ready.stage.trained()
     learning = [f"decoder.transformer.{scale}.layers.0.norm1.weight" for scale in range(arm.scales)]
@@ -80,10 +87,31 @@ def test_every_part_that_an_arm_compares_learns(name, learned, bank):
     assert not any(part.startswith("vision.") for part in weights)
 
 
+def test_the_decoder_learns_first_by_itself(learned, bank):
+    stage = ArmStages(ARMS["scales-3"], 0, learned, bank).cut(SCHEDULE)
+    losses = stage.lessons(Turn("cut", 0, 10))
+    assert losses.keys() == {"bce", "dice", "refine"}
+    sum(losses.values()).backward()
+    parts = {name.split(".")[0] for name, each in stage.trained().items() if each.grad is not None}
+    assert parts == {"decoder", "mask_projector", "oracle"}
+    assert {name.split(".")[0] for name in stage.trained()} == parts
+
+
+def test_what_the_decoder_has_learned_is_what_the_codebook_begins_with(learned, bank):
+    stages = ArmStages(ARMS["paper"], 0, learned, bank)
+    cut = {name: each + 1 for name, each in stages.cut(SCHEDULE).trained().items()}
+    stage, _ = stages.join(SCHEDULE, cut)
+    weights = dict(stage.lessons.parts.named_parameters())
+    assert all(torch.equal(weights[name], value) for name, value in cut.items())
+    assert not weights["oracle.layers.0.weight"].requires_grad
+
+
 def test_without_refinement_there_is_no_such_loss(learned, bank):
-    losses = begin("crowded-unrefined", learned, bank).stage.lessons(Turn("joint", 0, 10))
-    assert {"bce", "dice"} < losses.keys()
-    assert "refine" not in losses
+    arm = ArmStages(ARMS["crowded-unrefined"], 0, learned, bank)
+    for stage in (arm.cut(SCHEDULE), arm.join(SCHEDULE, {})[0]):
+        losses = stage.lessons(Turn(stage.name, 0, 10))
+        assert {"bce", "dice"} <= losses.keys()
+        assert "refine" not in losses
 
 
 def test_features_lie_at_equal_distances_as_far_as_the_tower_is_deep():

@@ -7,6 +7,7 @@ import pytest
 from tests.labels import MADE_BY, label_photos
 from tests.readme_tree import BEGIN, END, OTHERS, ROOT, columns, fields, modules, tree
 from workers.drawn.settings import DrawnSettings
+from workers.drawn.study_settings import AblateSettings
 from workers.exports.formats import FORMATS as EXPORTS
 from workers.exports.settings import ExportSettings
 from workers.imports.formats import FORMATS as IMPORTS
@@ -64,6 +65,7 @@ def test_links_and_pictures_lead_somewhere():
         ("convert", [ConvertSettings]),
         ("evaluate", [EvaluateSettings]),
         ("train", [TrainSettings, DrawnSettings]),
+        ("ablate", [AblateSettings]),
     ],
 )
 def test_flags_of_the_jobs_in_the_readme_exist(job, settings):

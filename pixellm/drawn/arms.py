@@ -29,7 +29,7 @@ from pixellm.drawn.practice import PRACTICE
 from pixellm.drawn.recipe import VOCABULARY, Learned, drawn_tokenizer
 from pixellm.drawn.stages import IMAGES, Lessons, Stage, fill
 from pixellm.drawn.start import small_config, start_model
-from pixellm.drawn.vision_stage import SeeingParts
+from pixellm.drawn.vision_stage import VisionStage
 from pixellm.loop import Schedule
 from pixellm.model import PixelLM
 
@@ -116,15 +116,6 @@ CODEBOOKS: Mapping[Fusion, type[Codebook]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ArmStage:
-    """An arm, ready to learn and to be scored."""
-
-    stage: Stage
-    joint: JointStage
-    """the same with its losses and measures"""
-
-
 def arm_model(arm: Arm, seed: int) -> PixelLM:
     """The model of an arm with its first weights, the same for the same seed."""
     config = small_config(drawn_tokenizer(arm.scales * arm.tokens).vocab_size)
@@ -140,34 +131,59 @@ def arm_model(arm: Arm, seed: int) -> PixelLM:
     return model
 
 
-def begin_arm(arm: Arm, seed: int, learned: Learned, bank: Bank, schedule: Schedule) -> ArmStage:
-    """An arm where it begins.
+class ArmStages:
+    """An arm where it begins: its decoder learns to cut out, then its codebook to say what.
+
+    From nothing, the masks of answers alone would teach both in a few thousand steps. So both lean
+    on queries made from the description of a thing, as in the recipe of the small model.
 
     Args:
         arm: which.
         seed: of what begins anew.
         learned: gives what the recipe's stages vision, language and align have learned.
         bank: scenes to learn from.
-        schedule: how.
     """
-    model, tokenizer = arm_model(arm, seed), drawn_tokenizer(arm.scales * arm.tokens)
-    seeing, speaking = SeeingParts(model), SpeakingParts(model, tokenizer)
-    tower = {key: value for key, value in learned("vision").items() if key.startswith("vision.")}
-    fill(seeing, tower)
-    fill(speaking, _renumbered(learned("language"), speaking))
-    fill(nn.ModuleDict({"image_projector": model.image_projector}), learned("align"))
-    work = Work(
-        questions=2,
-        mask_images=IMAGES,
-        masks=32,
-        oracle=0.0,
-        refinement=arm.refinement,
-        mix=arm.mix,
-    )
-    parts = JointParts(model, seeing, speaking)
-    joint = JointStage(model, tokenizer, parts, (bank, bank), work)
-    stage = Stage("joint", model, Lessons(parts, joint.losses), schedule, IMAGES, dict)
-    return ArmStage(stage, joint)
+
+    def __init__(self, arm: Arm, seed: int, learned: Learned, bank: Bank) -> None:
+        self.arm, self._bank, self._learned = arm, bank, learned
+        self._tokenizer = drawn_tokenizer(arm.scales * arm.tokens)
+        self._model = arm_model(arm, seed)
+        self._vision = VisionStage(self._model, bank, bank, arm.refinement)
+        self._seeing = self._vision.parts
+        self._speaking = SpeakingParts(self._model, self._tokenizer)
+        tower = learned("vision").items()
+        fill(self._seeing, {name: each for name, each in tower if name.startswith("vision.")})
+
+    def cut(self, schedule: Schedule) -> Stage:
+        """The first stage: the decoder, on queries from descriptions."""
+        for frozen in (self._seeing.vision, self._seeing.patch_head, self._seeing.cell_head):
+            frozen.requires_grad_(False)
+        lessons = Lessons(self._seeing, self._vision.cutting)
+        return Stage("cut", self._model, lessons, schedule, IMAGES, dict)
+
+    def join(self, schedule: Schedule, cut: Mapping[str, Tensor]) -> tuple[Stage, JointStage]:
+        """The second stage: all but the vision tower, on answers; and its measures.
+
+        Args:
+            schedule: how.
+            cut: what the first stage has learned.
+        """
+        fill(self._seeing, cut)
+        fill(self._speaking, _renumbered(self._learned("language"), self._speaking))
+        projector = nn.ModuleDict({"image_projector": self._model.image_projector})
+        fill(projector, self._learned("align"))
+        work = Work(
+            questions=3,
+            mask_images=4,
+            masks=12,
+            refinement=self.arm.refinement,
+            mix=self.arm.mix,
+        )
+        parts = JointParts(self._model, self._seeing, self._speaking)
+        banks = (self._bank, self._bank)
+        joint = JointStage(self._model, self._tokenizer, parts, banks, work)
+        lessons = Lessons(parts, joint.losses)
+        return Stage("join", self._model, lessons, schedule, IMAGES, dict), joint
 
 
 def _renumbered(weights: Mapping[str, Tensor], parts: SpeakingParts) -> dict[str, Tensor]:

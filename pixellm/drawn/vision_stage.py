@@ -35,20 +35,45 @@ class SeeingParts(nn.Module):
 
 
 class VisionStage:
-    """Losses and scores of stage 1."""
+    """Losses and scores of stage 1.
 
-    def __init__(self, model: PixelLM, bank: Bank, held_out: Bank) -> None:
+    Args:
+        model: its vision tower, mask projector and decoder learn.
+        bank: scenes to train on.
+        held_out: scenes for the curve.
+        refinement: weight of the target refinement loss, the things of a scene being one question.
+    """
+
+    def __init__(self, model: PixelLM, bank: Bank, held_out: Bank, refinement: float = 0.0) -> None:
         self.config, self.bank, self.held_out = model.config, bank, held_out
+        self.refinement = refinement
         self.parts = SeeingParts(model)
 
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch."""
         batch = self.bank.sample(rng, IMAGES)
-        features = self._features(self.bank, batch)
-        owners = self.bank.owners(batch)
+        features, owners = self._features(self.bank, batch), self.bank.owners(batch)
         patches = patch_owners(owners, batch.things, self.config.grid)
         cells = find_cells(batch.scenes, batch.things, self.config.llm_grid).thing
         small = shrink_for_language(features[0], self.config.llm_grid)
+        return {
+            "patches": 0.7 * self.parts.patch_head.loss(features[0], patches, batch.things),
+            "cells": 1.0 * self.parts.cell_head.loss(small, cells, batch.things),
+        } | self._mask_losses(rng, batch, features, owners)
+
+    def cutting(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
+        """The same without descriptions, for a tower that has learned to give them."""
+        batch = self.bank.sample(rng, IMAGES)
+        features, owners = self._features(self.bank, batch), self.bank.owners(batch)
+        return self._mask_losses(rng, batch, features, owners)
+
+    def _mask_losses(
+        self,
+        rng: np.random.Generator,
+        batch: DrawnBatch,
+        features: list[Tensor],
+        owners: Tensor,
+    ) -> dict[str, Tensor]:
         chosen = _choose(rng, batch)
         logits = self._decode(features, batch, chosen)
         truth = masks_of(owners, batch.things, chosen).float()
@@ -57,14 +82,10 @@ class VisionStage:
             [logits[image == i] for i in range(len(batch.scenes))],
             [truth[image == i] for i in range(len(batch.scenes))],
             [[int((image == i).sum())] for i in range(len(batch.scenes))],
-            LossWeights(refinement=False),
+            LossWeights(refinement=self.refinement),
         )
-        return {
-            "patches": 0.7 * self.parts.patch_head.loss(features[0], patches, batch.things),
-            "cells": 1.0 * self.parts.cell_head.loss(small, cells, batch.things),
-            "bce": masks.bce,
-            "dice": masks.dice,
-        }
+        losses = {"bce": masks.bce, "dice": masks.dice}
+        return losses | ({"refine": masks.refinement} if self.refinement else {})
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:

@@ -1,6 +1,5 @@
 """What a study of ablations can be told."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +7,9 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypeAliasType
 
 from pixellm.drawn.arms import ARMS
-from pixellm.drawn.recipe import small_schedule
 from workers.drawn.study import StudyPlan, base_recipe
 from workers.settings_sources import FlagSettings
 from workers.training.settings import Place
-
-LONGEST_WARM_UP = 50
-"""Steps of an arm in which the rate rises; fewer where the arm is short."""
 
 
 def _arm(name: str) -> str:
@@ -41,10 +36,8 @@ class AblateSettings(FlagSettings):
     """settings to run now, with commas"""
     seeds: int = Field(default=3, ge=1)
     """trainings of each, from seed 0 on"""
-    steps: int = Field(default=300, ge=1)
-    """batches that each learns from"""
-    rate: float = Field(default=1.5e-3, gt=0)
-    """highest learning rate of each"""
+    steps: int = Field(default=250, ge=1)
+    """batches from which the decoder of each learns, and then as many for its codebook and words"""
     scenes: int = Field(default=4_000, ge=1)
     """scenes that all learn from"""
     held_out: int = Field(default=100, ge=1)
@@ -62,13 +55,12 @@ class AblateSettings(FlagSettings):
     @property
     def plan(self) -> StudyPlan:
         """The same in the words of `workers.drawn`."""
-        warm_up = min(LONGEST_WARM_UP, self.steps // 4)
         return StudyPlan(
             output=self.output,
             base=base_recipe(self.base_share),
             arms=self.arms,
             seeds=tuple(range(self.seeds)),
-            schedule=replace(small_schedule(self.steps, self.rate), warm_up=warm_up),
+            steps=self.steps,
             scenes=self.scenes,
             held_out=self.held_out,
             save_every=self.save_every,
