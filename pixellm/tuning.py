@@ -7,9 +7,10 @@
     full     everything
 
 What comes out is a whole model (`merged_state`), or a folder with an adapter that plain PEFT loads
-and, beside it, the light parts (`save_adapter`).
+and, beside it, the parts that were learned whole (`save_adapter`, see `pixellm.adapters`).
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from pixellm.checkpoints import official_name, official_state
+from pixellm.adapters import LIGHT_FOLDER, PEFT_PREFIX, STEPS_FILE
+from pixellm.checkpoints import official_name
 from pixellm.errors import CheckpointError
 from pixellm.language import LORA_TARGETS
 from pixellm.model import PixelLM
 from pixellm.tokenizer import Tokenizer
-from pixellm.weights import WeightFiles, save_weights
+from pixellm.weights import FILE_MODE, save_weights
 
 ADAPTER = "default"
 """PEFT's name for the only adapter of a model."""
@@ -38,12 +40,9 @@ LIGHT = (
     "codebook.",
     "decoder.",
 )
-LIGHT_FOLDER = "light"
-"""Of an adapter's folder: the parts that were learned whole."""
-ADAPTER_FILE = "adapter_config.json"
-"""By which a folder is known to hold an adapter."""
-
-
+_UNREACHED = re.compile(r"decoder\.(iou_prediction_head|output_hypernetworks_mlps\.[1-9]\d*)\.")
+"""No loss comes of these, so they stay as they are: PixelLM's masks are those of the first mask
+token, and nobody is told how good they are (spec, section 5)."""
 Whole = Callable[[Tensor], Tensor]
 """Of a weight, all of it (`pixellm.loop.Peers.whole`)."""
 
@@ -143,8 +142,17 @@ class TunedModel:
         (folder / "config.json").write_text(self.model.config.to_json(), encoding="utf-8")
         tokenizer.save(folder)
 
-    def save_adapter(self, folder: Path) -> None:
+    def learned_state(self, whole: Whole = _as_it_is) -> Iterator[tuple[str, Tensor]]:
+        """All that learns, by its name in the model; `whole` as in `merged_state`."""
+        for name, weight in self.trained().items():
+            yield name, whole(weight.detach())
+
+    def save_adapter(self, folder: Path, whole: Whole = _as_it_is) -> None:
         """Writes adapter_config.json and adapter_model.safetensors as PEFT does, and `light`.
+
+        Args:
+            folder: is made.
+            whole: as in `merged_state`; the other workers go through `learned_state`.
 
         Raises:
             CheckpointError: there is no adapter: everything learned, or no LoRA was asked for.
@@ -154,50 +162,21 @@ class TunedModel:
                 "there is no adapter to write: all weights learned, or LoRA's rank is 0. Write the "
                 "whole model instead"
             )
-        self.peft.save_pretrained(str(folder))
-        learned = {name for name in self.trained() if ".lora_" not in name}
-        (folder / LIGHT_FOLDER).mkdir(parents=True, exist_ok=True)
-        state = self.model.state_dict()
-        tensors = ((official_name(name), _on_host(state[name])) for name in sorted(learned))
-        save_weights(tensors, folder / LIGHT_FOLDER)
-
-
-def load_adapter(model: PixelLM, folder: Path) -> PixelLM:
-    """The model with what `TunedModel.save_adapter` wrote, merged into its weights.
-
-    Raises:
-        CheckpointError: it is no adapter, or one of another model.
-    """
-    if not (folder / ADAPTER_FILE).is_file():
-        raise CheckpointError(
-            f"{str(folder)!r} holds no {ADAPTER_FILE}: it must be a folder that jobs/train.py or "
-            "PEFT has written"
-        )
-    try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise CheckpointError(
-            f"the adapter in {str(folder)!r} does not fit this model: {error}"
-        ) from error
-    merged = cast(PixelLM, adapted.merge_and_unload())
-    if (folder / LIGHT_FOLDER).is_dir():
-        _fill_light(merged, folder / LIGHT_FOLDER)
-    return merged
-
-
-def _fill_light(model: PixelLM, folder: Path) -> None:
-    state, files = official_state(model), WeightFiles(folder)
-    for key in sorted(files.keys()):
-        if key not in state or tuple(state[key].shape) != files.shape(key):
-            found = files.shape(key)
-            raise CheckpointError(
-                f"the weight {key!r} of the adapter in {str(folder.parent)!r} has the shape {found}"
-                " and does not fit this model: was it trained from another one?"
+        learned = {name: _on_host(value) for name, value in self.learned_state(whole)}
+        steps = {f"{PEFT_PREFIX}{name}": learned[name] for name in learned if ".lora_" in name}
+        # by itself PEFT asks the hub whether the vocabulary has grown
+        self.peft.save_pretrained(str(folder), state_dict=steps, save_embedding_layers=False)
+        (folder / STEPS_FILE).chmod(FILE_MODE)
+        if light := sorted(name for name in learned if ".lora_" not in name):
+            (folder / LIGHT_FOLDER).mkdir(exist_ok=True)
+            save_weights(
+                ((official_name(name), learned[name]) for name in light), folder / LIGHT_FOLDER
             )
-        state[key].data.copy_(files.get(key))
 
 
 def _learns(name: str, tuning: Tuning) -> bool:
+    if _UNREACHED.match(name):
+        return False
     if tuning.full or ".lora_" in name:
         return True
     if name.startswith(NECK):

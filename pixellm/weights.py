@@ -46,14 +46,17 @@ class WeightFiles:
     Args:
         folder: holds model.safetensors, or shards with Hugging Face's index.
         rename: gives a tensor's name from its name in the file.
+        name: of the only file to be read; all that belong together without it.
 
     Raises:
         CheckpointError: no file is there, one can't be read, or two hold the same name.
     """
 
-    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, folder: Path, rename: Callable[[str], str] = str, *, name: str | None = None
+    ) -> None:
         self.folder = folder
-        self.paths = _weight_paths(folder)
+        self.paths = [folder / name] if name else _weight_paths(folder)
         self._files = {path: _open(path) for path in self.paths}
         self._where: dict[str, tuple[Path, str]] = {}
         for path, file in self._files.items():

@@ -137,6 +137,23 @@ def test_a_file_holds_what_was_written_and_its_digest_is_that_of_the_file():
     assert read.sha256 == sha256(data).hexdigest()
 
 
+def test_a_curve_of_a_model_with_an_adapter_is_for_no_other():
+    made = Calibration.fit([0.5], [1], model_sha256="ab" * 32, adapter_sha256="cd" * 32)
+    read = Calibration.from_json(made.to_json(), "it")
+    assert read == made
+    assert read.fits("ab" * 32, "cd" * 32)
+    assert not read.fits("ab" * 32, None)
+    assert not read.fits("ef" * 32, "cd" * 32)
+    alone = Calibration.fit([0.5], [1], model_sha256="ab" * 32)
+    assert alone.fits("ab" * 32, None)
+    assert not alone.fits("ab" * 32, "cd" * 32)
+    assert CURVE.fits("ab" * 32, "cd" * 32)  # it names no model
+
+
+def test_the_digest_of_a_curve_without_an_adapter_is_what_it_was_before_there_were_any():
+    assert b"adapter" not in Calibration.fit([0.5], [1], model_sha256="ab" * 32).to_json()
+
+
 def test_a_file_that_a_person_wrote_needs_no_more_than_the_curve():
     read = Calibration.from_json(b'{"points": [[0, 0], [1, 0.5]], "of": "score_mask"}', "it")
     assert read == Calibration("score_mask", ((0.0, 0.0), (1.0, 0.5)))
@@ -172,6 +189,7 @@ GOOD = {"of": "score_mask", "points": [[0.2, 0.1], [0.9, 0.95]]}
         ({**GOOD, "points": [[0, 0], [0.5, 0.3], [0.6, 0.2]]}, "point 3, [0.6, 0.2], can't"),
         ({**GOOD, "model_sha256": "AB" * 32}, "'model_sha256' must be 64 hex digits, as in the"),
         ({**GOOD, "model_sha256": 7}, "or be left out, not 7"),
+        ({**GOOD, "adapter_sha256": "x"}, "'adapter_sha256' must be 64 hex digits"),
         ({**GOOD, "notes": "gold"}, "'notes' must be an object of texts such as"),
         ({**GOOD, "notes": {"date": 7}}, 'not {"date": 7}'),
         ({**GOOD, "of": "x" * 100}, 'not "' + "x" * 59 + "..."),

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
+from pixellm.tuning import Tuning
 from tests.photos import load_photos
+from tests.test_tuning import learned
 from workers import driver
 from workers.driver import label_run
 from workers.errors import PlanError, SettingsError
@@ -173,6 +176,29 @@ def test_when_all_is_committed_the_run_is_finished_without_ray_and_then_left_alo
     assert label_run(plan_run(settings, silent), Progress(told)).exit_code == 0
     assert "nothing to do" in told.getvalue()
     assert files(output) == before
+
+
+def test_another_adapter_labels_again_and_the_same_one_has_nothing_to_do(
+    read, photos, output, tmp_path
+):
+    adapters = [("--adapter", f"{tmp_path}/{rank}") for rank in (2, 4)]
+    for rank, (_, folder) in zip((2, 4), adapters, strict=True):
+        learned(Tuning(rank=rank)).save_adapter(Path(folder))
+    assert label_here(read(photos, output, *adapters[0]))
+    finish(read(photos, output, *adapters[0]))
+    digests = {row.adapter_sha256 for row in table(output)}
+    assert digests == {adapter_sha256(tmp_path / "2")}
+    (manifest,) = manifests(Anywhere(), str(output))
+    assert (manifest.adapter_sha256, manifest.model_sha256) == (
+        *digests,
+        table(output)[0].model_sha256,
+    )
+    told = []
+    for flags, done in ((adapters[0], True), (adapters[1], False), ((), False)):
+        run = plan_run(read(photos, output, *flags), told.append)
+        assert len(run.todo) == (0 if done else len(run.shards))
+    named = [line for line in told if line.endswith(f" and the adapter '{tmp_path}/2'")]
+    assert len(named) == 1
 
 
 def test_an_output_inside_the_input_is_no_input(read, photos):

@@ -119,17 +119,29 @@ def test_a_calibration_is_fitted_that_the_label_job_takes(tmp_path, capsys):
     assert "evaluate: wrote" in capsys.readouterr().err
 
 
-def test_predictions_of_several_models_make_a_calibration_for_none(tmp_path):
-    other = replace(ATTEMPT, provenance=replace(MADE_BY, model_sha256="cd" * 32))
+WITH_ADAPTER = replace(MADE_BY, adapter_sha256="cd" * 32)
+
+
+@pytest.mark.parametrize(
+    ("makers", "named"),
+    [
+        ((MADE_BY, replace(MADE_BY, model_sha256="cd" * 32)), (None, None)),
+        ((MADE_BY, WITH_ADAPTER), (None, None)),
+        ((WITH_ADAPTER, WITH_ADAPTER), (MADE_BY.model_sha256, "cd" * 32)),
+    ],
+)
+def test_a_calibration_is_for_a_model_if_all_predictions_come_from_one(makers, named, tmp_path):
     square = [box(0, 0, 4, 4)]
-    gold = [row(square, text="1"), row(square, text="2")]
-    said = [row(square, text="1"), row(square, text="2", attempt=other)]
+    gold = [row(square, text=f"{number}") for number in (1, 2)]
+    attempts = [replace(ATTEMPT, provenance=each) for each in makers]
+    said = [row(square, text=f"{at}", attempt=each) for at, each in enumerate(attempts, start=1)]
     put_table(LocalStore(), str(tmp_path / "gold"), gold)
     put_table(LocalStore(), str(tmp_path / "labels"), said)
     given = ["--gold", str(tmp_path / "gold"), "--labels", str(tmp_path / "labels")]
     curve = tmp_path / "curve.json"
     assert main([*given, "--calibrate", str(curve)]) == 0
-    assert Calibration.from_json(curve.read_bytes(), "it").model_sha256 is None
+    made = Calibration.from_json(curve.read_bytes(), "it")
+    assert (made.model_sha256, made.adapter_sha256) == named
 
 
 def test_there_is_no_calibration_of_a_score_that_no_prediction_has(tables, tmp_path, capsys):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.conftest import S3Server, free_ports
 from tests.photos import load_photos
+from tests.processes import SECONDS, descendants, end, heed_ctrl_c, is_alive, wait_for
 from tests.same import assert_same_rows
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
@@ -42,7 +43,6 @@ ROOT = Path(__file__).parent.parent
 PHOTOS = 48
 ADDED = {5, 21}
 """Photos that come after the first run."""
-SECONDS = 240  # for Ray to start and the job to end, on a machine that is busy with other things
 IN_BLOCKS = """
 import sys
 from workers import pool
@@ -90,7 +90,7 @@ class Job:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=_heed_ctrl_c,
+            preexec_fn=heed_ctrl_c,
         )
 
     def run(self, *flags: str) -> tuple[int, str]:
@@ -107,53 +107,8 @@ class Job:
         return sum(1 for _ in open_store(self.output).list(join_uri(self.output, "_commits")))
 
 
-def _heed_ctrl_c() -> None:
-    """Whoever started the tests in the background has made them deaf to it, and their children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """The processes that a process has started, with their command lines."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                state_and_parent = (entry / "stat").read_text().rpartition(")")[2].split()
-                parents[int(entry.name)] = int(state_and_parent[1])
-    found: dict[int, str] = {}
-    waiting = [pid]
-    while waiting:
-        above = waiting.pop()
-        for child in [child for child, parent in parents.items() if parent == above]:
-            with suppress(OSError):
-                found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-            waiting.append(child)
-    return found
-
-
 def replicas(process: subprocess.Popen[str]) -> list[int]:
     return [pid for pid, command in descendants(process.pid).items() if command.startswith(WORKER)]
-
-
-def end(pids: Iterable[int]) -> None:
-    """Ends processes that this test has started, or their children."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def is_alive(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 # ---- what they work on ----

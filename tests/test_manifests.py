@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from tests.test_commits import Dying, Killed, in_store, ledger_of, part
@@ -53,6 +55,26 @@ def test_a_manifest_sums_up_its_run_and_holds_all_its_markers():
     assert manifest.errors == {"no_room": 3}
     commits = list(current_commits(store, OUTPUT))
     assert commits == [ledger.get(shard_id) for shard_id in PLAN]
+
+
+def test_a_manifest_names_the_model_and_its_adapter_and_an_older_one_names_none():
+    store = MemoryStore()
+    plain = finish(label(store))
+    assert (plain.model_sha256, plain.adapter_sha256) == ("", "")
+    made_by = {"model_sha256": "ab" * 32, "adapter_sha256": "cd" * 32}
+    more = {"planned_at": "2026-01-02", "source": "in", "settings_digest": "s", "fingerprint": "f"}
+    named = finish_run(label(store, run="run-2"), PLAN, **more, **made_by)
+    assert read_manifest(store, OUTPUT, "run-2") == named
+    assert (named.model_sha256, named.adapter_sha256) == ("ab" * 32, "cd" * 32)
+    older = json.loads(plain.to_json())
+    for name in made_by:
+        del older[name]
+    assert Manifest.from_json(json.dumps(older), "") == plain
+    with pytest.raises(CommitError, match="'adapter_sha256' is missing or of a wrong type"):
+        Manifest.from_json(json.dumps({**older, "adapter_sha256": None}), "")
+    del older["shards"]
+    with pytest.raises(CommitError, match="'shards' is missing"):
+        Manifest.from_json(json.dumps(older), "")
 
 
 def test_readers_of_a_finished_run_do_not_read_its_markers():

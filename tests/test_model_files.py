@@ -1,27 +1,28 @@
 import json
-import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
+from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
 from pixellm.engine.rows import Sample
 from pixellm.errors import CheckpointError
 from pixellm.images import prepare_image
 from pixellm.tiny import tiny_checkpoint
+from pixellm.tuning import Tuning
 from tests.photos import load_photos
+from tests.test_model_folders import put_folder
+from tests.test_tuning import learned
 from workers.errors import SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.calibration import Calibration
 from workers.model_files import (
-    fetch_model,
     identify_model,
     load_engine,
 )
 from workers.settings import LabelSettings
-from workers.storage.stores import open_store
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,6 @@ def fingerprint(model: object, cache: Path, *flags: str) -> str:
     return identify_model(make_settings(model, cache, *flags)).label_fingerprint
 
 
-def put_model(folder: Path, place: str) -> None:
-    for path in folder.iterdir():
-        open_store(place).put(f"{place}/{path.name}", path.read_bytes())
-
-
 def test_the_identity_is_that_of_the_loaded_weights(folder, cache):
     settings = make_settings(folder, cache, "--decoding.max-new-tokens", "5")
     identity = identify_model(settings)
@@ -83,10 +79,6 @@ def test_the_fingerprint_changes_with_all_that_changes_a_label(folder, cache):
     config.write_text(config.read_text() + " ")
     seen.add(fingerprint(folder, cache))
     assert len(seen) == 5
-
-
-def fetch(settings) -> Path:
-    return fetch_model(settings.model_place, settings.model_cache)
 
 
 def put_calibration(path: Path, **values) -> Path:
@@ -117,6 +109,15 @@ def test_a_calibration_of_another_model_is_refused_with_both_digests(folder, cac
     assert "Give a calibration of this model, or none" in said
 
 
+def test_a_calibration_of_the_model_alone_is_refused_with_an_adapter(
+    folder, adapter, cache, tmp_path
+):
+    file = put_calibration(tmp_path / "c.json", model_sha256=load_checkpoint(folder).sha256)
+    given = ("--calibration", str(file), "--adapter", f"{adapter}")
+    with pytest.raises(SettingsError, match=f"with the adapter '{adapter_sha256(adapter)}', whose"):
+        identify_model(make_settings(folder, cache, *given))
+
+
 def test_a_wrong_calibration_is_told_before_a_model_is_fetched(cache, tmp_path):
     (tmp_path / "c.json").write_text("no JSON")
     flags = ("--calibration", f"{tmp_path}/c.json")
@@ -136,31 +137,6 @@ def test_the_fingerprint_does_not_depend_on_where_the_model_is_or_how_it_runs(fo
     assert fingerprint(elsewhere, cache, *flags) == fingerprint(folder, cache)
 
 
-def test_the_digest_is_remembered_until_a_file_changes(folder, cache):
-    first = fingerprint(folder, cache)
-    weights = folder / "model.safetensors"
-    before = weights.stat()
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert fingerprint(folder, cache) == first  # same size, same time: it wasn't read
-    os.utime(weights, ns=(1, 1))
-    assert fingerprint(folder, cache) != first
-
-
-def test_a_home_that_can_not_be_written_does_no_harm(folder, tmp_path):
-    (tmp_path / "file").write_text("")
-    assert fingerprint(folder, tmp_path / "file" / "cache")
-
-
-def test_a_broken_note_is_not_believed(folder, cache):
-    first = fingerprint(folder, cache)
-    for note in (cache / "sha256").iterdir():
-        note.write_text("{}")
-    assert fingerprint(folder, cache) == first
-
-
 def test_weights_that_are_not_those_of_the_driver_are_refused(folder, cache):
     settings = make_settings(folder, cache)
     identity = identify_model(settings)
@@ -170,69 +146,74 @@ def test_weights_that_are_not_those_of_the_driver_are_refused(folder, cache):
         load_engine(settings, identity)
 
 
-def test_a_hub_id_is_told_that_hubs_are_never_asked(cache, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match=r"--model 'org/name': .*hubs are never asked"):
-        fetch(make_settings("org/name", cache))
-    with pytest.raises(SettingsError, match=r"/nowhere/x': there is no such folder\.$"):
-        fetch(make_settings("/nowhere/x", cache))
-
-
 def test_pickles_are_refused_before_any_worker_starts(folder, cache):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pixellm\.convert"):
         identify_model(make_settings(folder, cache))
 
 
-def test_a_model_in_a_bucket_is_fetched_once_and_is_the_same(folder, cache):
-    place = "mem://models/tiny-1"
-    put_model(folder, place)
-    open_store(place).put(f"{place}/optimizer.pt", b"never fetched")
-    settings = make_settings(place, cache)
-    first = fetch(settings)
-    assert {path.name for path in first.iterdir()} == {path.name for path in folder.iterdir()}
-    (first / "mark").touch()
-    assert (fetch(settings) / "mark").exists()
-    assert identify_model(settings).label_fingerprint == fingerprint(folder, cache)
-    assert identify_model(settings).model_id == place
+def test_the_place_of_a_model_in_a_bucket_is_its_name_and_nothing_else(folder, cache):
+    place = "mem://models/tiny-named"
+    put_folder(folder, place)
+    identity = identify_model(make_settings(place, cache))
+    assert identity.model_id == place
+    assert identity.label_fingerprint == fingerprint(folder, cache)
 
 
-def test_what_a_killed_process_had_fetched_is_removed(folder, cache):
-    place = "mem://models/tiny-killed"
-    put_model(folder, place)
-    whole = fetch(make_settings(place, cache))
-    half, other = (whole.with_name(f".{name}-0123") for name in (whole.name, "other"))
-    for left in (half, other):
-        left.mkdir()
-        (left / "model.safetensors").write_bytes(b"half")
-    fetch(make_settings(place, cache))
-    assert (half.exists(), other.exists(), whole.exists()) == (False, True, True)
+# ---- with an adapter ----
 
 
-def test_a_changed_model_in_a_bucket_is_fetched_anew(folder, cache):
-    place = "mem://models/tiny-2"
-    put_model(folder, place)
-    first = fetch(make_settings(place, cache))
-    open_store(place).put(f"{place}/config.json", b"{}")
-    second = fetch(make_settings(place, cache))
-    assert second != first
-    assert (second / "config.json").read_bytes() == b"{}"
+@pytest.fixture
+def adapter(folder, tmp_path) -> Path:
+    """What somebody has learned from the tiny model."""
+    learned().save_adapter(tmp_path / "adapter")
+    record = {"trained_from_sha256": load_checkpoint(folder).sha256}
+    (tmp_path / "adapter" / "training.json").write_text(json.dumps(record))
+    return tmp_path / "adapter"
 
 
-def test_a_bucket_without_weights_is_refused(cache):
-    open_store("mem://models").put("mem://models/none/config.json", b"{}")
-    with pytest.raises(SettingsError, match=r"'mem://models/none': there is no \*\.safetensors"):
-        fetch(make_settings("mem://models/none", cache))
+def test_an_adapter_is_part_of_the_identity_and_where_it_lies_is_not(folder, adapter, cache):
+    identity = identify_model(make_settings(folder, cache, "--adapter", f"{adapter}"))
+    assert identity.adapter_sha256 == adapter_sha256(adapter)
+    assert identity.provenance("run-1").adapter_sha256 == identity.adapter_sha256
+    alone = identify_model(make_settings(folder, cache))
+    assert alone.adapter_sha256 is None
+    assert alone.model_sha256 == identity.model_sha256
+    place = "mem://adapters/somewhere"
+    put_folder(adapter, place)
+    other = adapter.with_name("other")
+    learned(Tuning(rank=4)).save_adapter(other)
+    seen = [fingerprint(folder, cache, "--adapter", f"{each}") for each in (adapter, place, other)]
+    assert seen[0] == seen[1] == identity.label_fingerprint
+    assert len({*seen, alone.label_fingerprint}) == 3
 
 
-def test_replicas_that_start_at_once_share_one_fetch(folder, cache, bucket):
-    place = f"s3://{bucket}/models/tiny"
-    put_model(folder, place)
-    settings = make_settings(place, cache)
-    with ThreadPoolExecutor(4) as pool:  # the lock keeps threads apart as it does processes
-        found = set(pool.map(fetch, [settings] * 4))
-    (fetched,) = found
-    kept = {path.name for path in (cache / "models").iterdir()}
-    assert kept == {fetched.name, f"{fetched.name}.lock"}
-    for path in folder.iterdir():
-        assert (fetched / path.name).read_bytes() == path.read_bytes()
+def test_the_engine_answers_as_the_model_with_the_adapter_merged(folder, adapter, cache, tmp_path):
+    tuned = learned()
+    tuned.save_merged(load_checkpoint(folder).tokenizer, tmp_path / "merged")
+    settings = make_settings(folder, cache, "--adapter", f"{adapter}")
+    engine = load_engine(settings, identify_model(settings))
+    merged = make_settings(tmp_path / "merged", cache)
+    for key, value in load_engine(merged, identify_model(merged)).model.state_dict().items():
+        assert torch.equal(engine.model.state_dict()[key], value), key
+
+
+def test_an_adapter_of_another_model_is_refused_by_the_driver_with_both_digests(
+    folder, adapter, cache
+):
+    digest = load_checkpoint(folder).sha256
+    (adapter / "training.json").write_text(json.dumps({"trained_from_sha256": "ab" * 32}))
+    with pytest.raises(SettingsError) as caught:
+        identify_model(make_settings(folder, cache, "--adapter", f"{adapter}"))
+    said = f"{caught.value}"
+    assert said.startswith(f"--adapter '{adapter}' was trained from the model '{'ab' * 32}', and")
+    assert f"--model '{folder}' is '{digest}': give the model" in said
+
+
+def test_an_adapter_that_is_not_that_of_the_driver_is_refused(folder, adapter, cache):
+    settings = make_settings(folder, cache, "--adapter", f"{adapter}")
+    identity = identify_model(settings)
+    config = adapter / "adapter_config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(SettingsError, match=r"^--adapter '.*': .*not those of the driver"):
+        load_engine(settings, identity)

@@ -26,6 +26,7 @@ def test_an_entry_has_what_its_row_says():
     made = make_entry(row([box(1, 2, 3, 5)], ["mug"], [0.75], kind="use"))
     (target,) = made.targets
     assert (made.kind, made.answered, made.model_sha256) == ("use", True, MADE_BY.model_sha256)
+    assert made.adapter_sha256 is None
     assert (target.name, target.score, target.ignored) == ("mug", 0.75, False)
     assert target.raw == (0.75, None, 0.25, 0.125)
     assert (decode_mask(target.size, target.counts) == box(1, 2, 3, 5)).all()

@@ -84,6 +84,14 @@ def test_a_calibration_is_a_path_or_a_place_in_a_bucket(monkeypatch, tmp_path):
     assert read("--calibration", "s3://bucket/c.json").calibration == "s3://bucket/c.json"
 
 
+def test_an_adapter_is_a_place_and_none_without_the_flag(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert read().adapter is None
+    assert read("--adapter", "tuned/adapter").adapter == f"{tmp_path}/tuned/adapter"
+    monkeypatch.setenv("PIXELLM_ADAPTER", "s3://bucket/adapter/")
+    assert read().adapter == "s3://bucket/adapter"
+
+
 def test_what_is_marked_verbatim_is_taken_as_it_is_in_any_tree_and_nothing_else_is():
     class Group(BaseModel):
         kept: Annotated[tuple[str, ...], Verbatim] = ()

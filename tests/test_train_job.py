@@ -1,4 +1,4 @@
-"""jobs/train.py: a label table in, a model folder out that labels pictures."""
+"""jobs/train.py: a label table in, a model or an adapter out that labels pictures."""
 
 import json
 import subprocess
@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from jobs.label import main as label
 from jobs.train import main as train
+from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.photos import load_photos
 from tests.readme_tree import ROOT
 from tests.training_tables import PHOTOS, photo_rows, put_table
+from workers.labels.manifests import current_commits, manifests
+from workers.labels.parts import read_rows
 from workers.storage.stores import Anywhere
 from workers.training.plan import DataSet
 from workers.training.settings import read_data
@@ -37,7 +41,7 @@ def flags(place, *more):
     return [
         *("--data", f"{place}/gold", "--output", f"{place}/out", "--model", f"{place}/tiny"),
         *("--steps", "4", "--warm-up", "1", "--batch", "2", "--accumulate", "1"),
-        *("--save-every", "2", "--rate", "0.003", *more),
+        *("--save-every", "2", "--rate", "0.003", "--num-workers", "0", *more),
     ]
 
 
@@ -70,14 +74,63 @@ def test_a_second_start_goes_on_or_has_nothing_to_do(place, capsys):
     assert len(lines(place / "out")) == 4
 
 
-@pytest.mark.slow
-def test_the_result_labels_pictures(place):
-    assert train(flags(place)) == 0
-    given = ["--input", f"{place}/photos", "--output", f"{place}/labels", "--instruction", "a dog"]
-    one = ["--max-replicas", "1", "--decoding.max-new-tokens", "8"]
-    command = [sys.executable, "jobs/label.py", *given, "--model", f"{place}/out/model", *one]
+def label_flags(place, output, model, *more):
+    return [
+        *("--input", f"{place}/photos", "--output", f"{place}/{output}", "--model", f"{model}"),
+        *("--instruction", "a dog", "--model-cache", f"{place}/cache", "--max-replicas", "1"),
+        # one question a batch: then not even the last digit depends on company
+        *("--decoding.max-new-tokens", "60", "--replica.batch-questions", "1", *more),
+    ]
+
+
+def label_table(place, output, model, *more):
+    command = [sys.executable, "jobs/label.py", *label_flags(place, output, model, *more)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    store, where = Anywhere(), f"{place}/{output}"
+    rows = read_rows(store, where, current_commits(store, where))
+    return sorted(rows, key=lambda row: row.item_id)
+
+
+@pytest.mark.slow
+def test_an_adapter_in_a_bucket_labels_as_the_whole_model_does(place, bucket, capsys):
+    output = ("--output", f"s3://{bucket}/out")
+    assert train([*flags(place), *output, "--result", "adapter"]) == 0
+    assert train([*flags(place), *output]) == 0  # the same run, written in the other form
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"{name:<11}'s3://{bucket}/out/{name}'" for name in ("adapter", "model")]
+    merged = label_table(place, "merged", f"s3://{bucket}/out/model")
+    adapter = ("--adapter", f"s3://{bucket}/out/adapter")
+    rows = label_table(place, "adapted", f"{place}/tiny", *adapter)
+    assert len(rows) == 8
+    assert sum(row.n_targets for row in rows) > 0
+    for row, same in zip(rows, merged, strict=True):
+        assert (row.item_id, row.answer_text) == (same.item_id, same.answer_text)
+        masks = [[target.rle_counts for target in each.targets] for each in (row, same)]
+        assert masks[0] == masks[1]
+        assert row.model_sha256 == load_checkpoint(place / "tiny").sha256
+        assert (len(row.adapter_sha256), same.adapter_sha256) == (64, None)
+    (manifest,) = manifests(Anywhere(), f"{place}/adapted")
+    assert manifest.adapter_sha256 == rows[0].adapter_sha256
+    for more, left in ((adapter, 0), ((), 1)):  # the same adapter: nothing to do; none: all
+        assert label([*label_flags(place, "adapted", f"{place}/tiny", *more), "--dry-run"]) == 0
+        assert f": 1 shard, {left} to do" in capsys.readouterr().out
+
+
+def test_an_adapter_and_its_page_come_out(place, capsys):
+    assert train([*flags(place), "--result", "adapter"]) == 0
+    assert capsys.readouterr().out == f"adapter    '{place}/out/adapter'\n"
+    folder = place / "out" / "adapter"
+    assert {path.name for path in folder.iterdir()} == {
+        *("adapter_config.json", "adapter_model.safetensors", "light"),
+        *("training.json", "README.md"),
+    }
+    page = (folder / "README.md").read_text()
+    assert f"label.py --model {place}/tiny --adapter {folder} --input" in page
+    assert not (place / "out" / "model").exists()
+    digest = adapter_sha256(folder)
+    assert train([*flags(place), "--result", "adapter"]) == 0  # again: the same labels come of it
+    assert adapter_sha256(folder) == digest
 
 
 @pytest.mark.parametrize(
@@ -86,6 +139,12 @@ def test_the_result_labels_pictures(place):
         (("--data", "gold:0"), 2, "--data: the weight of 'gold' must be above 0, not '0'"),
         (("--model", "nowhere"), 2, "there is no such folder"),
         (("--rank", "0", "--no-light"), 2, "nothing would learn"),
+        (
+            ("--rank", "0", "--result", "adapter"),
+            2,
+            "--result adapter with --rank 0: an adapter is",
+        ),
+        (("--full", "--result", "adapter"), 2, "--result adapter with --full: an adapter is what"),
         (("--data", "empty"), 1, "nothing"),
         (("--stepps", "3"), 2, "unknown flag --stepps; did you mean --steps?"),
     ],

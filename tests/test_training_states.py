@@ -45,6 +45,17 @@ def states_in(store, output=OUTPUT):
 def test_where_nothing_was_saved_there_is_nothing():
     states, _ = states_in(MemoryStore())
     assert states.newest() is None
+    assert states.newest_rest() == {}
+
+
+def test_what_is_no_tensor_is_read_without_the_tensors():
+    store = MemoryStore()
+    states, _ = states_in(store)
+    save(states, 9, 10)
+    for info in list(store.list(OUTPUT)):
+        if info.uri.endswith(".safetensors"):
+            store.delete(info.uri)
+    assert states.newest_rest() == {"step": 10, "place": {"taken": 30}}
 
 
 @pytest.mark.parametrize("piece", [1, 100, 10**9], ids=lambda size: f"pieces of {size} bytes")

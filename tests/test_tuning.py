@@ -4,14 +4,13 @@ from functools import cache
 
 import pytest
 import torch
-from peft import PeftModel
 
 from pixellm.checkpoints import official_state
 from pixellm.errors import CheckpointError
 from pixellm.losses import LossWeights
 from pixellm.tiny import tiny_checkpoint
 from pixellm.training import training_losses
-from pixellm.tuning import TunedModel, Tuning, load_adapter
+from pixellm.tuning import TunedModel, Tuning
 from tests.test_model import batch_of
 
 
@@ -86,35 +85,6 @@ def test_a_merged_model_says_what_the_tuned_one_says(tuning):
     assert losses_of(merged) != pytest.approx(before, rel=1e-3)
 
 
-def test_an_adapter_is_read_back_into_the_model_it_was_trained_from(tmp_path):
-    tuned = learned()
-    tuned.save_adapter(tmp_path)
-    back = load_adapter(tiny_checkpoint(0).model, tmp_path)
-    for key, value in dict(tuned.merged_state()).items():
-        torch.testing.assert_close(official_state(back)[key], value, rtol=0, atol=1e-7)
-    assert losses_of(back) == pytest.approx(losses_of(tuned.model), rel=1e-5)
-
-
-def test_plain_peft_reads_the_adapter_too(tmp_path):
-    tuned = learned(Tuning(light=False, rank=4))
-    tuned.save_adapter(tmp_path)
-    plain = PeftModel.from_pretrained(tiny_checkpoint(0).model, str(tmp_path))
-    assert losses_of(plain.base_model.model) == pytest.approx(losses_of(tuned.model), rel=1e-5)
-    assert plain.peft_config["default"].r == 4
-
-
 def test_without_lora_there_is_no_adapter_to_write(tmp_path):
     with pytest.raises(CheckpointError, match="Write the whole model instead"):
         learned(Tuning(full=True)).save_adapter(tmp_path)
-
-
-def test_a_folder_without_an_adapter_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no adapter_config\.json"):
-        load_adapter(tiny_checkpoint(0).model, tmp_path)
-
-
-def test_an_adapter_of_another_model_is_refused(tmp_path):
-    learned().save_adapter(tmp_path)
-    other = tiny_checkpoint(0, tokens_per_scale=2).model
-    with pytest.raises(CheckpointError, match="does not fit this model"):
-        load_adapter(other, tmp_path)

@@ -43,8 +43,12 @@ def check_address() -> None:
 
 
 @contextmanager
-def connected(say: Say) -> Iterator[bool]:
+def connected(say: Say, worker_logs: bool = True) -> Iterator[bool]:
     """Ray for a run: the cluster that RAY_ADDRESS names, as in a job, or one of our own.
+
+    Args:
+        say: is told what is waited for.
+        worker_logs: whether what other processes print is printed here, too.
 
     Yields whether it is our own.
     """
@@ -63,9 +67,10 @@ def connected(say: Say) -> Iterator[bool]:
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 logging_level=logging.ERROR,
+                log_to_driver=worker_logs,
             )
         else:
-            ray.init(logging_level=logging.ERROR)
+            ray.init(logging_level=logging.ERROR, log_to_driver=worker_logs)
     except Exception as error:  # it raises whatever the layer below raised
         raise LineError(f"Ray can't be {'started' if own else 'reached'}: {error}") from error
     try:

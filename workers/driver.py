@@ -158,6 +158,8 @@ def _write_manifest(run: Run, plan: Sequence[str]) -> Manifest:
         source=run.settings.input,
         settings_digest=run.request,
         fingerprint=run.identity.label_fingerprint,
+        model_sha256=run.identity.model_sha256,
+        adapter_sha256=run.identity.adapter_sha256 or "",
     )
 
 

@@ -1,49 +1,36 @@
-"""The model of a run: where its files are on this machine, what identifies them, and its engine.
+"""The model of a run: what identifies it, and its engine.
 
-A model in a bucket is fetched once a machine, into `model_cache`, also when eight replicas start in
-the same moment. A label fingerprint is made from the files alone: a driver without a GPU, and
-without the memory for the model, knows which labels a run will make.
+A label fingerprint is made from the files alone: a driver without a GPU, and without the memory for
+the model, knows which labels a run will make.
 """
 
-import fcntl
 import json
 import math
-import re
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 
+from pixellm.adapters import load_adapter
 from pixellm.answers import DecodeSettings
-from pixellm.checkpoints import folder_sha256, load_checkpoint
+from pixellm.checkpoints import load_checkpoint
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
 from pixellm.prompts import PROMPT_VERSION
-from pixellm.weights import WeightFiles
-from workers.errors import SettingsError, StorageError
+from workers.errors import SettingsError
 from workers.labels.calibration import Calibration, read_calibration
 from workers.labels.rows import Provenance
 from workers.labels.schema import SCHEMA_VERSION
-from workers.settings import SHIPPED_MODEL, LabelSettings
-from workers.storage.objects import ObjectInfo, Store
-from workers.storage.stores import open_store
-from workers.storage.uris import scheme_of, shown, under
+from workers.model_folders import digest_adapter, fetch_adapter, fetch_model, model_sha256
+from workers.settings import LabelSettings
+from workers.storage.uris import scheme_of, shown
+from workers.training.record import read_trained_from
 from workers.version import code_version
 
 ANSWERS_VERSION = 1
 """Of the code between weights and labels. Raise it with a change after which the same weights give
 other labels; everything that was labelled before is then labelled again."""
-FETCHED_SUFFIXES = (".safetensors", ".json", ".model")
-"""What a model folder needs; pickles are never fetched."""
-FETCHERS = 4  # files at once; the weights of a 7B model are four files
-COPY_BYTES = 4 * 2**20
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -55,7 +42,7 @@ class ModelIdentity:
     """what people call it: the name of its folder, or its place in a bucket"""
     model_sha256: str
     adapter_sha256: str | None
-    """none yet: adapters come with fine-tuning"""
+    """None without an adapter"""
     precision: str
     decode: DecodeSettings
     code_version: str
@@ -98,22 +85,24 @@ class ModelIdentity:
 
 
 def identify_model(settings: LabelSettings) -> ModelIdentity:
-    """Identifies the model from its files, without loading it, and reads the calibration.
+    """Identifies model and adapter from their files, without loading them; reads the calibration.
 
     Raises:
-        SettingsError: there is no such folder, or the calibration is none for this model.
+        SettingsError: there is no such folder, or the adapter or the calibration is of another
+            model.
         CheckpointError: it holds no weights that can be read.
         StorageError: it can't be fetched.
     """
     place = settings.model_place
     calibration = read_calibration(settings.calibration) if settings.calibration else None
-    digest = _remembered_sha256(fetch_model(place, settings.model_cache), settings.model_cache)
-    if calibration and calibration.model_sha256 not in (None, digest):
-        raise SettingsError(_of_another(calibration, settings, digest))
+    digest = model_sha256(fetch_model(place, settings.model_cache), settings.model_cache)
+    adapter = _identify_adapter(settings, digest) if settings.adapter else None
+    if calibration and not calibration.fits(digest, adapter):
+        raise SettingsError(_of_another(calibration, settings, digest, adapter))
     return ModelIdentity(
         model_id=place if scheme_of(place) else Path(place).name,
         model_sha256=digest,
-        adapter_sha256=None,
+        adapter_sha256=adapter,
         precision=settings.replica.precision,
         decode=settings.decode_settings,
         code_version=code_version(),
@@ -122,7 +111,7 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
 
 
 def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
-    """Loads the model; it must be the one that the driver has identified.
+    """Loads the model, and merges the adapter into it; the driver has identified both.
 
     Raises:
         SettingsError: this machine has other weights under the same name.
@@ -134,10 +123,12 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
         device="cuda" if settings.num_gpus_per_replica else "cpu",
     )
     if checkpoint.sha256 != identity.model_sha256:
-        raise SettingsError(
-            f"--model {shown(settings.model_place)}: the weights on this machine are not those of "
-            "the driver. Put the same files on all machines, or give a model in a bucket."
-        )
+        raise SettingsError(_not_the_drivers("--model", settings.model_place))
+    if settings.adapter:
+        folder = fetch_adapter(settings.adapter, settings.model_cache)
+        if digest_adapter(folder, settings.model_cache) != identity.adapter_sha256:
+            raise SettingsError(_not_the_drivers("--adapter", settings.adapter))
+        load_adapter(checkpoint.model, folder)
     most = settings.replica.batch_questions or math.inf
     share = settings.num_gpus_per_replica or 1.0
     limits = Limits.of_device(checkpoint.model.device, most, share)
@@ -145,121 +136,38 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
     return Engine(checkpoint, settings.decode_settings, limits, replay=replay)
 
 
-def fetch_model(place: str, cache: Path) -> Path:
-    """The model folder on this machine; a model in a bucket is fetched when it isn't there yet.
-
-    Args:
-        place: a folder, or a prefix in a bucket.
-        cache: folder for models of buckets.
-
-    Raises:
-        SettingsError: there is no such folder.
-        StorageError: it can't be fetched.
-    """
-    if scheme_of(place):
-        return _fetch(open_store(place), place, cache)
-    if not Path(place).is_dir():
-        raise SettingsError(_no_folder(place))
-    return Path(place)
+def _identify_adapter(settings: LabelSettings, model: str) -> str:
+    """The digest of the adapter, which was trained from the model of that digest."""
+    place = settings.adapter or ""
+    folder = fetch_adapter(place, settings.model_cache)
+    base = read_trained_from(folder)
+    if base not in (None, model):
+        raise SettingsError(
+            f"--adapter {shown(place)} was trained from the model {base!r}, and --model"
+            f" {shown(settings.model_place)} is {model!r}: give the model that it was trained from"
+            " (README.md in the adapter's folder names it)"
+        )
+    return digest_adapter(folder, settings.model_cache)
 
 
-def _of_another(calibration: Calibration, settings: LabelSettings, digest: str) -> str:
+def _not_the_drivers(flag: str, place: str) -> str:
     return (
-        f"--calibration {shown(settings.calibration or '')} was fitted for the model"
-        f" {calibration.model_sha256!r}, and --model {shown(settings.model_place)} is {digest!r},"
-        " whose scores mean something else. Give a calibration of this model, or none: then"
-        " `score` is the same as `score_mask`."
+        f"{flag} {shown(place)}: the weights on this machine are not those of the driver. Put the"
+        " same files on all machines, or give a place in a bucket."
     )
 
 
-def _no_folder(place: str) -> str:
-    if place == SHIPPED_MODEL:
-        return f"the model that comes with the project is missing from {place!r}; give --model"
-    as_typed = under(place, f"{Path.cwd()}") or place
-    message = f"--model {as_typed!r}: there is no such folder."
-    if _HUB_ID.fullmatch(as_typed):
-        message += " Model hubs are never asked: download the weights and give their folder."
-    return message
+def _of_another(
+    calibration: Calibration, settings: LabelSettings, digest: str, adapter: str | None
+) -> str:
+    fitted = _named(f"{calibration.model_sha256}", calibration.adapter_sha256)
+    return (
+        f"--calibration {shown(settings.calibration or '')} was fitted for the model {fitted}, and"
+        f" --model {shown(settings.model_place)} is {_named(digest, adapter)}, whose scores mean"
+        " something else. Give a calibration of this model, or none: then `score` is the same as"
+        " `score_mask`."
+    )
 
 
-def _fetch(store: Store, place: str, cache: Path) -> Path:
-    """Fetches a model folder under a name made of its content; whole or not at all."""
-    files = [info for info in store.list(place) if _is_needed(info, place)]
-    if not any(info.uri.endswith(".safetensors") for info in files):
-        raise SettingsError(f"--model {shown(place)}: there is no *.safetensors file")
-    content = "\n".join(f"{info.uri} {info.etag} {info.size}" for info in files)
-    folder = cache / "models" / sha256(content.encode()).hexdigest()[:20]
-    with _locked(folder.with_suffix(".lock")):
-        _remove_halves(folder)
-        if not folder.is_dir():
-            aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-            try:
-                _copy_all(store, files, aside)
-                aside.rename(folder)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
-    return folder
-
-
-def _remove_halves(folder: Path) -> None:
-    """What a killed process had fetched; under the lock nobody else is at work on it."""
-    for half in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(half, ignore_errors=True)
-
-
-def _is_needed(info: ObjectInfo, place: str) -> bool:
-    name = under(info.uri, place)
-    return name is not None and "/" not in name and name.endswith(FETCHED_SUFFIXES)
-
-
-def _copy_all(store: Store, files: Sequence[ObjectInfo], folder: Path) -> None:
-    folder.mkdir(parents=True)
-
-    def copy(info: ObjectInfo) -> None:
-        target = folder / info.uri.rpartition("/")[2]
-        with store.open(info.uri) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink, COPY_BYTES)
-        if target.stat().st_size != info.size:
-            raise StorageError(f"{shown(info.uri)} changed while it was fetched; start again")
-
-    with ThreadPoolExecutor(FETCHERS) as pool:
-        list(pool.map(copy, files))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process of this machine at a time; the kernel frees the lock of one that dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _remembered_sha256(folder: Path, cache: Path) -> str:
-    """The digest of a folder; files of 13 GB are read only when their size or time has changed."""
-    weights = WeightFiles(folder)
-    seen = [
-        [path.name, path.stat().st_size, path.stat().st_mtime_ns]
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-    ]
-    note = cache / "sha256" / f"{sha256(str(folder.resolve()).encode()).hexdigest()[:20]}.json"
-    try:
-        noted = json.loads(note.read_text(encoding="utf-8"))
-        if noted["files"] == seen:
-            return str(noted["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no note, or not ours: read the files
-    digest = folder_sha256([weights])
-    _write_note(note, {"files": seen, "sha256": digest})
-    return digest
-
-
-def _write_note(note: Path, values: dict[str, object]) -> None:
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        aside = note.with_name(f".{note.name}-{uuid.uuid4().hex}")
-        aside.write_text(json.dumps(values), encoding="utf-8")
-        aside.replace(note)
-    except OSError:
-        pass  # a home that can't be written to: the next run reads the files again
+def _named(model: str, adapter: str | None) -> str:
+    return f"{model!r} with the adapter {adapter!r}" if adapter else f"{model!r}"

@@ -69,7 +69,9 @@ def plan_run(settings: LabelSettings, say: Say) -> Run:
     lists = WaitingListings(join_uri(settings.output, PLANS))
     plan = _plan(settings, lists, say)
     shards = plan.shards
-    say(f"{counted(len(shards), 'shard')}; identifying the model {shown(settings.model_place)}")
+    with_adapter = f" and the adapter {shown(settings.adapter)}" if settings.adapter else ""
+    model = f"the model {shown(settings.model_place)}{with_adapter}"
+    say(f"{counted(len(shards), 'shard')}; identifying {model}")
     if settings.model is None:
         say(SHIPPED)
     identity = identify_model(settings)

@@ -172,6 +172,10 @@ class LabelSettings(SettingsTree):
     model: Place | None = None
     """model folder or s3://bucket/prefix (safetensors); without it, the small model that comes
     with the project"""
+    adapter: Place | None = None
+    """folder or s3://bucket/prefix of what `jobs/train.py --result adapter` learned from that
+    model, or of a LoRA that PEFT wrote; it is merged into the model, and part of what identifies a
+    label"""
     calibration: File | None = None
     """JSON file that turns one of the raw scores into `score`: a path or s3://bucket/key; part of
     what identifies a label. Without it, `score` is the same as `score_mask`"""

@@ -1,6 +1,6 @@
 """A training run from its beginning to its end: here, or by workers on Ray.
 
-model folder -> worker (start, steps, states, metrics) -> OUTPUT/model
+model folder -> worker (start, steps, states, metrics) -> OUTPUT/model or OUTPUT/adapter
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from pixellm.loop import Alone
 from workers.drawn.settings import DrawnSettings
 from workers.drawn.training import DrawnTraining
-from workers.model_files import fetch_model
+from workers.model_folders import fetch_model
 from workers.progress import Say
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
@@ -17,24 +17,29 @@ from workers.training.worker import work
 
 
 def run_training(settings: TrainSettings, say: Say) -> str:
-    """Trains, and writes the model folder.
+    """Trains, and writes what was learned.
 
     Args:
         settings: of the run.
         say: takes lines for the user.
 
     Returns:
-        Where the model lies.
+        Where it lies.
 
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
         SettingsError: there is nothing to learn from, or the output is that of another run.
+        LineError: Ray can't be reached, or workers died too often.
         CheckpointError: the model can't be used.
         CommitError, StorageError: a label table or the output can't be read, or not written.
     """
-    plan = settings.plan
+    plan, cache = settings.plan, settings.model_cache.expanduser()
+    if settings.num_workers:
+        from workers.worker_group import Group, train_in_group  # Ray takes seconds to import
+
+        return train_in_group(plan, cache, Group(settings.num_workers, settings.cpus), say)
     say(f"loading {shown(plan.model)}")
-    folder = fetch_model(plan.model, settings.model_cache.expanduser())
+    folder = fetch_model(plan.model, cache)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return work(plan, folder, device, Alone(), say)
 

@@ -105,7 +105,7 @@ class StageRunner:
     def _start(self, stage: Stage, place: StagePlace, found: State | None) -> Loop[Turn]:
         learner: nn.Module = stage.lessons
         if isinstance(self._peers, Together):
-            learner = share(learner, [], "ddp")
+            learner = share(learner, [], "ddp", some_idle=True)  # no question, no pointer to it
         loop = Loop[Turn](learner, stage.trained(), stage.schedule, self._peers)
         if found is not None:
             loop.restore(found.tensors, found.rest["loop"])

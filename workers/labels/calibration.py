@@ -9,7 +9,8 @@ The file of `--calibration` is a JSON object:
 
 A point is a raw score and what it is worth. Between two points the curve is straight, and beyond
 the last ones it is level. The last two keys may be left out: for which model the curve was fitted,
-and whatever people want to know about it.
+and whatever people want to know about it. Where an adapter was merged into the model, there is
+`adapter_sha256`, too.
 """
 
 import hashlib
@@ -53,6 +54,8 @@ class Calibration:
     """digest of the model whose scores it was fitted to; None where nobody says"""
     notes: Mapping[str, str] = field(default_factory=dict)
     """for people: the gold table, the date"""
+    adapter_sha256: str | None = None
+    """digest of the adapter that was merged into the model; None where it was alone"""
 
     @classmethod
     def fit(
@@ -62,6 +65,7 @@ class Calibration:
         of: str = "score_mask",
         *,
         model_sha256: str | None = None,
+        adapter_sha256: str | None = None,
         notes: Mapping[str, str] | None = None,
     ) -> Self:
         """Fits the curve by isotonic regression: the rising one with the least squared error.
@@ -73,6 +77,7 @@ class Calibration:
                 is a hit. All count alike.
             of: which score `raw` is.
             model_sha256: digest of the model that made the targets.
+            adapter_sha256: and of the adapter that was merged into it, if there was one.
             notes: where it all comes from.
 
         Raises:
@@ -89,7 +94,7 @@ class Calibration:
         corners = np.unique([fitted.blocks[:-1], fitted.blocks[1:] - 1])  # of its level parts
         curve = _thin(np.stack([scores[corners], fitted.x[corners].clip(0, 1)], axis=1))
         points = tuple((score, worth) for score, worth in curve.tolist())
-        return cls(of, points, model_sha256, dict(notes or {}))
+        return cls(of, points, model_sha256, dict(notes or {}), adapter_sha256)
 
     def apply(self, raw: float) -> float:
         """The calibrated score, 0 to 1."""
@@ -99,6 +104,11 @@ class Calibration:
         (left, low), (right, high) = self.points[behind - 1 : behind + 1]
         return low + (high - low) * (raw - left) / (right - left)
 
+    def fits(self, model_sha256: str, adapter_sha256: str | None) -> bool:
+        """Whether it is for a model, with or without an adapter; one that names none is for all."""
+        named = self.model_sha256, self.adapter_sha256
+        return self.model_sha256 is None or named == (model_sha256, adapter_sha256)
+
     @property
     def sha256(self) -> str:
         """Digest of what `to_json` writes, 64 hex digits: that of the file, if nobody edited it."""
@@ -106,7 +116,10 @@ class Calibration:
 
     def to_json(self) -> bytes:
         """The file; the same values give the same bytes."""
-        return json.dumps(asdict(self), sort_keys=True).encode() + b"\n"
+        values = asdict(self)
+        if self.adapter_sha256 is None:  # as files were before there were adapters: same digest
+            del values["adapter_sha256"]
+        return json.dumps(values, sort_keys=True).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> Self:
@@ -135,8 +148,9 @@ class Calibration:
         return cls(
             _read_of(values.get("of"), name),
             _read_points(values.get("points"), name),
-            _read_model(values.get("model_sha256"), name),
+            _read_digest("model_sha256", values, name),
             _read_notes(values.get("notes"), name),
+            _read_digest("adapter_sha256", values, name),
         )
 
 
@@ -220,11 +234,12 @@ def _is_share(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _read_model(value: object, name: str) -> str | None:
+def _read_digest(key: str, values: Mapping[str, object], name: str) -> str | None:
+    value = values.get(key)
     if value is None or (isinstance(value, str) and fullmatch("[0-9a-f]{64}", value)):
         return value
     raise SettingsError(
-        f"{name}: 'model_sha256' must be 64 hex digits, as in the label table, or be left out, not"
+        f"{name}: {key!r} must be 64 hex digits, as in the label table, or be left out, not"
         f" {_typed(value)}"
     )
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Self, get_origin
+from typing import Any, ClassVar, Self, get_origin
 
 from workers.errors import AccessDenied, CommitError, ConditionUnsupported, ObjectMissing
 from workers.labels.sums import Sums
@@ -48,6 +48,9 @@ class Guarantee(StrEnum):
 class JsonFile:
     """A small JSON object in the output; keys that it does not know are read over."""
 
+    LATER: ClassVar[tuple[str, ...]] = ()
+    """Texts that an older file lacks; they are empty then."""
+
     def to_json(self) -> bytes:
         """One line; the same values give the same bytes."""
         values = {"schema": SCHEMA, **asdict(self)}
@@ -61,7 +64,7 @@ class JsonFile:
             CommitError: it is something else, or of another version of this program.
         """
         try:
-            values: dict[str, Any] = dict(json.loads(text))
+            values: dict[str, Any] = dict.fromkeys(cls.LATER, "") | dict(json.loads(text))
         except (ValueError, TypeError) as error:
             raise CommitError(f"{shown(where)} is not a JSON object: {error}") from error
         version = values.pop("schema", None)

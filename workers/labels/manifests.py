@@ -47,6 +47,8 @@ AT_ONCE = 1_000  # markers asked for before the first of them is used; some 2 MB
 class Manifest(JsonFile, Sums):
     """A run that is finished: every shard of its plan is committed."""
 
+    LATER = ("model_sha256", "adapter_sha256")
+
     run_id: str
     input: str
     settings_digest: str
@@ -60,6 +62,10 @@ class Manifest(JsonFile, Sums):
     commits: str
     """Path below the output of the object with all markers."""
     shards: int
+    model_sha256: str
+    """Of the model that made the labels; empty where people did."""
+    adapter_sha256: str
+    """Of the adapter that was merged into it; empty without one."""
 
 
 def finish_run(
@@ -70,6 +76,8 @@ def finish_run(
     source: str,
     settings_digest: str,
     fingerprint: str,
+    model_sha256: str = "",
+    adapter_sha256: str = "",
 ) -> Manifest:
     """Write the manifest of a run whose shards are all committed; nothing when it says so already.
 
@@ -83,6 +91,8 @@ def finish_run(
         source: the input prefix.
         settings_digest: of the settings, for whoever asks how this table was made.
         fingerprint: label fingerprint of the run.
+        model_sha256: of the model, if one made the labels.
+        adapter_sha256: of its adapter, if it had one.
 
     Raises:
         CommitError: a shard of the plan is not committed.
@@ -106,6 +116,8 @@ def finish_run(
         plan_sha256=plan_digest,
         commits=name,
         shards=len(ids),
+        model_sha256=model_sha256,
+        adapter_sha256=adapter_sha256,
         **asdict(sums),
     )
     ledger.store.put(_manifest_uri(ledger.output, ledger.run_id), manifest.to_json())

@@ -150,7 +150,7 @@ class LabelRow:
     model_sha256: str
     """digest of the model's files, 64 hex digits"""
     adapter_sha256: str | None
-    """digest of the adapter's files; today always null"""
+    """digest of the adapter's files, 64 hex digits; null where the model was alone"""
     label_fingerprint: str
     """digest of all that decides a label besides its image and instruction"""
     code_version: str

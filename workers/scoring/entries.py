@@ -21,6 +21,7 @@ COLUMNS = (
     "status",
     "instruction_kind",
     "model_sha256",
+    "adapter_sha256",
     *(
         f"targets.{name}"
         for name in ("phrase", "category", "rle_size", "rle_counts", "score", *RAW_SCORES, "flags")
@@ -59,6 +60,7 @@ class Entry:
     answered: bool
     """False where it failed, or was cut off before it said anything, be it that nothing matches"""
     model_sha256: str
+    adapter_sha256: str | None
     targets: tuple[EntryTarget, ...]
 
 
@@ -70,6 +72,7 @@ def make_entry(row: LabelRow) -> Entry:
         row.instruction_kind,
         row.status in LABELLED and (row.status != "partial" or bool(row.targets)),
         row.model_sha256,
+        row.adapter_sha256,
         tuple(map(_make_target, row.targets)),
     )
 
@@ -83,8 +86,9 @@ def pack_entries(entries: Iterable[Entry]) -> bytes:
 def unpack_entries(data: bytes) -> Iterator[Entry]:
     """The entries, in the same order."""
     for line in zlib.decompress(data).splitlines() if data else ():
-        item_id, image, kind, answered, model, targets = json.loads(line)
-        yield Entry(item_id, image, kind, answered, model, tuple(map(_from_list, targets)))
+        item_id, image, kind, answered, model, adapter, targets = json.loads(line)
+        masks = tuple(map(_from_list, targets))
+        yield Entry(item_id, image, kind, answered, model, adapter, masks)
 
 
 def _make_target(target: TargetRow) -> EntryTarget:
@@ -109,6 +113,7 @@ def _to_list(entry: Entry) -> list[object]:
         entry.kind,
         entry.answered,
         entry.model_sha256,
+        entry.adapter_sha256,
         targets,
     ]
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from workers.labels.calibration import RAW_SCORES, Calibration
 from workers.scoring.measures import Question
 
+Model = tuple[str, str | None]
+"""SHA-256 of a model, and of its adapter if it had one"""
+
 
 @dataclass(frozen=True, slots=True)
 class RawScores:
@@ -18,8 +21,8 @@ class RawScores:
     """(N,)"""
     hits: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     """(N,) whether it finds a target: the IoU of its pair is above `workers.scoring.pairs.HIT`"""
-    models: frozenset[str] = frozenset()
-    """SHA-256 of the models that made them"""
+    models: frozenset[Model] = frozenset()
+    """that made them"""
 
     @classmethod
     def total(cls, parts: Sequence["RawScores"]) -> "RawScores":
@@ -28,21 +31,21 @@ class RawScores:
         return cls(
             np.concatenate([part.raw for part in parts]),
             np.concatenate([part.hits for part in parts]),
-            frozenset[str]().union(*(part.models for part in parts)),
+            frozenset[Model]().union(*(part.models for part in parts)),
         )
 
 
 def take_raw(questions: Sequence[Question], name: str) -> RawScores:
     """The scores of that name of all predictions that have one."""
     number = RAW_SCORES.index(name)
-    found, models = list[tuple[float, bool]](), set[str]()
+    found, models = list[tuple[float, bool]](), set[Model]()
     for question in questions:
         hits = {pair.prediction for pair in question.pairs if pair.is_hit}
         for place, mask in enumerate(question.predictions):
             raw = mask.target.raw[number]
             if raw is not None and question.said is not None:
                 found.append((raw, place in hits))
-                models.add(question.said.model_sha256)
+                models.add((question.said.model_sha256, question.said.adapter_sha256))
     raw_scores = np.array([raw for raw, _ in found], np.float32)
     return RawScores(raw_scores, np.array([hit for _, hit in found], bool), frozenset(models))
 
@@ -58,6 +61,9 @@ def fit_calibration(found: RawScores, name: str, notes: Mapping[str, str]) -> Ca
     Raises:
         SettingsError: no prediction has that score.
     """
-    (model,) = found.models if len(found.models) == 1 else (None,)
+    one = found.models if len(found.models) == 1 else {(None, None)}
+    ((model, adapter),) = one
     counted = {**notes, "targets": f"{len(found.raw):,}", "right": f"{int(found.hits.sum()):,}"}
-    return Calibration.fit(found.raw, found.hits, name, model_sha256=model, notes=counted)
+    return Calibration.fit(
+        found.raw, found.hits, name, model_sha256=model, adapter_sha256=adapter, notes=counted
+    )

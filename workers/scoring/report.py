@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
+from workers.markdown import escape, table
 from workers.scoring.evaluation import Evaluation
 from workers.scoring.metrics import ANSWERS, MASKS, METRICS, TARGETS
 from workers.scoring.sums import ALL, ScoreSums
@@ -14,7 +15,6 @@ SCHEMA = 1
 MOST_GROUPS = 40
 """On the page; the JSON has all."""
 _COUNTS = ("questions", "truths", "predictions", "hits")
-_ESCAPES = str.maketrans({each: f"&#{ord(each)};" for each in "|<>&[]`*_\\"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,18 @@ def write_markdown(found: Evaluation, facts: Facts) -> str:
     """Three tables with a line for each group, what was left out, and what the columns mean."""
     shown = list(found.sums)[:MOST_GROUPS]
     lines = [
-        f"# {_escape(facts.labels)} against {_escape(facts.gold)}",
+        f"# {escape(facts.labels)} against {escape(facts.gold)}",
         "",
         *_list_minimums(facts),
-        *_table(["", *_COUNTS], [[_escape(g), *_counts(found.sums[g])] for g in shown]),
+        *table(["", *_COUNTS], [[escape(g), *_counts(found.sums[g])] for g in shown]),
         *_metric_tables(found, shown),
     ]
     if len(found.sums) > len(shown):
         lines += [f"and {len(found.sums) - len(shown):,} groups more, in the JSON", ""]
-    lines += [f"* {count:,} {_escape(what)}" for what, count in found.told.items()]
+    lines += [f"* {count:,} {escape(what)}" for what, count in found.told.items()]
     lines += [
         *([""] if found.told else []),
-        f"MUSE's protocol: {facts.muse}. Phrases are judged by {_escape(facts.judge)}. A dash:"
+        f"MUSE's protocol: {facts.muse}. Phrases are judged by {escape(facts.judge)}. A dash:"
         " nothing to take a share of.",
         "",
         *(f"* {each.title} (`{name}`): {each.meaning}" for name, each in METRICS.items()),
@@ -65,11 +65,11 @@ def write_markdown(found: Evaluation, facts: Facts) -> str:
 
 
 def _metric_tables(found: Evaluation, groups: Sequence[str]) -> Iterable[str]:
-    for table in (MASKS, TARGETS, ANSWERS):
-        names = [name for name, each in METRICS.items() if each.table == table]
-        head = [table, *(METRICS[name].title for name in names)]
-        rows = [[_escape(g), *(_number(found.scores[g][name]) for name in names)] for g in groups]
-        yield from _table(head, rows)
+    for kind in (MASKS, TARGETS, ANSWERS):
+        names = [name for name, each in METRICS.items() if each.table == kind]
+        head = [kind, *(METRICS[name].title for name in names)]
+        rows = [[escape(g), *(_number(found.scores[g][name]) for name in names)] for g in groups]
+        yield from table(head, rows)
 
 
 def _list_minimums(facts: Facts) -> list[str]:
@@ -79,11 +79,6 @@ def _list_minimums(facts: Facts) -> list[str]:
     if not facts.missed:
         return [f"All that was asked for is reached: {asked}", ""]
     return [f"Missed, of {asked}:", "", *(f"* {each}" for each in facts.missed), ""]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    rules = ["---", *["---:"] * (len(head) - 1)]
-    return [*(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows)), ""]
 
 
 def _counts(sums: ScoreSums) -> list[str]:
@@ -98,11 +93,6 @@ def _plain(sums: ScoreSums) -> Mapping[str, float]:
     return {
         each.name: getattr(sums, each.name) for each in fields(sums) if each.name != "detections"
     }
-
-
-def _escape(text: str) -> str:
-    """Names of kinds come from users, and a cell is one line."""
-    return " ".join(text.split()).translate(_ESCAPES)
 
 
 def describe_overall(found: Evaluation) -> str:

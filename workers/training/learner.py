@@ -23,8 +23,20 @@ class Learner(nn.Module):
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The weighted parts of the loss, scalars with a graph."""
         losses = training_losses(self.model, batch, self.weights)
-        parts = {"ce": losses.ce, "bce": losses.bce, "dice": losses.dice}
+        bce = losses.bce if any(map(len, batch.masks)) else losses.bce + self._nothing()
+        parts = {"ce": losses.ce, "bce": bce, "dice": losses.dice}
         return parts | {"refinement": losses.refinement} if self.weights.refinement else parts
+
+    def _nothing(self) -> Tensor:
+        """0, made of the weights that a batch without masks leaves out.
+
+        Workers that learn together wait for the gradients of all of their weights, and one of them
+        may have such a batch when the others have none.
+        """
+        model = self.model
+        idle = (model.mask_projector, model.codebook, model.decoder)
+        learned = [w for part in idle for w in part.parameters() if w.requires_grad]
+        return sum((0 * weight.sum() for weight in learned), torch.zeros(()))
 
 
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:

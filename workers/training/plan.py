@@ -14,6 +14,14 @@ from workers.training.parallel import Kind
 PAPER_LOSSES = LossWeights(refinement=2.0)
 """The paper has the target refinement loss, the released code hasn't (spec, section 7)."""
 
+NOT_DECISIVE = (
+    *("output", "save_every", "parallel", "recompute"),
+    "model",  # by its name; states know its digest
+    "result",  # the same weights in another form
+    *("per_worker", "accumulate"),  # a feed minds their product with the number of workers
+)
+"""Of a plan, what may change before a run goes on: the same is learned."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
@@ -49,11 +57,18 @@ class TrainPlan:
     """compute a layer of the language model again for its gradients: less memory, more time"""
     save_every: int = 500
     """steps between two states"""
+    result: Literal["merged", "adapter"] = "merged"
+    """a whole model, or what was learned beside it"""
+
+    @property
+    def result_folder(self) -> str:
+        """Of the output."""
+        return "model" if self.result == "merged" else "adapter"
 
     @property
     def digest(self) -> str:
         """Of all that decides what is learned: a state of another digest is of another run."""
         decides = asdict(self)
-        for name in ("output", "save_every", "parallel", "recompute", "model"):
+        for name in NOT_DECISIVE:
             del decides[name]
         return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

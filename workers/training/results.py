@@ -1,28 +1,54 @@
-"""What was learned, as a model folder that jobs/label.py takes.
+"""What was learned, as a folder that jobs/label.py takes: a whole model, or an adapter.
 
-OUTPUT/model/training.json        where it comes from
-OUTPUT/model/model.safetensors    weights last: a folder without them is no model
+    OUTPUT/model      README.md, training.json, config.json, tokenizer.model ...   1
+                      model.safetensors                                            2
+    OUTPUT/adapter    README.md, training.json, adapter_model.safetensors, light   1
+                      adapter_config.json                                          2
+
+What is put last makes the folder what it is: killed before, it is no model, and no adapter.
 """
 
 import json
 import tempfile
 from collections import deque
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 
+from pixellm.adapters import CONFIG_FILE
 from pixellm.tuning import TunedModel
 from workers.labels.commits import now
+from workers.storage.objects import Store
 from workers.storage.uris import join_uri
+from workers.training.card import CARD_FILE, write_card
+from workers.training.feed import State
+from workers.training.metrics import METRICS
 from workers.training.plan import TrainPlan
+from workers.training.record import RECORD_FILE, TrainingRecord, trace_lineage
 from workers.training.start import Bench
 from workers.version import code_version
 
-MODEL, CARD = "model", "training.json"
-"""Folder of the result, and in it the file that says where it comes from."""
+LOSS_STEPS = 50
+"""Whose losses are averaged for the page: those of a single step are mostly chance."""
+
+_LAST: Mapping[str, Callable[[str], bool]] = {
+    "merged": lambda name: name.endswith(".safetensors"),
+    "adapter": lambda name: name == CONFIG_FILE,
+}
+"""By result, the files by which a folder counts."""
 
 
-def write_result(tuned: TunedModel, plan: TrainPlan, bench: Bench) -> str:
-    """Writes the model folder: all workers gather the weights, the first one writes.
+def write_result(
+    tuned: TunedModel, plan: TrainPlan, bench: Bench, scores: Mapping[str, float] | None = None
+) -> str:
+    """Writes the folder: all workers gather the weights, the first one writes.
+
+    Args:
+        tuned: what was learned.
+        plan: of the run.
+        bench: what this worker has at hand.
+        scores: of these weights on images that were not learned from, if there are any, and the
+            `step` at which they were taken.
 
     Returns:
         Where it lies.
@@ -30,25 +56,64 @@ def write_result(tuned: TunedModel, plan: TrainPlan, bench: Bench) -> str:
     Raises:
         StorageError: it could not be written.
     """
-    place, whole = join_uri(plan.output, MODEL), bench.peers.whole
+    place, whole = join_uri(plan.output, plan.result_folder), bench.peers.whole
     if bench.peers.rank:
-        deque(tuned.merged_state(whole), maxlen=0)
+        asked = tuned.learned_state if plan.result == "adapter" else tuned.merged_state
+        deque(asked(whole), maxlen=0)
         return place
     with tempfile.TemporaryDirectory(prefix="train-") as name:
         folder = Path(name)
-        tuned.save_merged(bench.checkpoint.tokenizer, folder, whole=whole)
-        (folder / CARD).write_text(_card(plan, bench), encoding="utf-8")
-        for path in sorted(folder.iterdir(), key=lambda each: each.suffix == ".safetensors"):
-            bench.store.put(join_uri(place, path.name), path.read_bytes())
+        if plan.result == "adapter":
+            tuned.save_adapter(folder, whole)
+        else:
+            tuned.save_merged(bench.checkpoint.tokenizer, folder, whole=whole)
+        record = _sum_up(plan, bench, scores or {})
+        (folder / RECORD_FILE).write_text(record.to_json(), encoding="utf-8")
+        (folder / CARD_FILE).write_text(write_card(record), encoding="utf-8")
+        _put_all(folder, place, bench.store, last=_LAST[plan.result])
     return place
 
 
-def _card(plan: TrainPlan, bench: Bench) -> str:
-    card = {
-        "trained_from": plan.model,
-        "trained_from_sha256": bench.checkpoint.sha256,
-        "plan": asdict(plan),
-        "finished_at": now(),
-        "code_version": code_version(),
-    }
-    return json.dumps(card, indent=2, sort_keys=True) + "\n"
+def _put_all(folder: Path, place: str, store: Store, last: Callable[[str], bool]) -> None:
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in sorted(paths, key=lambda each: last(each.name)):
+        store.put(join_uri(place, path.relative_to(folder).as_posix()), path.read_bytes())
+
+
+def _sum_up(plan: TrainPlan, bench: Bench, scores: Mapping[str, float]) -> TrainingRecord:
+    """The record, from what the states and the metrics of the run say."""
+    rest = bench.states.newest_rest()
+    position = State.from_json(rest["data"])
+    recent = list(_recent_losses(bench.store, plan.output))
+    return TrainingRecord(
+        plan=plan,
+        lineage=trace_lineage(plan.model, bench.checkpoint.sha256, bench.folder),
+        steps=rest["loop"]["step"],
+        examples=rest["loop"]["step"] * position.batch_rows,
+        passed_over=rest.get("passed_over", {}),
+        runs=position.runs,
+        losses=_mean_of(recent),
+        loss_steps=len(recent),
+        scores=scores,
+        finished_at=now(),
+        code_version=code_version(),
+    )
+
+
+def _recent_losses(store: Store, output: str) -> Iterator[Mapping[str, float]]:
+    """Of the last steps, the newest first."""
+    files = [info.uri for info in store.list(join_uri(output, METRICS))]
+    seen = set[int]()
+    for uri in reversed(files):
+        for line in reversed(store.get(uri).splitlines()):
+            values = json.loads(line)
+            if len(seen) < LOSS_STEPS and "losses" in values and values["step"] not in seen:
+                seen.add(values["step"])
+                yield values["losses"]
+        if len(seen) == LOSS_STEPS:
+            return
+
+
+def _mean_of(losses: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
+    losses = list(losses)
+    return {name: fmean(each[name] for each in losses) for name in losses[0]} if losses else {}

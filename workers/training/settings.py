@@ -61,8 +61,9 @@ class TrainSettings(FlagSettings):
 
     python jobs/train.py --data gold --data labels:0.5 --output tuned
 
-    The result, OUTPUT/model, is what jobs/label.py takes as --model. A second start of the same
-    command goes on from the newest state, wherever the first one was ended.
+    The result, OUTPUT/model, is what jobs/label.py takes as --model; with --result adapter it is
+    OUTPUT/adapter, which goes with the model that learned. A second start of the same command goes
+    on from the newest state, wherever the first one was ended.
 
     The small model of drawn scenes is trained from nothing: --recipe drawn --help lists its flags.
     """
@@ -75,6 +76,9 @@ class TrainSettings(FlagSettings):
     model: Place = _SHIPPED
     """the model that learns: a folder, or one in a bucket; without it, the small model that comes
     with the project, which knows drawn scenes only"""
+    result: Literal["merged", "adapter"] = "merged"
+    """merged: a whole model, in OUTPUT/model; adapter: what was learned and no more, in
+    OUTPUT/adapter, as PEFT writes it, for jobs/label.py --model MODEL --adapter OUTPUT/adapter"""
     steps: int = Field(default=Schedule().steps, ge=1)
     """how often the weights are changed"""
     rate: float = Field(default=Schedule().rate, gt=0)
@@ -127,6 +131,14 @@ class TrainSettings(FlagSettings):
     """steps between two states, from which a run that was killed goes on"""
     seed: int = Field(default=0, ge=0)
     """of all that is left to chance"""
+    num_workers: int = Field(default=1, ge=0)
+    """processes that learn together on Ray, each with a GPU where there are any: on the cluster
+    that RAY_ADDRESS names, as in a job, else on this machine. 0: this process, without Ray"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """what several workers hold: each the whole model (ddp), or each a part of all weights, for
+    models that are too large for one GPU (fsdp)"""
+    cpus: int | None = Field(default=None, ge=1)
+    """processors of a worker; without it, its share of this machine, or one of a cluster"""
     model_cache: Path = Path("~/.cache/pixellm")
     """folder for models of buckets"""
 
@@ -134,6 +146,16 @@ class TrainSettings(FlagSettings):
     def _refuse_to_learn_nothing(self) -> Self:
         if not (self.rank or self.light or self.neck or self.full):
             raise ValueError("--rank 0 with --no-light: nothing would learn")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_an_adapter_without_lora(self) -> Self:
+        if self.result == "adapter" and (self.full or not self.rank):
+            how = "--full" if self.full else "--rank 0"
+            raise ValueError(
+                f"--result adapter with {how}: an adapter is what LoRA has learned, and there is no"
+                " LoRA then; leave out one of the two"
+            )
         return self
 
     @property
@@ -166,8 +188,10 @@ class TrainSettings(FlagSettings):
             accumulate=self.accumulate,
             held_out=self.held_out,
             precision=self.precision,
+            parallel=self.parallel,
             recompute=self.recompute,
             save_every=self.save_every,
+            result=self.result,
         )
 
     def _train_on(self) -> TrainOn:

@@ -1,8 +1,10 @@
 """Where a worker begins: weights with their optimiser, data, and the newest state of both."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,8 @@ class Bench:
     store: Store
     states: States
     peers: Alone | Together
+    folder: Path | None = None
+    """of the model that learns, on this machine"""
 
 
 def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> Loop[TrainingBatch]:
@@ -47,8 +51,9 @@ def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> L
     return Loop(learner, tuned.trained(), plan.schedule, peers, _precision_of(plan, model.device))
 
 
-def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
-    """This worker's batches, from a state on."""
+def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
+    """This worker's batches, from where a state says; with an empty one, from the beginning."""
+    state = State.from_json(rest["data"]) if rest else None
     seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
     # what was being learned from, whatever has been labelled meanwhile
     runs = state.runs if state else [()] * len(plan.data)
@@ -70,18 +75,23 @@ def start_feed(plan: TrainPlan, bench: Bench, state: State | None) -> Feed:
     maker = BatchMaker.for_model(model.config, tokenizer, bench.store)
     rank, world = bench.peers.rank, bench.peers.world
     mix = Mix(streams, seed=seed)
-    return Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
+    feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
+    feed.counts += Counter(rest.get("passed_over", {}))
+    return feed
 
 
-def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
-    """Brings the loop to the newest state; returns where the data goes on.
+def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Mapping[str, Any]:
+    """Brings the loop to the newest state.
+
+    Returns:
+        What else the state remembers (`worker.save`); nothing where there is none.
 
     Raises:
         SettingsError: it is a state of another run.
     """
     found = bench.states.newest()
     if found is None:
-        return None
+        return {}
     if found.rest["model"] != bench.checkpoint.sha256:
         raise SettingsError(
             f"--output {plan.output!r} holds a training run of another model, at step"
@@ -93,7 +103,7 @@ def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> State | None:
             f" step {found.step:,}. Give another output, or the same settings to go on"
         )
     loop.restore(found.tensors, found.rest["loop"])
-    return State.from_json(found.rest["data"])
+    return found.rest
 
 
 def _precision_of(

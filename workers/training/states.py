@@ -92,9 +92,13 @@ class States:
                 self._say(f"the state of step {step:,} is passed over: {error}")
         return None
 
+    def newest_rest(self) -> Mapping[str, Any]:
+        """What isn't tensors of the newest state, without reading those; nothing without one."""
+        newest = self.steps()[:1]
+        return self._marker(newest[0]).rest if newest else {}
+
     def _read(self, step: int) -> State:
-        uri = self._marker_uri(step)
-        marker = Marker.from_json(self._store.get(uri), uri)
+        marker = self._marker(step)
         tensors: dict[str, Tensor] = {}
         for number, digest in enumerate(marker.pieces):
             piece = self._piece_uri(step, number)
@@ -110,6 +114,10 @@ class States:
                 self._store.delete(self._marker_uri(step))
                 for info in list(self._store.list(join_uri(self._folder, _name(step)))):
                     self._store.delete(info.uri)
+
+    def _marker(self, step: int) -> Marker:
+        uri = self._marker_uri(step)
+        return Marker.from_json(self._store.get(uri), uri)
 
     def _marker_uri(self, step: int) -> str:
         return join_uri(self._folder, f"{_name(step)}.json")

@@ -6,6 +6,7 @@ r"""The whole way of one training worker, without Ray: this screen is the archit
 All workers do the same with other rows of the same batches. The first of them writes, and speaks.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -37,7 +38,7 @@ TOLD_EVERY = 10
 def work(
     plan: TrainPlan, folder: Path, device: torch.device, peers: Alone | Together, say: Say
 ) -> str:
-    """Trains, and writes the model folder.
+    """Trains, and writes what was learned.
 
     Args:
         plan: of the run, the same on all workers.
@@ -47,7 +48,7 @@ def work(
         say: takes lines for the user, of the first worker.
 
     Returns:
-        Where the model lies.
+        Where it lies.
 
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
@@ -60,7 +61,7 @@ def work(
     states = States(store, plan.output, say)
     if begun := states.steps():
         say(f"going on from step {begun[0]:,} of {plan.schedule.steps:,}")
-    bench = Bench(checkpoint, store, states, peers)
+    bench = Bench(checkpoint, store, states, peers, folder)
     metrics = Metrics(store, plan.output, plan.per_worker * plan.accumulate * peers.world)
 
     def hear(report: StepReport) -> None:
@@ -95,11 +96,13 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> TunedModel:
         taken, position = _take(batches, plan.accumulate)
         hear(_learn(loop, [to_device(each, device) for each in taken]))
         if loop.step % plan.save_every == 0 or loop.done:
-            save(plan, loop, position, bench)
+            save(plan, loop, position, bench, feed.counts)
     return tuned
 
 
-def save(plan: TrainPlan, loop: Loop[Any], position: State, bench: Bench) -> None:
+def save(
+    plan: TrainPlan, loop: Loop[Any], position: State, bench: Bench, passed_over: Counter[str]
+) -> None:
     """Keeps a state: all workers gather it, the first one writes."""
     tensors, rest = loop.state()
     if bench.peers.rank == 0:
@@ -108,6 +111,7 @@ def save(plan: TrainPlan, loop: Loop[Any], position: State, bench: Bench) -> Non
             "model": bench.checkpoint.sha256,
             "loop": rest,
             "data": position.to_json(),
+            "passed_over": dict(passed_over),
         }
         bench.states.save(loop.step, tensors, whole)
 

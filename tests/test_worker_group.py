@@ -1,0 +1,184 @@
+"""Workers that learn together on real Ray, with states on a real S3 server, killed in the midst."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from jobs.train import main
+from pixellm.checkpoints import save_checkpoint
+from pixellm.tiny import tiny_checkpoint
+from pixellm.weights import unpack_tensors
+from tests.photos import load_photos
+from tests.processes import SECONDS, descendants, end, heed_ctrl_c, wait_for
+from tests.readme_tree import ROOT
+from tests.training_tables import PHOTOS, photo_rows, put_table
+from workers.storage.stores import Anywhere, open_store
+from workers.storage.uris import join_uri
+
+pytestmark = pytest.mark.slow
+
+STEPS = 12
+WORKER = "ray::RayTrainWorker"  # how Ray calls the process of a worker
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training job, as somebody types it."""
+
+    data: str
+    output: str
+    model: Path
+    env: dict[str, str]
+
+    def flags(self, *more: str) -> list[str]:
+        return [
+            *("--data", self.data, "--output", self.output, "--model", str(self.model)),
+            *("--steps", str(STEPS), "--warm-up", "1", "--save-every", "2", "--rate", "0.003"),
+            # dropout is drawn for each worker: without it, their number makes no difference
+            *("--dropout", "0", "--batch", "1", "--held-out", "0", *more),
+        ]
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "jobs/train.py", *self.flags(*more)],
+            cwd=ROOT,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=heed_ctrl_c,
+        )
+
+    def run(self, *more: str) -> tuple[int, str]:
+        process = self.start(*more)
+        told, _ = process.communicate(timeout=SECONDS)
+        return process.returncode, told
+
+    def states(self) -> list[int]:
+        """Steps of the states that count."""
+        found = open_store(self.output).list(join_uri(self.output, "_states"))
+        names = [info.uri.rpartition("/")[2] for info in found]
+        return [int(name.removesuffix(".json")) for name in names if name.endswith(".json")]
+
+    def weights(self) -> dict[str, Tensor]:
+        place = join_uri(self.output, "model", "model.safetensors")
+        return unpack_tensors(open_store(self.output).get(place))
+
+    def losses(self) -> dict[int, float]:
+        store = open_store(self.output)
+        found = list(store.list(join_uri(self.output, "metrics")))
+        lines = [json.loads(line) for each in found for line in store.get(each.uri).splitlines()]
+        assert len(lines) == len({line["step"] for line in lines})
+        return {line["step"]: line["total"] for line in lines}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory, s3_server):
+    """A tiny model, photos, and what people drew on them as a label table in a bucket."""
+    folder = tmp_path_factory.mktemp("ground")
+    tiny = tiny_checkpoint(0, max_positions=512)
+    save_checkpoint(tiny.model, tiny.tokenizer, folder / "tiny")
+    (folder / "photos").mkdir()
+    for photo in load_photos():
+        (folder / "photos" / photo.name).write_bytes(photo.data)
+    bucket = "training"
+    s3_server.client().create_bucket(Bucket=bucket)
+    rows = photo_rows(2)
+    rows = [replace(r, image_uri=r.image_uri.replace(PHOTOS, f"{folder}/photos")) for r in rows]
+    put_table(Anywhere(), f"s3://{bucket}/gold", rows, finish=True)
+    return folder, bucket
+
+
+@pytest.fixture
+def training(ground, request):
+    folder, bucket = ground
+    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    env.pop("RAY_ADDRESS", None)
+    output = f"s3://{bucket}/{request.node.name}"
+    return Training(f"s3://{bucket}/gold", output, folder / "tiny", env)
+
+
+@pytest.fixture(scope="module")
+def alone(ground):
+    """The undisturbed run of one process, with as many rows in a step as two workers have."""
+    folder, bucket = ground
+    one = Training(f"s3://{bucket}/gold", f"s3://{bucket}/alone", folder / "tiny", {})
+    assert main(one.flags("--num-workers", "0", "--accumulate", "4")) == 0
+    return one
+
+
+def check_like(training: Training, alone: Training) -> None:
+    losses, expected = training.losses(), alone.losses()
+    assert losses.keys() == expected.keys() == set(range(1, STEPS + 1))
+    assert losses == pytest.approx(expected, rel=1e-6)
+    # not each by itself: Adam makes steps of rounding errors where a gradient is 0 (keys' biases)
+    assert distance(training.weights(), alone.weights()) < 1e-4
+
+
+def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    """Of all weights together, as a share of their length."""
+    assert weights.keys() == others.keys()
+    apart = sum(float((value - others[name]).square().sum()) for name, value in weights.items())
+    length = sum(float(value.square().sum()) for value in others.values())
+    return float((apart / length) ** 0.5)
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    return [pid for pid, command in descendants(process.pid).items() if command.startswith(WORKER)]
+
+
+def wait_for_state(training: Training, process: subprocess.Popen[str], after: int = 4) -> None:
+    wait_for(lambda: max(training.states(), default=0) >= after, process)
+
+
+TWO: Sequence[str] = ("--num-workers", "2", "--accumulate", "2")
+
+
+def test_a_killed_worker_costs_no_step(training, alone):
+    process = training.start(*TWO)
+    wait_for_state(training, process)
+    both = workers(process)
+    assert len(both) == 2
+    os.kill(both[0], signal.SIGKILL)
+    told, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, told
+    assert "a worker died; all begin anew after step" in told
+    assert f"step {STEPS} of {STEPS}" in told
+    check_like(training, alone)
+
+
+def test_a_killed_job_goes_on_when_it_is_started_again(training, alone):
+    process = training.start(*TWO, "--parallel", "fsdp")
+    wait_for_state(training, process)
+    started = descendants(process.pid)
+    process.kill()
+    process.communicate()
+    end(started)
+    assert STEPS not in training.states()
+    code, told = training.run(*TWO, "--parallel", "fsdp")
+    assert code == 0, told
+    assert "going on from step" in told
+    check_like(training, alone)
+
+
+def test_a_loss_that_explodes_ends_the_run_with_the_newest_state_kept(training):
+    code, told = training.run(*TWO, "--rate", "1e9", "--save-every", "1", "--clip", "1e9")
+    assert code == 1, told
+    assert "train: the loss of step" in told
+    assert "lower the learning rate" in told
+    assert "begin anew" not in told
+    assert training.states()
+
+
+def test_more_workers_than_processors_are_refused(training):
+    code, told = training.run("--num-workers", "4096")
+    assert code == 2, told
+    assert "--num-workers 4096 needs 4096 processors, and there are" in told
