@@ -98,7 +98,8 @@ def axis(small: int, side: int, valid: int, original: int, device: torch.device)
         original: pixels of the image.
         device: of the matrix; what is asked one by one stays at hand.
     """
-    shares = _resizing(valid, original) @ _resizing(small, side)[:valid]  # (pixels, m)
+    square = _resized(torch.eye(small), side)
+    shares = _resized(square[:valid], original)  # (pixels, m)
     has = (shares > 0).int()
     first, last = has.argmax(1), small - 1 - has.flip(1).argmax(1)
     blocks = -(-original // BLOCK)
@@ -106,14 +107,14 @@ def axis(small: int, side: int, valid: int, original: int, device: torch.device)
     ends = last[torch.arange(BLOCK, BLOCK * (blocks + 1), BLOCK).clamp(max=original) - 1]
     width = int((ends - starts).max()) + 1
     places = starts.clamp(max=small - width)[:, None] + torch.arange(width)  # (b, k)
-    filled = F.pad(shares, (0, 0, 0, blocks * BLOCK - original)).view(blocks, BLOCK, small)
+    filled = F.pad(shares, (0, 0, 0, blocks * BLOCK - original)).reshape(blocks, BLOCK, small)
     matrix = filled.gather(2, places[:, None].expand(-1, BLOCK, -1))
     return Axis(original, matrix.to(device), places.to(device), first.numpy(), last.numpy())
 
 
-def _resizing(old: int, new: int) -> Tensor:
-    """(new, old): bilinear resizing along one axis."""
-    return F.interpolate(torch.eye(old)[None], new, mode="linear", align_corners=False)[0].T
+def _resized(values: Tensor, size: int) -> Tensor:
+    """(pixels, z) -> (size, z): bilinear along one axis."""
+    return F.interpolate(values.T[None], size, mode="linear", align_corners=False)[0].T
 
 
 def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:

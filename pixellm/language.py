@@ -126,5 +126,10 @@ def causal_bias(keys: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
         slots = keys.shape[1]
         past = torch.ones(queries, slots, dtype=torch.bool, device=keys.device)
         keys = past.tril(slots - queries) & keys.bool()[:, None]
-    bias = torch.zeros(keys.shape, dtype=dtype, device=keys.device)
-    return bias.masked_fill(~keys.bool(), torch.finfo(dtype).min)[:, None]
+    return bias_of(keys, dtype)[:, None]
+
+
+def bias_of(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: 0 where `seen` is not 0, else the least."""
+    bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return bias.masked_fill(seen == 0, torch.finfo(dtype).min)

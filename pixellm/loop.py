@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pixellm.errors import TrainingDiverged
 
 Batch = TypeVar("Batch")
+Value = TypeVar("Value")
 
 REMEMBERED = 50
 """Steps whose losses a new one is compared with."""
@@ -95,6 +96,10 @@ class Alone:
     def apart(self, learner: nn.Module) -> AbstractContextManager[object]:
         """Nothing is shared."""
         return nullcontext()
+
+    def gather(self, value: Value) -> list[Value]:
+        """Its own."""
+        return [value]
 
     def whole(self, tensor: Tensor) -> Tensor:
         """It is."""
@@ -242,6 +247,13 @@ class Loop(Generic[Batch]):
             yield
         finally:
             self._set(own)
+
+    def take_average(self) -> None:
+        """From now on the weights are their average, if there is one; nothing is learned behind it.
+
+        Nobody could go on from there: a state must have been kept before.
+        """
+        self._set(self.average)
 
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:

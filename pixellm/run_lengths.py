@@ -55,7 +55,7 @@ class RunMask:
         borders[0], borders[-1] = 0, self.size[0] * self.size[1]
         borders[1:-1:2], borders[2:-1:2] = self.starts, self.ends
         counts = np.diff(borders)
-        return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+        return counts[:-1] if counts[-1] == 0 else counts
 
     @property
     def area(self) -> int:

@@ -62,8 +62,9 @@ def test_a_mask_of_one_small_pixel_is_found_wherever_it_lies(place):
     low[0, *place] = 5.0
     _, side, resized, original = GEOMETRIES[0]
     (cut,) = cut_masks(low, resized, original, side)
-    truth = whole(low, resized, original, side)[0] > 0
-    assert np.array_equal(cut.runs.pixels(), truth.numpy())
+    logits = whole(low, resized, original, side)
+    assert np.array_equal(cut.runs.pixels(), (logits[0] > 0).numpy())
+    assert cut.score == pytest.approx(float(mask_scores(logits)), abs=5e-6)
 
 
 def test_what_lies_in_the_padding_only_is_empty():
@@ -98,6 +99,26 @@ def test_masks_together_and_alone_are_the_same():
     for one, other in zip(alone, cutting._cut(low, rows, columns), strict=True):
         assert np.array_equal(one.runs.pixels(), other.runs.pixels())
         assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+def test_an_image_larger_than_what_is_cut_at_once_is_cut_mask_by_mask(monkeypatch):
+    monkeypatch.setattr("pixellm.cutting._on_host", lambda _: False)
+    small, side, resized, original = GEOMETRIES[0]
+    low = smooth(3, small, 2, -2.0)
+    together = cut_masks(low, resized, original, side)
+    monkeypatch.setattr("pixellm.cutting.PIXELS_AT_ONCE", original[0] * original[1] - 1)
+    for one, other in zip(cut_masks(low, resized, original, side), together, strict=True):
+        assert np.array_equal(one.runs.pixels(), other.runs.pixels())
+
+
+@pytest.mark.usefixtures("where")
+def test_masks_of_half_precision_are_cut_in_single():
+    small, side, resized, original = GEOMETRIES[0]
+    low = smooth(2, small, 5).bfloat16()
+    cuts = (cut_masks(each, resized, original, side) for each in (low, low.float()))
+    for half, single in zip(*cuts, strict=True):
+        assert np.array_equal(half.runs.counts, single.runs.counts)
+        assert half.score == single.score
 
 
 def test_no_masks_are_no_cuts():

@@ -176,6 +176,17 @@ def test_in_bfloat16_states_are_those_of_float32_but_for_its_rounding():
         assert error < 0.03
 
 
+def test_probabilities_are_computed_in_single_precision():
+    engine, (sample, *_) = (
+        Engine(tiny_checkpoint(6, dtype=torch.bfloat16), SETTINGS),
+        make_samples(2),
+    )
+    with torch.inference_mode():
+        images = engine.model.encode_images(sample.image.pixels[None], [sample.image.resized])
+        (made,) = engine.generate(images, [engine.prompt_ids("the cat")], [0])
+    assert torch.tensor(made.logprobs).bfloat16().tolist() != list(made.logprobs)
+
+
 @pytest.mark.parametrize("replay", [False, True], ids=["as they are", "alike"])
 def test_memory_decides_how_many_are_under_way(replay, monkeypatch):
     checkpoint, samples, settings = tiny_checkpoint(6), make_samples(2), DecodeSettings(90)
@@ -325,13 +336,14 @@ def test_a_forced_group_takes_one_step_and_its_states_are_those_of_single_steps(
     assert torch.allclose(made[0].hidden, made[1].hidden, atol=1e-4)
 
 
-def test_a_forced_group_ends_with_the_room_for_the_answer():
+@pytest.mark.parametrize("room", [2, 3, 4])
+def test_a_forced_group_ends_with_the_room_for_the_answer(room):
     checkpoint = tiny_checkpoint(6)
     group = list(checkpoint.tokenizer.seg_ids)
     said = Script([[5, *group, 2]], checkpoint.tokenizer)
-    engine = Engine(checkpoint, DecodeSettings(max_new_tokens=4), predict=said)
+    engine = Engine(checkpoint, DecodeSettings(max_new_tokens=room), predict=said)
     ((answer,),) = engine.answer([Sample(make_samples(0)[0].image, ("the cat",))])
-    assert answer.token_ids == (5, *group[:3])
+    assert answer.token_ids == (5, *group[: room - 1])
     assert (answer.truncated, answer.malformed, answer.targets) == (True, True, ())
 
 
@@ -441,6 +453,25 @@ def test_before_masks_are_given_up_all_others_make_way(monkeypatch):
     monkeypatch.setattr(engine.model, "decode", scarce)
     assert_same(said(engine, samples), truth)
     assert refused
+
+
+def test_where_masks_of_one_answer_do_not_fit_together_fewer_are_made_at_once(monkeypatch):
+    checkpoint, (sample, *_) = tiny_checkpoint(6), make_samples(2)
+    group = list(checkpoint.tokenizer.seg_ids)
+    say = Script([[*(5 * [*group]), 2]], checkpoint.tokenizer)
+    engine = Engine(checkpoint, DecodeSettings(max_new_tokens=40), predict=say)
+    one = Sample(sample.image, ("the cat",))
+    truth, decode, made = said(engine, [one]), engine.model.decode, []
+
+    def scarce(images, queries, image_of):
+        if len(queries) > 2:
+            raise MemoryError
+        made.append(len(queries))
+        return decode(images, queries, image_of)
+
+    monkeypatch.setattr(engine.model, "decode", scarce)
+    assert_same(said(engine, [one]), truth)
+    assert made == [2, 2, 1]
 
 
 def test_before_a_question_is_given_up_the_pictures_of_others_are_let_go(monkeypatch):
@@ -586,6 +617,59 @@ def test_answers_without_masks_are_told_at_once_and_others_before_all_have_ended
     assert sorted(at for each in told for at in each) == list(range(len(jobs)))
 
 
+def test_a_question_that_has_failed_is_told_of_before_masks_of_others_are_made():
+    checkpoint = tiny_checkpoint(6)
+    group = list(checkpoint.tokenizer.seg_ids)
+    scripts = [[*group, 5, 2], *([5] * n + group + [2] for n in range(6, 26))]
+    said = Script(scripts, checkpoint.tokenizer)
+
+    def spoilt(states, wanted):
+        logits = said(states, wanted)
+        for line, each in zip(logits, wanted, strict=True):
+            if each.row.number == 0 and each.index == len(group):
+                line.fill_(torch.nan)
+        return logits
+
+    engine = Engine(checkpoint, SETTINGS, predict=spoilt)
+    image = make_samples(0)[0].image
+    jobs = [engine.add(Sample(image, ("the cat",))) for _ in scripts]
+    done = []
+    while not done:
+        done = engine.step()
+    assert done == [jobs[0]]
+    assert "is no number" in jobs[0].rows[0].failure
+
+
+def test_what_a_sample_held_is_let_go_when_it_is_done_whoever_keeps_it():
+    engine, samples = Engine(tiny_checkpoint(6), SETTINGS), make_samples(3)
+    jobs = [engine.add(sample) for sample in samples if sample.questions]
+    engine.step()
+    encoded = [job.rows[0].picture.encoded for job in jobs]
+    assert len(jobs) > 1
+    for each in encoded:  # of each by itself: a view would hold those of all
+        for tensor in (each.tokens, each.token_valid, *each.maps):
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    while engine.busy:
+        engine.step()
+    assert all(job.rows[0].picture.encoded is None for job in jobs)
+    assert all(row.generation is None for job in jobs for row in job.rows)
+
+
+def test_what_is_withdrawn_while_it_is_answered_takes_no_more_steps():
+    engine, samples = Engine(tiny_checkpoint(6), SETTINGS), make_samples(3)
+    gone, left = [engine.add(sample) for sample in samples if sample.questions][:2]
+    engine.step()
+    engine.withdraw(gone)
+    rows = engine.generator.schedule.rows
+    assert rows
+    assert not set(rows) & set(gone.rows)
+    done = []
+    while engine.busy:
+        done += engine.step()
+    assert left in done
+    assert gone not in done
+
+
 def test_what_is_withdrawn_while_its_masks_wait_is_gone():
     checkpoint = tiny_checkpoint(6)
     group = list(checkpoint.tokenizer.seg_ids)
@@ -606,13 +690,13 @@ def test_what_is_no_number_does_not_reach_the_next_row_of_a_slot(monkeypatch):
     checkpoint, samples = tiny_checkpoint(6), make_samples(3)
     engine = Engine(checkpoint, SETTINGS, Limits(rows=2))
     truth, step = said(engine, samples), engine.model.language.step
-    spoilt = Sample(samples[0].image, ("the cat", "the dog"))
+    spoilt = Sample(samples[0].image, ("the cat and " * 9, "the dog and " * 9))  # longer than most
 
     def overflow(ids, positions, plan):
         states = step(ids, positions, plan)
         for values in (plan.slots.keys, plan.slots.values):
             for layer in values:
-                layer[plan.rows, :, plan.places] = torch.nan
+                layer[plan.owners, :, plan.places] = torch.nan
         return states * torch.nan
 
     with monkeypatch.context() as broken:
@@ -644,6 +728,7 @@ def test_masks_that_are_no_numbers_are_no_answer(what, monkeypatch):
     rows = [row for job in jobs for row in job.rows]
     (bad,) = (at for at, row in enumerate(rows) if row.failure is not None)
     assert "is no number" in rows[bad].failure
+    assert rows[bad].answer is None
     expected = list(chain(*truth))
     del rows[bad], expected[bad]
     assert_same([[facts(row.answer) for row in rows]], [expected])

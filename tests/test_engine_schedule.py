@@ -5,11 +5,18 @@ import torch
 
 from pixellm.engine.memory import Limits, try_in_memory
 from pixellm.engine.rows import Picture, Row
-from pixellm.engine.schedule import ENTERING_TOKENS, SHARE, Schedule
+from pixellm.engine.schedule import ENTERING_TOKENS, HEADROOM, SHARE, Schedule
 from pixellm.engine.slots import Slots, round_up
 from pixellm.tiny import tiny_checkpoint
 
 PREFIX = 20
+OUT_OF_MEMORY = (
+    "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+)
+"""As torch says it, of a machine and of a GPU."""
 
 
 def schedule_of(limits=None, prefix=PREFIX):
@@ -60,6 +67,66 @@ def test_what_enters_together_reads_so_many_tokens_at_most():
     schedule.enter()  # ten beside ten, and then ten beside twenty
     schedule.enter()
     assert len(schedule.rows) == 30
+    schedule = schedule_of()
+    wait(schedule, 10)
+    wait(schedule, 1, length=ENTERING_TOKENS // 8)  # all would be padded to it
+    schedule.enter()
+    assert len(schedule.rows) == 10
+
+
+def test_a_few_long_questions_are_worth_a_step_beside_many():
+    schedule = schedule_of()
+    wait(schedule, 64)
+    schedule.enter()
+    wait(schedule, 2, length=ENTERING_TOKENS // 4)
+    assert not schedule.enter()
+    wait(schedule, 1, length=ENTERING_TOKENS // 4)
+    assert len(schedule.enter()) == 3
+
+
+def test_pictures_and_answers_to_come_count_where_memory_is_wanting():
+    large = 400  # slots of a prefix: of what is held, pictures are the most
+    limit = schedule_of(prefix=large).slots.bytes_for(pictures=8, rows=16, length=5 + HEADROOM)
+    schedule = schedule_of(Limits(slot_bytes=limit), large)
+    wait(schedule, 20)
+    schedule.enter()
+    assert len(schedule.rows) == 8  # each with a picture of its own
+    schedule = schedule_of(Limits(slot_bytes=limit), large)
+    rows = [*wait(schedule, 7), *wait(schedule, 13, picture=Picture())]
+    schedule.enter()
+    assert schedule.rows == rows[:16]  # eight pictures, the last of many
+    assert schedule.slots.pictures == 8
+    short = schedule_of(prefix=large).slots.bytes_for(pictures=8, rows=8, length=5)
+    schedule = schedule_of(Limits(slot_bytes=short), large)
+    wait(schedule, 8)
+    schedule.enter()
+    assert len(schedule.rows) == 1
+    enough = schedule_of(prefix=large).slots.bytes_for(pictures=8, rows=8, length=5 + HEADROOM)
+    schedule = schedule_of(Limits(slot_bytes=enough), large)
+    wait(schedule, 7)
+    wait(schedule, 1, length=5 + HEADROOM)  # has room for its question, and none for an answer
+    schedule.enter()
+    assert len(schedule.rows) == 7
+
+
+def test_what_enters_leaves_those_under_way_their_slots():
+    limit = schedule_of().slots.bytes_for(pictures=8, rows=8, length=100 + HEADROOM)
+    schedule = schedule_of(Limits(slot_bytes=limit))
+    wait(schedule, 1, length=100)
+    schedule.enter()
+    wait(schedule, 20)
+    schedule.enter()
+    assert len(schedule.rows) == 10  # fewer than would fit with as few slots as they need
+    assert schedule.slots.length >= 100
+
+
+def test_what_is_withdrawn_is_gone_wherever_it_is():
+    schedule = schedule_of(Limits(rows=2))
+    rows = wait(schedule, 4)
+    schedule.enter()
+    schedule.withdraw([rows[0], rows[3]])
+    assert (schedule.rows, list(schedule.waiting)) == ([rows[1]], [rows[2]])
+    assert [row.picture.slot for row in rows] == [None, 0, None, None]
 
 
 def test_the_first_one_enters_however_little_memory_there_is():
@@ -73,13 +140,12 @@ def test_the_first_one_enters_however_little_memory_there_is():
 
 def test_when_answers_grow_beyond_memory_the_last_rows_go_back_to_the_head_of_the_line():
     schedule = schedule_of()
-    limit = schedule.slots.bytes_for(12, 12, 40)
+    limit = schedule.slots.bytes_for(24, 24, 40)
     schedule = schedule_of(Limits(slot_bytes=limit))
-    rows = wait(schedule, 20)
+    rows = wait(schedule, 40)
     schedule.enter()
-    under_way = len(schedule.rows)
-    assert 1 < under_way < 20
-    evicted = schedule.rows[-max(1, int(SHARE * under_way)) :]
+    assert len(schedule.rows) == 24
+    evicted = schedule.rows[-3:]  # not one by one: each time all others would be laid out anew
     assert not schedule.make_room(65)
     assert list(schedule.waiting)[: len(evicted)] == evicted
     assert [row for row in rows if row in schedule.rows or row in schedule.waiting] == rows
@@ -110,7 +176,8 @@ def test_after_memory_ran_out_half_as_many_begin_again_and_the_lone_one_comes_ba
     assert schedule.make_way(last_try=False) is None
     schedule.enter()
     assert schedule.make_way(last_try=True) is rows[0]
-    assert list(schedule.waiting) == rows[1:]
+    assert (schedule.most, list(schedule.waiting)) == (1, rows[1:])
+    assert all((row.picture.rows, row.picture.slot) == (0, None) for row in rows)
 
 
 def test_one_more_may_try_for_each_that_many_have_ended():
@@ -129,14 +196,34 @@ def test_sizes_are_few_and_spare_little():
     assert all(count <= size <= max(8, 1.25 * count) for count, size in sizes.items())
 
 
+def test_what_room_takes_is_what_the_tensors_take():
+    slots = schedule_of().slots
+    slots.make_room(3, 9, 33)
+    tensors = (*slots.prefix_keys, *slots.prefix_values, *slots.keys, *slots.values, slots.states)
+    assert slots.bytes_for(3, 9, 33) == sum(each.nbytes for each in tensors)
+
+
+def test_room_that_is_not_needed_any_more_stays_while_there_is_memory():
+    """Else each question that enters or ends would copy all that is under way."""
+    slots = schedule_of().slots
+    slots.make_room(1, 1, 100)
+    slots.make_room(20, 20, 9)
+    assert (slots.pictures, slots.rows, slots.length) == (20, 20, 112)
+    version = slots.version
+    slots.make_room(9, 9, 9)
+    assert slots.version == version
+    slots.make_room(20, 20, 9, limit=slots.bytes_for(20, 20, 9))
+    assert (slots.pictures, slots.rows, slots.length) == (20, 20, 10)
+
+
 def test_only_a_want_of_memory_is_told_and_nothing_else_is_swallowed():
     def fail(error):
         raise error
 
     assert try_in_memory(lambda: None) is None
     assert try_in_memory(lambda: fail(MemoryError())) == "MemoryError"
-    told = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
-    assert try_in_memory(lambda: fail(RuntimeError(told))) == told
+    for told in OUT_OF_MEMORY:
+        assert try_in_memory(lambda told=told: fail(RuntimeError(told))) == told
     with pytest.raises(RuntimeError, match="shapes"):
         try_in_memory(lambda: fail(RuntimeError("shapes differ")))
     with pytest.raises(TypeError):

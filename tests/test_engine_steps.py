@@ -1,7 +1,9 @@
 """What a step reads, as lists: the parts, their padding, and who shares a prefix."""
 
+import pytest
 import torch
 
+from pixellm.engine.replays import Replays
 from pixellm.engine.rows import Picture, Row
 from pixellm.engine.slots import Slots
 from pixellm.engine.steps import GROUPS_ALIKE, PADDING, WIDTH_ALIKE, lay_out, plan_step, to_device
@@ -65,6 +67,11 @@ def test_what_is_wanted_are_next_words_and_how_likely_the_group_was():
     ]
 
 
+def test_a_group_of_two_is_read_at_once_like_longer_ones():
+    layout = lay_out([row(picture_at(0), ids=(5, 30, 31), read=5, logprobs=2)])
+    assert (layout.ids, layout.places, layout.read) == ([30, 31], [5, 6], [7])
+
+
 def test_steps_that_are_alike_have_one_shape_whoever_is_under_way():
     shapes = set()
     for count in (9, 10):
@@ -109,9 +116,20 @@ def test_rows_of_a_picture_read_its_prefix_together_unless_padding_would_cost_mo
     for part, slots in ((even, (0, 0, 1, 1, 2, 2)), (uneven, (0, 0, 0, 0, 0, 0, 1, 2, 3, 4))):
         order = torch.arange(16)[part.pictures].tolist()
         width = part.entries.shape[1]
-        for at, place in enumerate(part.places.tolist()):
+        for at, place in enumerate(part.seats.tolist()):
             assert part.entries.flatten()[place] == at
             assert order[place // width] == slots[at]
+
+
+def test_groups_of_pictures_are_padded_to_few_shapes_unless_it_would_cost_too_much():
+    of_three = [picture for picture in range(8) for _ in range(3)]
+    nearly = sorted([*of_three[1:], 7])  # of one picture two, of another four
+    even = [plan([saying(slot) for slot in slots], alike=True) for slots in (of_three, nearly)]
+    assert [made.alike for made in even] == [True, True]
+    assert even[0].shape == even[1].shape
+    uneven = plan([saying(slot) for slot in (0, 0, 0, 0, 0, 0, 1, 2, 3, 4)], alike=True)
+    assert not uneven.alike
+    assert uneven.parts[0].entries.numel() <= PADDING * 10
 
 
 def test_a_token_looks_at_what_its_row_has_read_and_at_itself():
@@ -126,3 +144,74 @@ def test_a_token_looks_at_what_its_row_has_read_and_at_itself():
 def test_numbers_come_to_a_device_together_and_apart_again():
     lists = [[1, 2], [], [3]]
     assert [each.tolist() for each in to_device(lists, torch.device("cpu"))] == lists
+
+
+# ---- recordings ----
+
+
+class Recorders:
+    """Makes recorders, and counts them and what they record."""
+
+    def __init__(self):
+        self.made = self.recorded = 0
+
+    def __call__(self):
+        self.made += 1
+        return self.record
+
+    def record(self, work):
+        self.recorded += 1
+        return work
+
+
+def test_the_recordings_that_were_used_last_are_kept(monkeypatch):
+    monkeypatch.setattr("pixellm.engine.replays.MOST", 2)
+    slots, recorders = Slots(tiny_checkpoint(6).model.language, 20), Recorders()
+    slots.make_room(16, 16, 128)
+    run = Replays(lambda plan: plan.ids, recorders)
+
+    def step(count):
+        rows = [saying(slot, number=slot) for slot in range(count)]
+        return len(run(plan_step(lay_out(rows, alike=True), slots, rows)))
+
+    assert [step(count) for count in (8, 10, 8, 12, 8)] == [8, 10, 8, 12, 8]
+    assert recorders.recorded == 3  # the one of 8 was used after the one of 10
+    step(10)
+    assert (recorders.recorded, recorders.made) == (4, 1)
+    slots.make_room(16, 16, 200)  # others write into their memory now
+    step(10)
+    assert (recorders.recorded, recorders.made) == (5, 2)
+
+
+def test_a_step_that_is_replayed_reads_what_is_new_in_it():
+    slots = Slots(tiny_checkpoint(6).model.language, 20)
+    slots.make_room(16, 16, 128)
+    run = Replays(lambda plan: plan.ids + 100 * plan.places, Recorders())
+    for ids in ((5, 6), (5, 7), (5, 6, 8)):
+        rows = [saying(slot, ids) for slot in range(8)]
+        plan = plan_step(lay_out(rows, alike=True), slots, rows)
+        assert set(run(plan).tolist()) == {ids[-1] + 100 * (3 + len(ids))}
+
+
+def test_where_memory_runs_out_over_a_recording_others_are_made_later(caplog):
+    slots, recorders, failing = Slots(tiny_checkpoint(6).model.language, 20), Recorders(), [1]
+    slots.make_room(16, 16, 128)
+
+    def work(made):
+        if failing:
+            failing.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made.ids
+
+    def record(task):
+        task()  # as a graph is recorded
+        return recorders.record(task)
+
+    run = Replays(work, lambda: record)
+    rows = [saying(slot) for slot in range(8)]
+    step = plan_step(lay_out(rows, alike=True), slots, rows)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(step)
+    assert len(run(step)) == 8
+    assert recorders.recorded == 1
+    assert not caplog.text

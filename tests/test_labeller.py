@@ -67,6 +67,7 @@ def test_every_photo_and_instruction_becomes_a_row_with_its_answer(store, engine
         assert (row.width, row.height) == (width, height)
         assert all(target.rle_size == (height, width) for target in row.targets)
     assert sum(each.records for each in summaries) == 8
+    assert all(each.at_once > 0 for each in summaries)
     assert sum((Counter(each.counts) for each in summaries), Counter()).total() == len(rows)
 
 
@@ -339,6 +340,25 @@ def test_a_broken_model_passes_through_the_labeller(store, engine):
     with pytest.raises(ReplicaBroken):
         label(store, BrokenEngine(engine), plan(store, 100))
     assert not list(store.list(f"{OUTPUT}/labels"))
+
+
+def test_images_may_lie_under_the_roots_that_are_given(store, engine):
+    for place in ("mem://b/shelf", "mem://b/else"):
+        store.put(f"{place}/a.png", png())
+    asked = {"instruction": "the dog"}
+    put_lines(store, *({"image": f"mem://b/{each}/a.png", **asked} for each in ("shelf", "else")))
+    label(store, CountingEngine(engine), roots=(INPUT, "mem://b/shelf"))
+    codes = {row.image_uri: row.error_code for row in table(store)}
+    assert codes == {"mem://b/shelf/a.png": None, "mem://b/else/a.png": "image_refused"}
+
+
+def test_no_more_of_a_file_is_read_than_is_allowed(store, engine):
+    store.put(f"{INPUT}/a.png", png() + bytes(10**6))
+    read, get = [], store.get
+    store.get = lambda *call: read.append(get(*call)) or read[-1]
+    label(store, CountingEngine(engine), limits=PictureLimits(max_bytes=5000))
+    assert {row.error_code for row in table(store)} == {"image_too_large"}
+    assert max(map(len, read)) < 10**5
 
 
 def test_limits_and_field_names_of_the_settings_are_obeyed(store, engine):

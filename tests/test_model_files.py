@@ -125,10 +125,27 @@ def test_a_wrong_calibration_is_told_before_a_model_is_fetched(cache, tmp_path):
         identify_model(make_settings("s3://nowhere/model", cache, *flags))
 
 
-def test_what_an_earlier_schema_wrote_is_labelled_anew(folder, cache, monkeypatch):
+@pytest.mark.parametrize("name", ["SCHEMA_VERSION", "PROMPT_VERSION", "ANSWERS_VERSION"])
+def test_what_an_earlier_version_of_the_code_made_is_labelled_anew(
+    name, folder, cache, monkeypatch
+):
     now = fingerprint(folder, cache)
-    monkeypatch.setattr("workers.model_files.SCHEMA_VERSION", "1")
+    monkeypatch.setattr(f"workers.model_files.{name}", "earlier")
     assert fingerprint(folder, cache) != now
+
+
+def test_the_engine_is_what_the_settings_say(folder, cache, monkeypatch):
+    recorded = []
+    monkeypatch.setattr(
+        "pixellm.engine.generation.recorder_for", lambda _: lambda work: recorded.append(1) or work
+    )
+    image = prepare_image(load_photos()[0].rgb, 56)
+    for flags in ((), ("--replica.batch-questions", "8", "--replica.replay-steps")):
+        settings = make_settings(folder, cache, "--replica.precision", "bf16", *flags)
+        engine = load_engine(settings, identify_model(settings))
+        assert engine.model.dtype == torch.bfloat16
+        engine.answer([Sample(image, ("the dog",))] * 12)
+        assert (engine.at_once <= 8, bool(recorded)) == (bool(flags), bool(flags))
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_model_is_or_how_it_runs(folder, cache):

@@ -1,8 +1,10 @@
 """Folders of models and adapters: fetched whole, once, and known by their digests."""
 
+import io
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from pixellm.checkpoints import load_checkpoint, save_checkpoint
 from pixellm.errors import CheckpointError
 from pixellm.tiny import tiny_checkpoint
 from tests.test_tuning import learned
-from workers.errors import SettingsError
+from workers.errors import SettingsError, StorageError
 from workers.model_folders import digest_adapter, fetch_adapter, fetch_model, model_sha256
+from workers.storage.memory import MemoryStore
 from workers.storage.stores import open_store
 
 
@@ -74,6 +77,17 @@ def test_the_digest_is_remembered_until_a_file_changes(folder, adapter, cache, d
     assert digest(place, cache) != first
 
 
+def test_the_digest_of_one_folder_is_not_that_of_another_of_its_name(folder, cache, tmp_path):
+    first = model_sha256(folder, cache)
+    other = Path(shutil.copytree(folder, tmp_path / "else" / folder.name))  # with the same times
+    weights = other / "model.safetensors"
+    before, data = weights.stat(), bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert model_sha256(other, cache) != first
+
+
 def test_a_home_that_can_not_be_written_does_no_harm(folder, tmp_path):
     (tmp_path / "file").write_text("")
     assert model_sha256(folder, tmp_path / "file" / "cache")
@@ -81,9 +95,10 @@ def test_a_home_that_can_not_be_written_does_no_harm(folder, tmp_path):
 
 def test_a_broken_note_is_not_believed(folder, cache):
     first = model_sha256(folder, cache)
-    for note in (cache / "sha256").iterdir():
-        note.write_text("{}")
-    assert model_sha256(folder, cache) == first
+    for text in ("{}", "[]", "no JSON", "null"):
+        for note in (cache / "sha256").iterdir():
+            note.write_text(text)
+        assert model_sha256(folder, cache) == first
 
 
 # ---- models ----
@@ -129,6 +144,23 @@ def test_a_changed_model_in_a_bucket_is_fetched_anew(folder, cache):
     second = fetch_model(place, cache)
     assert second != first
     assert (second / "config.json").read_bytes() == b"{}"
+    open_store(place).put(f"{place}/config.json", b"[]")  # as long as before
+    assert fetch_model(place, cache) != second
+
+
+def test_a_file_that_changes_while_it_is_fetched_leaves_nothing_behind(folder, cache, monkeypatch):
+    class Changing(MemoryStore):
+        def stat(self, uri):
+            return replace(super().stat(uri), size=3)
+
+    store, place = Changing(), "mem://models/tiny-3"
+    for path in folder.iterdir():
+        store.put(f"{place}/{path.name}", path.read_bytes())
+    monkeypatch.setattr("workers.model_folders.open_store", lambda _: store)
+    monkeypatch.setattr(store, "open", lambda uri: io.BytesIO(store.get(uri)))
+    with pytest.raises(StorageError, match="changed while it was fetched"):
+        fetch_model(place, cache)
+    assert [path.suffix for path in (cache / "models").iterdir()] == [".lock"]
 
 
 def test_a_bucket_without_weights_is_refused(cache):

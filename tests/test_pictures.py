@@ -13,6 +13,7 @@ from tests.photos import load_photos
 from workers.errors import RecordRejected
 from workers.records.pictures import (
     MAX_JPEG_SCANS,
+    MAX_SIDE,
     PictureLimits,
     decode_picture,
     identify_undecoded,
@@ -148,6 +149,14 @@ def test_more_pixels_than_allowed_are_refused():
     data = save(small_photo(), "PNG")
     assert decode_picture(data, PictureLimits(max_pixels=2400))
     assert refusal(data, PictureLimits(max_pixels=2399)) == Reason.IMAGE_TOO_MANY_PIXELS
+
+
+def test_a_strip_that_is_longer_than_any_photo_is_refused():
+    """It has few pixels, and its masks would take gigabytes for each."""
+    longest = save(Image.new("L", (MAX_SIDE, 1)), "PNG")
+    assert decode_picture(longest, LIMITS).width == MAX_SIDE
+    for size in ((MAX_SIDE + 1, 1), (1, MAX_SIDE + 1)):
+        assert refusal(save(Image.new("L", size), "PNG")) == Reason.IMAGE_TOO_MANY_PIXELS
 
 
 @pytest.mark.parametrize("side", [9_000, 12_000, 60_000])

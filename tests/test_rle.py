@@ -152,7 +152,7 @@ def test_runs_that_do_not_cover_the_mask_are_refused(runs):
         decode_mask((4, 4), pack(runs))
 
 
-@pytest.mark.parametrize("counts", ["p", "0p", "o" * 12 + "0"])
+@pytest.mark.parametrize("counts", ["p", "0p", "/0", "o" * 12 + "0"])
 def test_what_can_be_no_count_is_refused_before_it_is_added_up(counts):
     with pytest.raises(ExportError, match=r"is not a compressed|more than 2"):
         run_lengths(counts)
@@ -165,15 +165,20 @@ def test_a_code_for_another_size_is_refused_before_it_is_unfolded():
         decode_mask((4, 4), code.counts)
 
 
-def test_a_polygon_with_two_corners_is_refused():
+@pytest.mark.parametrize("numbers", [[0, 0, 4, 4], [0, 0, 4, 4, 0, 4, 2]])
+def test_a_polygon_with_two_corners_or_half_a_corner_is_refused(numbers):
     with pytest.raises(ExportError, match="three corners"):
-        fill_polygons([[0, 0, 4, 4]], (8, 8))
+        fill_polygons([numbers], (8, 8))
 
 
 def test_a_file_that_pycocotools_refuses_is_found_out(tmp_path, capsys):
     broken = tmp_path / "coco.json"
     broken.write_text(json.dumps({"images": [{"id": 1}], "annotations": [{"id": 1}]}))
     assert "KeyError" in find_load_problem(broken)
+    image = {"id": 1, "height": 4, "width": 4}
+    whole = {"id": 1, "image_id": 1, "category_id": 1}  # without what its mask is made of
+    broken.write_text(json.dumps({"images": [image], "annotations": [whole]}))
+    assert "'segmentation'" in find_load_problem(broken)
     assert capsys.readouterr().out == ""
 
 

@@ -313,6 +313,29 @@ def test_values_that_no_machine_has_are_refused(tmp_path):
     assert "thousands of digits" in refusal("--config", str(config))
 
 
+def test_how_many_pictures_are_ready_depends_on_the_device_unless_it_is_said():
+    assert read("--num-gpus-per-replica", "0").pictures_at_once == 64
+    assert read("--num-gpus-per-replica", "0.5").pictures_at_once == 256
+    assert read("--num-gpus-per-replica", "1", "--reading.pictures", "7").pictures_at_once == 7
+
+
+def test_how_many_questions_at_once_is_a_number_or_left_to_memory():
+    assert read("--replica.batch-questions", "auto").replica.batch_questions is None
+    assert read("--replica.batch-questions", "1").replica.batch_questions == 1
+    for wrong in ("0", "-3", "1000001", "1.5"):
+        assert "--replica.batch-questions" in refusal("--replica.batch-questions", wrong)
+
+
+def test_least_and_most_replicas_may_be_the_same():
+    assert read("--min-replicas", "2", "--max-replicas", "2").min_replicas == 2
+
+
+def test_numbers_that_mean_nothing_are_refused():
+    assert "--num-gpus-per-replica" in refusal("--num-gpus-per-replica", "-1")
+    assert "--decoding.max-new-tokens" in refusal("--decoding.max-new-tokens", "0")
+    assert read("--decoding.max-new-tokens", "1").decode_settings.max_new_tokens == 1
+
+
 def test_a_variable_for_a_whole_group_is_told_with_its_name(monkeypatch):
     monkeypatch.setenv("PIXELLM_READING", "threads=3")
     assert refusal() == (

@@ -50,17 +50,25 @@ def lines(folder: Path):
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
+def steps_in(folder: Path):
+    return [each for each in lines(folder) if "losses" in each]
+
+
 def test_a_model_folder_comes_out_with_where_it_comes_from(place, capsys):
     assert train(flags(place)) == 0
     out, err = capsys.readouterr()
     assert out == f"model      '{place}/out/model'\n"
     assert "step 4 of 4: loss" in err
+    assert "6 questions about 3 images are scored every 500 steps and at the end" in err
+    assert "step 4 scored on 6 questions" in err
     made, before = load_checkpoint(place / "out" / "model"), load_checkpoint(place / "tiny")
     assert made.sha256 != before.sha256
     card = json.loads((place / "out" / "model" / "training.json").read_text())
     assert card["trained_from_sha256"] == before.sha256
     assert card["plan"]["data"] == [{"prefix": f"{place}/gold", "weight": 1.0}]
-    steps = lines(place / "out")
+    *steps, scored = lines(place / "out")
+    assert card["scores"] == {"step": 4, **scored["scores"]}
+    assert (place / "out" / "pages" / "000000004.html").is_file()
     assert [each["step"] for each in steps] == [1, 2, 3, 4]
     assert set(steps[0]["losses"]) == {"ce", "bce", "dice", "refinement"}
 
@@ -71,7 +79,7 @@ def test_a_second_start_goes_on_or_has_nothing_to_do(place, capsys):
     assert train(flags(place)) == 0
     assert "going on from step 4 of 4" in capsys.readouterr().err
     assert (place / "out" / "model" / "model.safetensors").read_bytes() == first
-    assert len(lines(place / "out")) == 4
+    assert len(steps_in(place / "out")) == 4
 
 
 def label_flags(place, output, model, *more):
@@ -131,6 +139,16 @@ def test_an_adapter_and_its_page_come_out(place, capsys):
     digest = adapter_sha256(folder)
     assert train([*flags(place), "--result", "adapter"]) == 0  # again: the same labels come of it
     assert adapter_sha256(folder) == digest
+
+
+def test_tensorboard_that_is_not_installed_is_told_of_before_anything_begins(
+    place, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not there
+    assert train(flags(place, "--tensorboard", f"{place}/board")) == 2
+    assert "--tensorboard needs the package tensorboard" in capsys.readouterr().err
+    assert not (place / "out").exists()
+    assert not (place / "board").exists()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def run(plan, store, die_after=None, scores=None, folder=None):
         if report.step == die_after:
             raise Killed
 
-    return write_result(train(plan, bench, hear), plan, bench, scores)
+    return write_result(train(plan, bench, hear).tuned, plan, bench, scores)
 
 
 def record(store, place):

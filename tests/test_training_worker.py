@@ -26,6 +26,7 @@ PLAN = TrainPlan(
     per_worker=2,
     accumulate=2,
     save_every=2,
+    evaluate_every=0,
 )
 
 
@@ -46,7 +47,7 @@ def run(plan, store, die_after=None, sha256=""):
     checkpoint = Checkpoint(tiny.model, tiny.tokenizer, sha256)
     bench = Bench(checkpoint, store, States(store, plan.output, told.append), Alone())
     try:
-        tuned = train(plan, bench, hear)
+        tuned = train(plan, bench, hear).tuned
     except Killed:
         return reports, told, None
     return reports, told, dict(tuned.merged_state())

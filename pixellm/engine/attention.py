@@ -11,7 +11,7 @@ head, d width of a head.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Part:
     """a slice of the pictures, or (E,) long: whose prefix each entry reads"""
     entries: Tensor
     """(E, m) long, rows of the part (0 to r - 1) that read together; padded with 0"""
-    places: Tensor
+    seats: Tensor
     """(r,) long: where each row stands in the flattened entries"""
     bias: Tensor
     """(r, 1, n, S): 0 where a token may look among its row's slots, else the least"""
@@ -51,7 +51,7 @@ class StepPlan:
     slots: Slots
     ids: Tensor
     """(T,) long: what is read"""
-    rows: Tensor
+    owners: Tensor
     """(T,) long: the row of each token"""
     places: Tensor
     """(T,) long: the slot of each token in its row"""
@@ -76,29 +76,12 @@ class StepPlan:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What attention reads of it, in a fixed order."""
-        own = [self.ids, self.rows, self.places]
+        """What a step reads of it; those of plans of one shape match one by one."""
+        own = [self.ids, self.owners, self.places]
         for part in self.parts:
             indices = [each for each in (part.rows, part.pictures) if isinstance(each, Tensor)]
-            own += [*indices, part.entries, part.places, part.bias]
+            own += [*indices, part.entries, part.seats, part.bias]
         return own
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> "StepPlan":
-        """The same with others, in the order of `tensors`."""
-        rest = iter(tensors)
-        ids, rows, places = next(rest), next(rest), next(rest)
-        parts = [
-            replace(
-                part,
-                rows=next(rest) if isinstance(part.rows, Tensor) else part.rows,
-                pictures=next(rest) if isinstance(part.pictures, Tensor) else part.pictures,
-                entries=next(rest),
-                places=next(rest),
-                bias=next(rest),
-            )
-            for part in self.parts
-        ]
-        return replace(self, ids=ids, rows=rows, places=places, parts=parts)
 
     @property
     def positions(self) -> Tensor:
@@ -140,7 +123,7 @@ def rows_attention(
         )
         return plain[0], None
     layer, slots = int(module.layer_idx), plan.slots  # type: ignore[arg-type]
-    slots.write(layer, plan.rows, plan.places, key[0], value[0])
+    slots.write(layer, plan.owners, plan.places, key[0], value[0])
     scaled = query[0].transpose(0, 1) * scaling  # (T, h * g, d)
     out = torch.cat([_attend(scaled[part.tokens], part, slots, layer) for part in plan.parts])
     return out[None], None
@@ -180,7 +163,7 @@ def _per_row(joined: Tensor, part: Part, together: int) -> Tensor:
     """(E, h, m * x, y) of entries -> (r, h, x, y) of rows."""
     count, heads, _, last = joined.shape
     split = joined.view(count, heads, together, -1, last).transpose(1, 2)
-    return split.flatten(0, 1)[part.places]
+    return split.flatten(0, 1)[part.seats]
 
 
 AttentionInterface.register(NAME, rows_attention)

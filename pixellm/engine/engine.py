@@ -178,7 +178,7 @@ class Engine:
         """
         needed = {row.picture for row in (*self._ended, *but)}
         held = {row.picture for row in self._jobs} - needed
-        spare = [each for each in held if each.image is not None and each.encoded is not None]
+        spare = [each for each in held if each.encoded is not None]
         for picture in spare:
             picture.encoded = None
         return bool(spare)

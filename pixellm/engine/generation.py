@@ -110,7 +110,7 @@ class Generator:
         slots, rows = self.schedule.slots, self.schedule.rows
         plan = plan_step(layout, slots, rows)
         states = self._run(plan)
-        slots.write_states(plan.rows, plan.places, states)
+        slots.write_states(plan.owners, plan.places, states)
         # 3) and says the next word
         self._choose(states, plan, layout.wanted)
         self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
@@ -188,11 +188,11 @@ class Generator:
             row.ids += group[1 : 1 + row.budget - len(row.ids)]
         row.over = id_ == self._tokenizer.eos_id or len(row.ids) == row.budget
 
-    def _take_out(self, places: Sequence[int]) -> list[Row]:
-        ended = [self.schedule.rows[at] for at in places]
-        for at, row in zip(places, ended, strict=True):
+    def _take_out(self, ended: Sequence[int]) -> list[Row]:
+        rows = [self.schedule.rows[at] for at in ended]
+        for at, row in zip(ended, rows, strict=True):
             row.end(self.schedule.slots.states[at])
             if any(map(math.isnan, row.logprobs)):
                 row.failure = NO_NUMBER
-        self.schedule.leave(ended)
-        return ended
+        self.schedule.leave(rows)
+        return rows

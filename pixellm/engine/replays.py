@@ -76,8 +76,7 @@ class Replays:
 
     def _make(self, plan: StepPlan) -> _Recording:
         self._record = record = self._record or self._recorder()
-        own = plan.with_tensors([tensor.clone() for tensor in plan.tensors])
-        return _Recording(own, record(lambda: self._run(own)))
+        return _Recording(plan, record(lambda: self._run(plan)))
 
     def _do_without(self, plan: StepPlan, error: RuntimeError) -> Tensor:
         """A step that can't be recorded; if it can't be run either, recording isn't at fault."""

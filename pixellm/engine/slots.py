@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from pixellm.language import LanguageModel
+from pixellm.language import LanguageModel, bias_of
 
 FEWEST = 8
 """Rows, pictures and slots that there is room for from the start."""
@@ -139,26 +139,26 @@ class Slots:
         for layer, (keys, values, *_) in enumerate(cache):
             self.prefix_keys[layer][where] = keys
             self.prefix_values[layer][where] = values
-        bias = torch.zeros_like(valid, dtype=self.prefix_bias.dtype)
-        bias = bias.masked_fill(valid == 0, torch.finfo(bias.dtype).min)
-        self.prefix_bias[where] = bias
+        self.prefix_bias[where] = bias_of(valid, self.prefix_bias.dtype)
 
-    def write(self, layer: int, rows: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> None:
+    def write(
+        self, layer: int, owners: Tensor, places: Tensor, keys: Tensor, values: Tensor
+    ) -> None:
         """Keeps keys and values of tokens.
 
         Args:
             layer: whose they are.
-            rows: (T,) long.
+            owners: (T,) long, the row of each token.
             places: (T,) long, the slot of each token in its row.
             keys: (h, T, d).
             values: (h, T, d).
         """
-        self.keys[layer][rows, :, places] = keys.transpose(0, 1)
-        self.values[layer][rows, :, places] = values.transpose(0, 1)
+        self.keys[layer][owners, :, places] = keys.transpose(0, 1)
+        self.values[layer][owners, :, places] = values.transpose(0, 1)
 
-    def write_states(self, rows: Tensor, places: Tensor, states: Tensor) -> None:
+    def write_states(self, owners: Tensor, places: Tensor, states: Tensor) -> None:
         """Keeps what tokens became: (T,), (T,) and (T, H)."""
-        self.states[rows, places] = states
+        self.states[owners, places] = states
 
     def move_rows(self, moves: Moves) -> None:
         """Rows that take the place of others that have ended."""

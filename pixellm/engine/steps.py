@@ -19,6 +19,7 @@ from torch import Tensor
 from pixellm.engine.attention import Part, StepPlan
 from pixellm.engine.rows import Row
 from pixellm.engine.slots import Slots, round_up
+from pixellm.language import bias_of
 
 WIDTH = 16
 """Slots that attention looks at are a multiple: few shapes, little waste."""
@@ -54,16 +55,16 @@ class Members:
     """whether they are all rows under way, in order"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Layout:
-    """Which tokens a step reads, as lists."""
+    """Which tokens a step reads, as lists that grow part by part."""
 
     ids: list[int]
     """(T,)"""
-    rows: list[int]
-    """(T,)"""
+    owners: list[int]
+    """(T,) the row of each"""
     places: list[int]
-    """(T,)"""
+    """(T,) its slot in that row"""
     members: list[Members]
     """of each part"""
     wanted: list[Wanted]
@@ -124,7 +125,7 @@ def _add_part(
                 layout.wanted.append(Wanted(len(layout.ids), row, index, given))
             # padding is written to slots that the row has not come to yet, and never looked at
             layout.ids.append(unread[at][offset] if real else 0)
-            layout.rows.append(at)
+            layout.owners.append(at)
             layout.places.append(row.read + offset)
 
 
@@ -134,7 +135,7 @@ def _add_spare(layout: Layout, count: int) -> None:
     spare = range(len(everyone.rows), count)
     layout.members[0] = Members(range(count), 1, everyone=True)
     layout.ids.extend([0] * len(spare))
-    layout.rows.extend(spare)
+    layout.owners.extend(spare)
     layout.places.extend([0] * len(spare))
 
 
@@ -148,11 +149,11 @@ def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
     """
     picture_of = [row.picture.place for row in rows]
     sharing = [_share(members, picture_of, layout.alike) for members in layout.members]
-    lists: list[Sequence[int]] = [layout.ids, layout.rows, layout.places]
+    lists: list[Sequence[int]] = [layout.ids, layout.owners, layout.places]
     for members, shared in zip(layout.members, sharing, strict=True):
         lists += [] if members.everyone else [members.rows]
         lists += [] if shared.whole else [shared.pictures]
-        lists += [[at for entry in shared.entries for at in entry], shared.places]
+        lists += [[at for entry in shared.entries for at in entry], shared.seats]
     lists += [[each.token for each in layout.wanted], [each.given for each in layout.wanted]]
     tensors = iter(to_device(lists, slots.states.device))
     ids, owners, places = next(tensors), next(tensors), next(tensors)
@@ -168,7 +169,7 @@ def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
             count=count,
             pictures=slice(0, entries) if shared.whole else next(tensors),
             entries=next(tensors).view(entries, -1),
-            places=next(tensors),
+            seats=next(tensors),
             bias=bias[tokens].view(count, 1, members.each, -1),
         )
         parts.append(part)
@@ -187,8 +188,7 @@ def _make_bias(places: Tensor, layout: Layout, slots: Slots) -> Tensor:
     width = WIDTH_ALIKE if layout.alike else WIDTH
     size = min(-(-layout.length // width) * width, slots.length)
     seen = torch.arange(size, device=places.device) <= places[:, None]
-    bias = torch.zeros(seen.shape, dtype=slots.states.dtype, device=places.device)
-    return bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
+    return bias_of(seen, slots.states.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class _Sharing:
     """of each entry"""
     entries: list[list[int]]
     """rows of the part"""
-    places: list[int]
+    seats: list[int]
     """of each row among the entries"""
     alike: bool = False
     """whether other parts have these shapes too"""
@@ -238,12 +238,12 @@ def _enter(
     parts: Sequence[tuple[int, list[int]]], width: int, count: int, alike: bool = False
 ) -> _Sharing:
     """Entries of pictures, each with at most `width` of the part's `count` rows."""
-    places = [0] * count
+    seats = [0] * count
     for number, (_, group) in enumerate(parts):
-        for place, at in enumerate(group):
-            places[at] = number * width + place
+        for seat, at in enumerate(group):
+            seats[at] = number * width + seat
     entries = [group + [0] * (width - len(group)) for _, group in parts]
-    return _Sharing([picture for picture, _ in parts], entries, places, alike)
+    return _Sharing([picture for picture, _ in parts], entries, seats, alike)
 
 
 def _choose_width(counts: Sequence[int]) -> int:

@@ -27,7 +27,7 @@ from tests.benchmarks.line_loads import LIST, Load, make_bound, make_large, make
 from tests.benchmarks.line_tables import REPLICAS, Racer, Turn, make_shares, make_table
 from tests.benchmarks.options import OptionError, Options
 from tests.benchmarks.report import Table
-from tests.benchmarks.timing import say
+from tests.benchmarks.timing import in_turn, say
 from tests.benchmarks.watched import JobNotes
 from workers.asking import Asking
 from workers.records.pictures import PictureLimits, decode_picture
@@ -72,13 +72,11 @@ def measure(load: Load, repetitions: int) -> list[Table]:
     """Lets the job and the model alone take turns."""
     alone = Racer("model alone", partial(run_alone, load))
     job = Racer("whole job", partial(run_job, load))
-    racers = [alone, job]
-    for number in range(repetitions):
-        for racer in racers if number % 2 == 0 else reversed(racers):
-            racer.turns.append(racer.run())
-            taken = f"{racer.name}: {racer.seconds[-1]:.2f} s"
-            say(f"{load.title}, repetition {number + 1} of {repetitions}: {taken}")
-    return [make_table(load, alone, job), make_shares(load, racers)]
+    for number, racer in in_turn([alone, job], repetitions):
+        racer.turns.append(racer.run())
+        taken = f"{racer.name}: {racer.seconds[-1]:.2f} s"
+        say(f"{load.title}, repetition {number} of {repetitions}: {taken}")
+    return [make_table(load, alone, job), make_shares(load, [alone, job])]
 
 
 # ---- the job ----

@@ -7,7 +7,7 @@ the one that begins changes. Ratios are taken within a repetition.
 import gc
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import floor, log10
 from statistics import median
@@ -46,11 +46,17 @@ class Contestant(Generic[T]):
 
 def race(contestants: Sequence[Contestant[T]], repetitions: int) -> None:
     """Gives every contestant one turn per repetition."""
+    for number, each in in_turn(contestants, repetitions):
+        each.take_turn()
+        say(f"repetition {number} of {repetitions}: {each.name}: {each.seconds[-1]:.2f} s")
+
+
+def in_turn(contestants: Sequence[T], repetitions: int) -> Iterator[tuple[int, T]]:
+    """Each once per repetition, with its number from 1; the one that begins changes."""
     for number in range(repetitions):
         first = number % len(contestants)
         for each in (*contestants[first:], *contestants[:first]):
-            each.take_turn()
-            say(f"repetition {number + 1} of {repetitions}: {each.name}: {each.seconds[-1]:.2f} s")
+            yield number + 1, each
 
 
 def times_slower(theirs: Contestant[T], ours: Contestant[T]) -> list[float]:

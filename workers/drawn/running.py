@@ -84,7 +84,8 @@ class StageRunner:
         while not loop.done:
             turn = Turn(stage.name, loop.step, stage.schedule.steps, self._peers.rank)
             report = loop.learn([turn])
-            self._tell(place, report, loop.done, metrics.note(report))
+            pace = metrics.note(report).examples_per_s
+            self._tell(place, report, loop.done, pace)
             if loop.step % self._evaluate_every == 0 or loop.done:
                 self._evaluate(stage, place, loop)
             if loop.step % self._save_every == 0 or loop.done:

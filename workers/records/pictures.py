@@ -32,6 +32,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_JPEG_SCANS = 200
 """Progressive files have about 10. Each scan costs a pass over the whole picture, so a small file
 with thousands of them would keep a thread busy for minutes."""
+MAX_SIDE = 65_535
+"""Pixels of one side; no JPEG, GIF or WebP has more. A mask comes into the frame of its image by a
+matrix with a line for each pixel of a side: what a strip one pixel wide needs would fill memory."""
 
 _ORIENTATION_TAG = 0x0112
 _PILLOW = r"PIL\."
@@ -156,10 +159,11 @@ def _open(data: bytes, limits: PictureLimits) -> Image.Image:
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
     if animated:
         raise RecordRejected(Reason.IMAGE_ANIMATED, "several frames; split it into single pictures")
-    if image.width * image.height > limits.max_pixels:
+    if image.width * image.height > limits.max_pixels or max(image.size) > MAX_SIDE:
         raise RecordRejected(
             Reason.IMAGE_TOO_MANY_PIXELS,
-            f"{image.width} x {image.height} pixels; at most {limits.max_pixels:,} are decoded",
+            f"{image.width} x {image.height} pixels; at most {limits.max_pixels:,} are decoded, and"
+            f" {MAX_SIDE:,} to a side",
         )
     if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise RecordRejected(Reason.IMAGE_BROKEN, f"a JPEG of more than {MAX_JPEG_SCANS} scans")

@@ -48,18 +48,35 @@ def score_bucket(bucket: int, task: Buckets) -> ScoredBucket:
         ScoringError: the judge doesn't answer.
         StorageError: a block can't be read.
     """
-    told, found = Counter[str](), defaultdict[str, list[ScoreSums]](list)
+    told = Counter[str]()
+    return score_pairs(read_bucket(task.blocks, bucket, told), task.options, told)
+
+
+def score_pairs(
+    pairs: Iterable[tuple[Entry, Entry | None]], options: ScoringOptions, told: Counter[str]
+) -> ScoredBucket:
+    """Scores what was said beside what is true, a question each.
+
+    Args:
+        pairs: gold entries, each with its prediction, or None where there is none.
+        options: how.
+        told: counts of what was left out so far; it goes on counting, and is part of the result.
+
+    Raises:
+        ScoringError: the judge doesn't answer.
+    """
+    found = defaultdict[str, list[ScoreSums]](list)
     counts = defaultdict[str, list[MaskCount]](list)
-    raw, judge = list[RawScores](), make_judge(task.options.judge_url, task.options.judge_model)
-    for some in _in_batches(_make_questions(read_bucket(task.blocks, bucket, told), told)):
-        for question, sums in zip(some, _score(some, task.options, judge, told), strict=True):
+    raw, judge = list[RawScores](), make_judge(options.judge_url, options.judge_model)
+    for some in _in_batches(_make_questions(pairs, told)):
+        for question, sums in zip(some, _score(some, options, judge, told), strict=True):
             for group in groups_of(question):
                 found[group].append(sums)
                 counts[group].append(count_question(question))
-        if task.options.raw_score:
-            raw.append(take_raw(some, task.options.raw_score))
+        if options.raw_score:
+            raw.append(take_raw(some, options.raw_score))
     groups = {group: ScoreSums.total(each) for group, each in found.items()}
-    if task.options.muse == "official":
+    if options.muse == "official":
         groups = {
             group: replace(sums, muse_masks=count_masks(counts[group]))
             for group, sums in groups.items()

@@ -109,7 +109,7 @@ def draw_sheet(cards: Sequence[Card], columns: int = 2) -> Image.Image:
         cards: at least one; a dozen fits a screen.
         columns: cards side by side.
     """
-    photos = [_draw_photo(card) for card in cards]
+    photos = [draw_photo(card) for card in cards]
     # all photos get a box that the largest fits: with square ones, no card is wider than it must
     box = (max(photo.width for photo in photos), max(photo.height for photo in photos))
     drawn = [_draw_card(card, photo, box) for card, photo in zip(cards, photos, strict=True)]
@@ -159,7 +159,8 @@ def _draw_card(card: Card, photo: Image.Image, box: tuple[int, int]) -> Image.Im
     return drawn
 
 
-def _draw_photo(card: Card) -> Image.Image:
+def draw_photo(card: Card) -> Image.Image:
+    """The photo of a card with its masks, within PHOTO_BOX."""
     if card.photo is None:
         blank = Image.new("RGB", PHOTO_BOX, _MOUNT)
         draw = ImageDraw.Draw(blank)

@@ -30,6 +30,7 @@ from workers.storage.uris import shown
 from workers.training.conversations import Conversation, Writer, most_ids
 from workers.training.examples import Example, Skipped
 from workers.training.pictures import Pictures
+from workers.training.views import View, Views
 
 TRIES = 32
 """Examples of a pool that are tried for one place. As many gone in a row are no bad files, but a
@@ -64,6 +65,7 @@ class _Row:
 
     conversation: Conversation
     image: PreparedImage
+    view: View
 
 
 class BatchMaker:
@@ -75,14 +77,22 @@ class BatchMaker:
         system: what stands before "USER:".
         store: where the images lie.
         limits: what is not given to the model.
+        views: how pictures are seen.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, image_side: int, system: str, store: Store, limits: BatchLimits
+        self,
+        tokenizer: Tokenizer,
+        image_side: int,
+        system: str,
+        store: Store,
+        limits: BatchLimits,
+        views: Views | None = None,
     ) -> None:
         self._writer = Writer(tokenizer, system, limits.max_ids)
         self._pictures = Pictures(store, limits.pictures)
         self._image_side, self._seg_ids = image_side, tokenizer.seg_ids
+        self._views = views or Views()
 
     @classmethod
     def for_model(
@@ -91,21 +101,24 @@ class BatchMaker:
         tokenizer: Tokenizer,
         store: Store,
         pictures: PictureLimits | None = None,
+        views: Views | None = None,
     ) -> "BatchMaker":
         """A maker with the model's own sizes."""
         limits = BatchLimits(most_ids(config), pictures or PictureLimits())
-        return cls(tokenizer, config.image_side, system_text(config.system_text), store, limits)
+        system = system_text(config.system_text)
+        return cls(tokenizer, config.image_side, system, store, limits, views)
 
     def encode(self, example: Example) -> Conversation | Skipped:
         """The ids of an example, or why it has none; its picture is not looked at."""
         return self._writer.write(example)
 
-    def make(self, pool: Sequence[Conversation], places: Iterable[int]) -> MadeBatch:
+    def make(self, pool: Sequence[Conversation], places: Iterable[int], when: int = 0) -> MadeBatch:
         """Makes a batch of some rows of a pool.
 
         Args:
             pool: what stands in where a picture can't be had, from the place on, and round.
             places: of the batch's rows in the pool, at least one.
+            when: another number for each pool: pictures are seen otherwise then.
 
         Raises:
             SettingsError: `TRIES` pictures in a row can't be had.
@@ -118,7 +131,7 @@ class BatchMaker:
             first = self._open(pool[place].example, seen)
             if isinstance(first, Skipped):
                 skipped[first.reason] += 1
-            rows.append(self._fill(pool, place, seen))
+            rows.append(self._fill(pool, place, seen, when))
         return MadeBatch(self._collate(rows), skipped)
 
     def _fill(
@@ -126,13 +139,14 @@ class BatchMaker:
         pool: Sequence[Conversation],
         place: int,
         seen: _Seen,
+        when: int,
     ) -> _Row:
         """The row of a place, or what stands in for it."""
         tries = [pool[(place + step) % len(pool)] for step in range(min(TRIES, len(pool)))]
         for each in tries:
             image = self._open(each.example, seen)
             if isinstance(image, PreparedImage):
-                return _Row(each, image)
+                return _Row(each, image, self._views.draw(each.example, when))
         raise SettingsError(
             f"{len(tries)} pictures in a row can't be had, {shown(tries[0].example.image.uri)} for"
             " one. Were they moved since they were labelled?"
@@ -154,16 +168,16 @@ class BatchMaker:
         return seen[key]
 
     def _collate(self, rows: Sequence[_Row]) -> TrainingBatch:
-        """Rows about one picture share it, and stand in the order of their pictures."""
-        numbers: dict[str, int] = {}
-        groups: list[list[_Row]] = []
+        """Rows about one picture share it, if they see it alike, and stand in its order."""
+        groups: dict[tuple[str, View], list[_Row]] = {}
         for row in rows:
-            number = numbers.setdefault(row.conversation.example.image_sha256, len(groups))
-            if number == len(groups):
-                groups.append([])
-            groups[number].append(row)
-        images = [group[0].image for group in groups]
-        talks = [[row.conversation for row in group] for group in groups]
+            key = row.conversation.example.image_sha256, row.view
+            groups.setdefault(key, []).append(row)
+        views = [view for _, view in groups]
+        images = [
+            view.of(group[0].image) for view, group in zip(views, groups.values(), strict=True)
+        ]
+        talks = [[row.conversation for row in group] for group in groups.values()]
         ids, labels, text_valid = pad_conversations([each.ids for group in talks for each in group])
         examples = [[each.example for each in group] for group in talks]
         unsure = any(each.ignored for group in examples for each in group)
@@ -173,24 +187,24 @@ class BatchMaker:
             ids=ids,
             labels=labels,
             text_valid=text_valid,
-            image_of=torch.tensor([at for at, group in enumerate(groups) for _ in group]),
+            image_of=torch.tensor([at for at, group in enumerate(talks) for _ in group]),
             seg_ids=self._seg_ids,
-            masks=tuple(map(_stack_masks, examples)),
-            ignored=tuple(map(_stack_ignored, examples)) if unsure else (),
+            masks=tuple(map(_stack_masks, examples, views)),
+            ignored=tuple(map(_stack_ignored, examples, views)) if unsure else (),
             names=tuple(each.item_id for group in examples for each in group),
         )
 
 
-def _stack_masks(examples: Sequence[Example]) -> Tensor:
+def _stack_masks(examples: Sequence[Example], view: View) -> Tensor:
     """The masks of one image's examples, in the order of their marks: (n_i, h0, w0) bool."""
-    return _stack([mask for each in examples for mask in each.masks], examples[0].size)
+    return view.move(_stack([mask for each in examples for mask in each.masks], examples[0].size))
 
 
-def _stack_ignored(examples: Sequence[Example]) -> Tensor:
+def _stack_ignored(examples: Sequence[Example], view: View) -> Tensor:
     """What is unsure about each of these masks: (n_i, h0, w0) bool."""
     of_each = [_stack(each.ignored, each.size).any(0) for each in examples]
     counts = torch.tensor([len(each.masks) for each in examples])
-    return torch.stack(of_each).repeat_interleave(counts, 0)
+    return view.move(torch.stack(of_each).repeat_interleave(counts, 0))
 
 
 def _stack(masks: Sequence[RunMask], size: tuple[int, int]) -> Tensor:

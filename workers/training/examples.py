@@ -152,7 +152,7 @@ def read_example(
         train_on: which rows count.
         split: which images count; None for all.
     """
-    why = _find_unwanted(row, train_on or TrainOn(), split)
+    why = find_unwanted(row, train_on or TrainOn(), split)
     if why is not None:
         return Skipped(why, row.item_id)
     targets = [target for target in row.targets if IGNORED not in target.flags]
@@ -181,8 +181,8 @@ def read_example(
     )
 
 
-def _find_unwanted(row: LabelRow, train_on: TrainOn, split: Split | None) -> Why | None:
-    """Why a row is not to be learned, whatever it says."""
+def find_unwanted(row: LabelRow, train_on: TrainOn, split: Split | None) -> Why | None:
+    """Why a row is not to be learned, whatever it says; its masks may be missing."""
     if row.status not in LEARNED:
         return Why.NO_LABEL
     if split is not None and not split.holds(row.image_sha256):

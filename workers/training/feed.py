@@ -147,7 +147,8 @@ class Feed:
 
             def begin() -> tuple[_Slice, Future[MadeBatch]]:
                 each = next(slices)
-                return each, makers.submit(self._maker.make, each.pool.rows, each.rows)
+                when = each.pool.start.taken
+                return each, makers.submit(self._maker.make, each.pool.rows, each.rows, when)
 
             begun = deque(planner.submit(begin) for _ in range(AHEAD))
             try:

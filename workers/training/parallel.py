@@ -6,7 +6,7 @@ fsdp   each holds a part of every weight (FSDP2), and gets the others while it n
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 Kind = Literal["ddp", "fsdp"]
+Value = TypeVar("Value")
 
 
 def share(
@@ -61,6 +62,12 @@ class Together:
         if isinstance(learner, DistributedDataParallel):
             return cast(AbstractContextManager[object], learner.no_sync())
         return _unsynced(learner) if isinstance(learner, FSDPModule) else nullcontext()
+
+    def gather(self, value: Value) -> list[Value]:
+        """What each of them gives, in the order of their ranks; all of them must ask."""
+        values: list[Value | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return cast(list[Value], values)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """A tensor of which each may hold a part; all of them must ask."""

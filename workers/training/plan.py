@@ -8,8 +8,10 @@ from typing import Literal
 from pixellm.loop import Schedule
 from pixellm.losses import LossWeights
 from pixellm.tuning import Tuning
+from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
 from workers.training.parallel import Kind
+from workers.training.views import Views
 
 PAPER_LOSSES = LossWeights(refinement=2.0)
 """The paper has the target refinement loss, the released code hasn't (spec, section 7)."""
@@ -19,6 +21,8 @@ NOT_DECISIVE = (
     "model",  # by its name; states know its digest
     "result",  # the same weights in another form
     *("per_worker", "accumulate"),  # a feed minds their product with the number of workers
+    # what is looked at and kept of it
+    *("evaluate_every", "evaluate_rows", "validation", "best", "tensorboard"),
 )
 """Of a plan, what may change before a run goes on: the same is learned."""
 
@@ -45,6 +49,7 @@ class TrainPlan:
     tuning: Tuning = field(default_factory=Tuning)
     losses: LossWeights = PAPER_LOSSES
     train_on: TrainOn = field(default_factory=TrainOn)
+    views: Views = field(default_factory=Views)
     per_worker: int = 2
     """examples of a batch"""
     accumulate: int = 10
@@ -57,6 +62,16 @@ class TrainPlan:
     """compute a layer of the language model again for its gradients: less memory, more time"""
     save_every: int = 500
     """steps between two states"""
+    evaluate_every: int = 500
+    """steps between two evaluations; 0: there are none"""
+    evaluate_rows: int = 200
+    """that are asked at each"""
+    validation: tuple[str, ...] = ()
+    """label tables to be scored on; without any, the held-out images of `data`"""
+    best: Choice = "giou"
+    """the score by which the weights of the result are chosen"""
+    tensorboard: str | None = None
+    """folder for TensorBoard's files"""
     result: Literal["merged", "adapter"] = "merged"
     """a whole model, or what was learned beside it"""
 

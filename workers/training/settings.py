@@ -13,8 +13,10 @@ from pixellm.tuning import Tuning
 from workers.errors import SettingsError
 from workers.settings_sources import FlagSettings
 from workers.storage.uris import normalise_uri
+from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
 from workers.training.plan import PAPER_LOSSES, DataSet, TrainPlan
+from workers.training.views import Views
 
 _SHIPPED = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
 
@@ -54,6 +56,7 @@ def read_data(text: str) -> DataSet:
 PLACE = TypeAliasType("PLACE", str)
 TABLES = TypeAliasType("TABLES", tuple[Annotated[str, AfterValidator(_data)], ...])
 Place = Annotated[PLACE, AfterValidator(_place)]
+PLACES = TypeAliasType("PLACES", tuple[Place, ...])
 
 
 class TrainSettings(FlagSettings):
@@ -116,6 +119,12 @@ class TrainSettings(FlagSettings):
     refinement: float = Field(default=PAPER_LOSSES.refinement, ge=0)
     """weight of the target refinement loss, where masks of a question overlap; 0 as in the
     released code"""
+    views: Literal["plain", "mirrored", "turned"] = "plain"
+    """how pictures are seen, so that few of them teach more: as they are; half of them mirrored,
+    left for right; or turned by quarters, too, for pictures without up and down. Where question or
+    answer speak of a direction (in English), the picture stays as it is"""
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    """by how much contrast and brightness of pictures are changed, at most; 0.2 is little"""
     held_out: float = Field(default=0.2, ge=0, lt=1)
     """share of the images that is not learned from, the same ones for ever, for scores that mean
     something"""
@@ -129,6 +138,19 @@ class TrainSettings(FlagSettings):
     """compute the language model's layers again for their gradients: less memory, more time"""
     save_every: int = Field(default=500, ge=1)
     """steps between two states, from which a run that was killed goes on"""
+    evaluate_every: int = Field(default=500, ge=0)
+    """steps between two evaluations, in which questions about held-out images are asked and scored
+    and a page of samples is written; there is one at the end, too. 0: none at all"""
+    evaluate_rows: int = Field(default=200, ge=1)
+    """questions of an evaluation, the same ones each time"""
+    validation: PLACES = ()
+    """label tables to take them from, whole, instead of the held-out images of --data; several with
+    commas, or the flag again. With --held-out 0, all of --data is learned"""
+    best: Choice = "giou"
+    """the score by which the weights of the result are chosen; last: the last ones are it"""
+    tensorboard: Path | None = None
+    """folder for TensorBoard's files, on the machine of the first worker; needs the package
+    tensorboard"""
     seed: int = Field(default=0, ge=0)
     """of all that is left to chance"""
     num_workers: int = Field(default=1, ge=0)
@@ -184,6 +206,7 @@ class TrainSettings(FlagSettings):
             ),
             losses=LossWeights(self.words, self.bce, self.dice, self.refinement),
             train_on=self._train_on(),
+            views=Views(self.views, self.jitter, self.seed),
             per_worker=self.batch,
             accumulate=self.accumulate,
             held_out=self.held_out,
@@ -191,6 +214,11 @@ class TrainSettings(FlagSettings):
             parallel=self.parallel,
             recompute=self.recompute,
             save_every=self.save_every,
+            evaluate_every=self.evaluate_every,
+            evaluate_rows=self.evaluate_rows,
+            validation=self.validation,
+            best=self.best,
+            tensorboard=str(self.tensorboard.expanduser().absolute()) if self.tensorboard else None,
             result=self.result,
         )
 

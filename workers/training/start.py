@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ from workers.training.plan import TrainPlan
 from workers.training.reading import ExampleStream
 from workers.training.states import States
 
+Say = Callable[[str], None]
+
+
+def _to_nobody(text: str) -> None:
+    """For whoever doesn't want to know."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
@@ -37,6 +43,8 @@ class Bench:
     peers: Alone | Together
     folder: Path | None = None
     """of the model that learns, on this machine"""
+    say: Say = field(default=_to_nobody)
+    """takes lines for the user"""
 
 
 def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> Loop[TrainingBatch]:
@@ -72,7 +80,7 @@ def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
         for each, own in zip(plan.data, runs, strict=True)
     ]
     model, tokenizer = bench.checkpoint.model, bench.checkpoint.tokenizer
-    maker = BatchMaker.for_model(model.config, tokenizer, bench.store)
+    maker = BatchMaker.for_model(model.config, tokenizer, bench.store, views=plan.views)
     rank, world = bench.peers.rank, bench.peers.world
     mix = Mix(streams, seed=seed)
     feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)

@@ -56,11 +56,20 @@ class States:
         store: where the output lies.
         output: its prefix.
         say: is told what was passed over.
+        folder: of the output.
+        kept: how many are kept: the one that was saved last, and the newest of the others.
     """
 
-    def __init__(self, store: Store, output: str, say: Callable[[str], None]) -> None:
-        self._store, self._say = store, say
-        self._folder = join_uri(output, STATES)
+    def __init__(
+        self,
+        store: Store,
+        output: str,
+        say: Callable[[str], None],
+        folder: str = STATES,
+        kept: int = KEPT,
+    ) -> None:
+        self._store, self._say, self._kept = store, say, kept
+        self._folder = join_uri(output, folder)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
         """Keeps a state, and forgets old ones; one of the same step is written over.
@@ -75,7 +84,8 @@ class States:
             digests.append(sha256(data).hexdigest())
         marker = Marker(step, digests, dict(rest))
         self._store.put(self._marker_uri(step), marker.to_json())
-        self._forget(self.steps()[KEPT:])
+        others = [each for each in self.steps() if each != step]
+        self._forget(others[self._kept - 1 :])
 
     def steps(self) -> list[int]:
         """Of all states that count, the newest first."""
@@ -85,12 +95,21 @@ class States:
 
     def newest(self) -> State | None:
         """The newest state that is whole; None where there is none."""
+        return next((state for step in self.steps() if (state := self.read(step))), None)
+
+    def read(self, step: int) -> State | None:
+        """One state; None where it is damaged or gone, which is said."""
+        try:
+            return self._read(step)
+        except (CommitError, ObjectMissing) as error:
+            self._say(f"the state of step {step:,} is passed over: {error}")
+            return None
+
+    def notes(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """What isn't tensors of all states, the newest first; damaged ones are left out."""
         for step in self.steps():
-            try:
-                return self._read(step)
-            except (CommitError, ObjectMissing) as error:
-                self._say(f"the state of step {step:,} is passed over: {error}")
-        return None
+            with suppress(CommitError, ObjectMissing):
+                yield step, self._marker(step).rest
 
     def newest_rest(self) -> Mapping[str, Any]:
         """What isn't tensors of the newest state, without reading those; nothing without one."""

@@ -1,13 +1,14 @@
 r"""The whole way of one training worker, without Ray: this screen is the architecture of training.
 
-    model -> start: weights, data -> steps -> states -> result
-                                        \-> metrics
+    model -> start: weights, data -> steps -> states -> result: the last weights, or the best
+                                        \-> metrics, scores on held-out rows
 
 All workers do the same with other rows of the same batches. The first of them writes, and speaks.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,36 @@ from pixellm.loop import Alone, Loop, StepReport
 from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
 from workers.storage.stores import Anywhere
+from workers.training.board import Board
+from workers.training.evaluation import Evaluation, Graded
 from workers.training.feed import State
 from workers.training.learner import to_device
-from workers.training.metrics import Metrics
+from workers.training.metrics import Measured, Metrics
 from workers.training.parallel import Together
 from workers.training.plan import TrainPlan
 from workers.training.results import write_result
-from workers.training.start import Bench, go_on, start_feed, start_loop
+from workers.training.start import Bench, Say, go_on, start_feed, start_loop
 from workers.training.states import States
+from workers.training.validation import Validation, start_validation
 
-Say = Callable[[str], None]
-Hear = Callable[[StepReport], None]
+Hear = Callable[[StepReport | Evaluation], None]
 TOLD_EVERY = 10
 """Steps between two lines."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """What a run has come to."""
+
+    tuned: TunedModel
+    """with the weights that are its result"""
+    graded: Graded | None
+    """their scores, if they are known"""
+
+    @property
+    def scores(self) -> Mapping[str, float] | None:
+        """The scores, and the step that they are of."""
+        return {"step": self.graded.step, **self.graded.scores} if self.graded else None
 
 
 def work(
@@ -52,35 +70,46 @@ def work(
 
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
-        SettingsError: there is nothing to learn from, or the output is that of another run.
+        SettingsError: there is nothing to learn from, the output is that of another run, or
+            TensorBoard is asked for and not there.
         CheckpointError: the model can't be used.
         CommitError, StorageError: a label table or the output can't be read, or not written.
     """
+    board = Board(Path(plan.tensorboard)) if plan.tensorboard and peers.rank == 0 else None
+    if device.index is not None:
+        torch.cuda.set_device(device)  # whose memory is measured, and through which objects go
     checkpoint = load_checkpoint(folder, device=device)
     store = Anywhere()
     states = States(store, plan.output, say)
     if begun := states.steps():
         say(f"going on from step {begun[0]:,} of {plan.schedule.steps:,}")
-    bench = Bench(checkpoint, store, states, peers, folder)
-    metrics = Metrics(store, plan.output, plan.per_worker * plan.accumulate * peers.world)
+    bench = Bench(checkpoint, store, states, peers, folder, say)
+    examples = plan.per_worker * plan.accumulate * peers.world
+    metrics = Metrics(store, plan.output, examples, board=board)
 
-    def hear(report: StepReport) -> None:
-        pace, last = metrics.note(report), report.step == plan.schedule.steps
-        if report.step % TOLD_EVERY == 0 or last:
-            say(_describe(report, plan, pace))
-        if peers.rank == 0 and (report.step % plan.save_every == 0 or last):
+    def hear(event: StepReport | Evaluation) -> None:
+        last = event.step == plan.schedule.steps
+        if isinstance(event, Evaluation):
+            metrics.note_scores(event)
+            say(f"{event}")
+        else:
+            measured = metrics.note(event)
+            if event.step % TOLD_EVERY == 0 or last:
+                say(_describe(event, plan, measured))
+        if peers.rank == 0 and (event.step % plan.save_every == 0 or last):
             metrics.write()
 
-    return write_result(train(plan, bench, hear), plan, bench)
+    learned = train(plan, bench, hear)
+    return write_result(learned.tuned, plan, bench, learned.scores)
 
 
-def train(plan: TrainPlan, bench: Bench, hear: Hear) -> TunedModel:
+def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
     """Learns, from the newest state of the output on, and returns what was learned.
 
     Args:
         plan: of the run.
         bench: what this worker has at hand.
-        hear: is told of every step, on every worker.
+        hear: is told of every step, and of every evaluation after its step, on every worker.
 
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
@@ -89,19 +118,30 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> TunedModel:
     """
     tuned = TunedModel(bench.checkpoint.model.train(), plan.tuning, plan.schedule.seed)
     loop = start_loop(plan, tuned, bench.peers)
-    feed = start_feed(plan, bench, go_on(plan, loop, bench))
+    rest = go_on(plan, loop, bench)
+    feed, validation = start_feed(plan, bench, rest), start_validation(plan, bench, rest)
     device = bench.checkpoint.model.device
     batches = iter(feed)
     while not loop.done:
         taken, position = _take(batches, plan.accumulate)
         hear(_learn(loop, [to_device(each, device) for each in taken]))
+        if validation and validation.is_due(loop.step):
+            hear(validation.evaluate(tuned, loop))
         if loop.step % plan.save_every == 0 or loop.done:
-            save(plan, loop, position, bench, feed.counts)
-    return tuned
+            save(plan, loop, position, bench, feed.counts, validation)
+    if validation and validation.is_due(loop.step):  # it was done without being scored
+        hear(validation.evaluate(tuned, loop))
+    loop.take_average()
+    return Learned(tuned, validation.finish(tuned) if validation else None)
 
 
 def save(
-    plan: TrainPlan, loop: Loop[Any], position: State, bench: Bench, passed_over: Counter[str]
+    plan: TrainPlan,
+    loop: Loop[Any],
+    position: State,
+    bench: Bench,
+    passed_over: Counter[str],
+    validation: Validation | None = None,
 ) -> None:
     """Keeps a state: all workers gather it, the first one writes."""
     tensors, rest = loop.state()
@@ -112,6 +152,7 @@ def save(
             "loop": rest,
             "data": position.to_json(),
             "passed_over": dict(passed_over),
+            **(validation.note() if validation else {}),
         }
         bench.states.save(loop.step, tensors, whole)
 
@@ -134,9 +175,11 @@ def _take(
     return [batch for batch, _ in pairs], pairs[-1][1]
 
 
-def _describe(report: StepReport, plan: TrainPlan, pace: float | None) -> str:
+def _describe(report: StepReport, plan: TrainPlan, measured: Measured) -> str:
     parts = ", ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+    pace, memory = measured.examples_per_s, measured.gpu_gb
     speed = "" if pace is None else f"; {pace:.1f} examples/s"
+    speed += "" if memory is None else f"; {memory:.1f} GB of the GPU"
     return (
         f"step {report.step:,} of {plan.schedule.steps:,}: loss {report.total:.3f} ({parts}), rate"
         f" {report.rate:.2g}{speed}"
