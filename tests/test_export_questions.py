@@ -178,29 +178,3 @@ def test_flags_that_mean_nothing_to_a_form_are_refused():
         ExportSettings.from_flags(
             ["--labels", "a", "--output", "b", "--to", "muse", "--min-score", "0.5"], "x"
         )
-
-
-def test_what_a_table_asks_can_be_asked_again_as_it_was(tmp_path):
-    gold = convert("coco", FOLDER / "instances.json", tmp_path / "gold", images=FOLDER)
-    export_main = ExportSettings(labels=f"{tmp_path}/gold", output="x", to="records")
-    summary = export_run(
-        export_main.to, LocalStore(), export_main.labels, None, f"{tmp_path}/asked.jsonl"
-    )
-    assert summary.others == {"questions": len(gold)}
-    store, maker = LocalStore(), RecordMaker(f"{tmp_path}/asked.jsonl", (), (f"{FOLDER}",))
-    shard = Shard(f"{tmp_path}/asked.jsonl")
-    asked = {
-        (record.image.uri, each.text, each.id, each.kind, each.classes)
-        for record in read_jsonl(shard, store, maker)
-        for each in record.instructions
-    }
-    assert asked == {
-        (
-            row.image_uri,
-            row.instruction,
-            row.instruction_id,
-            row.instruction_kind,
-            tuple(row.requested_classes or ()),
-        )
-        for row in gold
-    }
