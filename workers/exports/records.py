@@ -22,8 +22,6 @@ from workers.records.instructions import MAX_INSTRUCTIONS, list_instructions, re
 _PLACES = ("item_id", "row_index", "image_uri", "image_member", "image_sha256", "status")
 _COLUMNS = (*_PLACES, "instruction", "instruction_id", "instruction_kind", "requested_classes")
 INSIDE = "questions about images inside an archive or a Parquet file, which a list can't name"
-    "questions about images inside an archive or a Parquet file, which can't be named in a list"
-)
 UNREAD = "rows without a picture or a question"
 
 
