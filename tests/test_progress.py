@@ -107,6 +107,7 @@ def make_run(**more) -> RunSummary:
         "targets": 2000,
         "reused": 7,
         "seconds": 3725.0,
+        "pace": 0.0,
         "at_once": 87.5,
         "failures": {},
         **more,
@@ -159,6 +160,24 @@ def test_how_many_questions_were_under_way_at_once_is_told_when_there_were_any()
     for each in (summary(1, at_once=0.5), ShardSummary("a", error="no"), summary(2)):
         tally.add(each)
     assert tally.at_once == 0.5
+
+
+def test_a_pilot_tells_how_long_a_million_questions_would_take():
+    text = describe_run(make_run(pace=250.0))
+    assert "pace       250.0 questions/s with the model loaded: 1 h 06 min a million" in text
+    assert "pace" not in describe_run(make_run())
+
+
+def test_the_pace_is_that_of_questions_which_were_asked_in_this_start(monkeypatch):
+    now = iter(float(second) for second in range(1000))
+    monkeypatch.setattr("workers.progress.time.monotonic", lambda: next(now))
+    monkeypatch.setattr(Progress, "_tick", lambda *_: None)
+    monkeypatch.setattr(Progress, "_show", lambda *_, **__: None)
+    progress = Progress(io.StringIO())
+    with progress.running(1):
+        begun = progress._started
+        progress.add(summary(1, reused=2, counts={"ok": 10, "empty": 4}))
+    assert progress.pace == 12 / (next(now) - 1 - begun)
 
 
 def test_when_no_replica_gets_ready_that_is_said_once(monkeypatch):

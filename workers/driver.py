@@ -144,6 +144,7 @@ def _finish(run: Run, progress: Progress, seconds: float, stopped: bool) -> RunS
         targets=sums.targets,
         reused=tally.reused,
         seconds=seconds,
+        pace=progress.pace,
         at_once=tally.at_once,
         failures=failures,
         stopped=stopped,

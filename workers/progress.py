@@ -20,6 +20,7 @@ TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 10.0
 WIDTH = 110  # of the line on a terminal; the rest of an older, longer line is wiped
 FAILURES_SHOWN = 5
+MILLION = 1_000_000
 REASONS_SHOWN = 5
 PATIENCE_SECONDS = 120.0
 """After which it is said that no replica is ready; loading 7B from a slow disk may take longer."""
@@ -46,6 +47,8 @@ class Progress:
         self._shards = 0
         self._records: int | None = None
         self._started = time.monotonic()
+        self.pace = 0.0
+        """questions per second, once it is over; 0 when there was nothing to ask"""
         self._worried = False
 
     def say(self, text: str) -> None:
@@ -93,6 +96,8 @@ class Progress:
             ticker.join()
             with self._lock:
                 self._show(final=True)
+                asked = sum(self.tally.counts.values()) - self.tally.reused
+                self.pace = asked / max(time.monotonic() - self._started, 1e-9)
 
     def line(self, seconds: float) -> str:
         """The line, `seconds` after the first replica was ready."""
@@ -146,6 +151,7 @@ def describe_run(summary: RunSummary) -> str:
         *_reasons(summary),
         f"masks      {summary.targets:,}",
         f"time       {_duration(summary.seconds)}{asked if summary.at_once else ''}",
+        *_pace(summary),
         f"labels     {shown(summary.output)}",
     ]
     if summary.reused:
@@ -155,6 +161,14 @@ def describe_run(summary: RunSummary) -> str:
     if more := len(summary.failures) - FAILURES_SHOWN:
         lines += [f"           and {more:,} more"] if more > 0 else []
     return "\n".join(lines)
+
+
+def _pace(summary: RunSummary) -> list[str]:
+    """What a pilot is for: how long a large input would take."""
+    if not summary.pace:
+        return []
+    pace, million = f"{summary.pace:,.1f}", _duration(MILLION / summary.pace)
+    return [f"pace       {pace} questions/s with the model loaded: {million} a million"]
 
 
 def counted(number: int, noun: str) -> str:

@@ -62,6 +62,8 @@ class RunSummary:
     reused: int
     """rows that were carried over from earlier runs"""
     seconds: float
+    pace: float
+    """questions per second, from when the first replica was ready; 0 when nothing was asked"""
     at_once: float
     """questions under way in a step of the model, on average; of the replica that was heard of
     last, and 0 when there was nothing to ask"""
