@@ -6,6 +6,8 @@
     python jobs/train.py --data gold --model base --output tuned --result adapter
     python jobs/label.py --model base --adapter tuned/adapter --input photos --output labels
 
+    python jobs/train.py --recipe drawn --output out/drawn    the small model, from nothing
+
 A second start of the same command goes on from the newest state. Exit code 0: the result is there.
 1: it broke off; the newest state is kept. 2: a setting is wrong, or there is nothing to learn from.
 130: stopped by Ctrl-C.
@@ -24,11 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one training; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        settings = TrainSettings.from_flags(given, "python jobs/train.py")
-        from workers.trainer import run_training
-
-        place = run_training(settings, _say)
-        print(f"{settings.plan.result_folder:<11}{shown(place)}")
+        folder, place = _follow_recipe(given) if _names_recipe(given) else _fine_tune(given)
+        print(f"{folder:<11}{shown(place)}")
     except PixelLMError as error:
         for line in f"{error}".splitlines():
             _say(line)
@@ -37,6 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("stopped; the newest state is kept, the same command goes on from it")
         return 130
     return 0
+
+
+def _fine_tune(given: Sequence[str]) -> tuple[str, str]:
+    """Returns which kind of result there is, and where it lies."""
+    settings = TrainSettings.from_flags(given, "python jobs/train.py")
+    from workers.trainer import run_training
+
+    return settings.plan.result_folder, run_training(settings, _say)
+
+
+def _names_recipe(given: Sequence[str]) -> bool:
+    return any(each.partition("=")[0] == "--recipe" for each in given)
+
+
+def _follow_recipe(given: Sequence[str]) -> tuple[str, str]:
+    """The same from nothing, so with other flags; `--recipe drawn --help` lists them."""
+    from workers.drawn.settings import DrawnSettings
+    from workers.trainer import run_recipe
+
+    settings = DrawnSettings.from_flags(given, "python jobs/train.py --recipe drawn")
+    return "model", run_recipe(settings, _say)
 
 
 def _say(text: str) -> None:

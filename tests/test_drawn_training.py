@@ -1,36 +1,33 @@
 """Training of the small model: packing, losses, resuming. Sizes are cut down to run in seconds."""
 
-import contextlib
-import json
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
-from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.bank import NOTHING, Bank, describe, find_cells, masks_of, patch_owners
 from pixellm.drawn.conversations import Conversations
 from pixellm.drawn.language_stage import LanguageStage, read_packed
-from pixellm.drawn.loop import Loop, Schedule, rate_at
 from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import GROUP, ask
+from pixellm.drawn.recipe import LANGUAGE_SCENES, Recipe, drawn_tokenizer, small_schedule
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
+from pixellm.drawn.stages import Turn
 from pixellm.drawn.start import deepen, small_config, start_model
-from pixellm.drawn.train import drawn_tokenizer, main
 from pixellm.images import prepare_image
 from pixellm.prompts import IGNORE_INDEX, render_prompt
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return drawn_tokenizer(tmp_path_factory.mktemp("words") / "tokenizer")
+def tokenizer():
+    return drawn_tokenizer()
 
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
-    return Bank(6, 128, tmp_path_factory.mktemp("bank"))
+    return Bank(range(6), 128, tmp_path_factory.mktemp("bank"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +77,7 @@ def test_every_thing_has_a_cell_of_its_own():
 
 def test_held_out_scenes_can_not_get_into_the_bank(tmp_path):
     with pytest.raises(ValueError, match="seed"):
-        Bank(2, 128, tmp_path, seed=TEST_SEEDS[0])
+        Bank(TEST_SEEDS[:2], 128, tmp_path)
 
 
 def test_packed_conversations_read_the_same_as_each_alone(model, tokenizer):
@@ -208,55 +205,39 @@ def test_practice_asks_the_hard_kinds_more_often_and_names_targets_in_any_order(
     assert sum(q.query.kind == "relation" for q in vain) > 0.35 * len(vain)
 
 
-def test_the_rate_rises_and_then_falls_to_a_fiftieth():
-    schedule = Schedule(steps=1000, rate=1.0)
-    assert rate_at(0, schedule) < rate_at(50, schedule) < rate_at(99, schedule) == 1
-    assert rate_at(1000, schedule) == pytest.approx(0.02)
+def test_a_stage_learns_as_the_shipped_model_did():
+    schedule = small_schedule(1000, 2.0)
+    assert [schedule.rate_at(step) for step in (0, 49, 99)] == pytest.approx([0.02, 1.0, 2.0])
+    assert schedule.rate_at(1000) == pytest.approx(0.04)
+    assert (schedule.betas, schedule.decay, schedule.average) == ((0.9, 0.98), 0.05, 0.998)
 
 
-def _language_run(model, tokenizer, folder, steps, stop_at=None):
-    stage = LanguageStage(model, tokenizer, scenes=1000, held_out=2)
-    loop = Loop("language", stage.parts, Schedule(steps, 1e-3), folder)
-    seen = []
-
-    def losses(rng, progress):
-        if stop_at is not None and loop.step == stop_at:
-            raise KeyboardInterrupt
-        parts = stage.losses(rng, progress)
-        seen.append(parts["ce"].item())
-        return parts
-
-    with contextlib.suppress(KeyboardInterrupt):
-        loop.run(losses, lambda _: {}, save_every=2)
-    return seen
+def test_every_worker_draws_scenes_of_its_own_at_every_step_and_the_same_again():
+    turns = [Turn("words", step, 9, rank) for step in (0, 1) for rank in (0, 1)]
+    drawn = [turn.rng().random() for turn in turns]
+    assert len(set(drawn)) == 4
+    assert drawn == [turn.rng().random() for turn in turns]
+    assert drawn[2] == np.random.default_rng([1, 5]).random()  # as the shipped model's did
 
 
-@pytest.mark.slow
-def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tokenizer, tmp_path):
-    def fresh():
-        return start_model(small_config(tokenizer.vocab_size, hidden=64, layers=1), seed=1)
-
-    whole = _language_run(fresh(), tokenizer, tmp_path / "whole", 6)
-    first = _language_run(fresh(), tokenizer, tmp_path / "halves", 6, stop_at=4)
-    second = _language_run(fresh(), tokenizer, tmp_path / "halves", 6)
-    assert first + second == pytest.approx(whole, abs=1e-6)
+def test_kept_scenes_are_drawn_again_when_the_world_has_changed(tmp_path):
+    first = Bank(range(2), 32, tmp_path)
+    (path,) = tmp_path.glob("rgb-*.npy")
+    np.save(path, np.zeros_like(first.rgb))
+    assert np.array_equal(Bank(range(2), 32, tmp_path).rgb, Bank(range(2), 32).rgb)
+    assert not list(tmp_path.glob("*.part*"))
 
 
-@pytest.mark.slow
-def test_the_training_command_ends_in_a_folder_that_loads(tmp_path):
-    steps = {"vision": 2, "words": 2, "language": 2, "align": 2, "joint": 2}
-    sizes = {"output": tmp_path, "scenes": 16, "held-out": 8, "threads": 1}
-    flags = sizes | {f"{stage}-steps": count for stage, count in steps.items()}
-    main([word for name, value in flags.items() for word in (f"--{name}", str(value))])
-    checkpoint = load_checkpoint(tmp_path / "model")
-    assert checkpoint.model.config.group_size == 6
-    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    assert {line["stage"] for line in curve} == steps.keys()
-    assert all(np.isfinite(v) for line in curve for k, v in line.items() if k != "stage")
+def test_kept_scenes_are_not_drawn_again(tmp_path):
+    Bank(range(2), 32, tmp_path)
+    before = [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.iterdir())]
+    assert np.array_equal(Bank(range(2), 32, tmp_path).owner, Bank(range(2), 32).owner)
+    assert before == [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.iterdir())]
+    Bank(range(1, 3), 32, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_seed_of_a_held_out_scene_is_refused_before_anything_is_written(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["--output", str(tmp_path / "out"), "--seed", "200000000"])
-    assert "--seed 200000000: scene seed 200000000 is not in range" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_a_recipe_keeps_away_from_the_scenes_of_the_scores():
+    with pytest.raises(ValueError, match="scene seed 200000000 is not in range"):
+        Recipe(seed=TEST_SEEDS[0])
+    assert LANGUAGE_SCENES + Recipe().held_out < TEST_SEEDS[0]

@@ -6,6 +6,8 @@ import pytest
 
 from tests.labels import MADE_BY, label_photos
 from tests.readme_tree import BEGIN, END, OTHERS, ROOT, columns, fields, modules, tree
+from workers.drawn.settings import DrawnSettings
+from workers.drawn.study_settings import AblateSettings
 from workers.exports.formats import FORMATS as EXPORTS
 from workers.exports.settings import ExportSettings
 from workers.imports.formats import FORMATS as IMPORTS
@@ -58,18 +60,19 @@ def test_links_and_pictures_lead_somewhere():
 @pytest.mark.parametrize(
     ("job", "settings"),
     [
-        ("label", LabelSettings),
-        ("export", ExportSettings),
-        ("convert", ConvertSettings),
-        ("evaluate", EvaluateSettings),
-        ("train", TrainSettings),
+        ("label", [LabelSettings]),
+        ("export", [ExportSettings]),
+        ("convert", [ConvertSettings]),
+        ("evaluate", [EvaluateSettings]),
+        ("train", [TrainSettings, DrawnSettings]),
+        ("ablate", [AblateSettings]),
     ],
 )
 def test_flags_of_the_jobs_in_the_readme_exist(job, settings):
     commands = re.findall(rf"python jobs/{job}\.py((?:[^\n`]|\\\n)*)", README)
     flags = {flag for command in commands for flag in re.findall(r"(--[a-z-]+)", command)}
     assert flags
-    assert flags <= {flag_of(path) for path in leaves(settings)}
+    assert flags <= {flag_of(path) for each in settings for path in leaves(each)}
 
 
 @pytest.mark.parametrize("job", [IMPORTS, EXPORTS])

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -51,11 +52,20 @@ def run_alone():
     return [report.total for report in reports], loop.state()[0]
 
 
-def work(rank, kind, port, folder):
+@contextmanager
+def joined(rank, port):
+    """Within it, this process is one of the workers."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # by itself it asks for the host's name, and may wait
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
     try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def work(rank, kind, port, folder):
+    with joined(rank, port):
         results = []
         for stop in (SCHEDULE.steps, 3):
             learner = Small()
@@ -71,8 +81,6 @@ def work(rank, kind, port, folder):
         state = loop.state()[0]
         if rank == 0:
             torch.save((results, state), f"{folder}/results.pt")
-    finally:
-        dist.destroy_process_group()
 
 
 def learn(loop, rank, stop):

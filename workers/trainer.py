@@ -6,8 +6,11 @@ model folder -> worker (start, steps, states, metrics) -> OUTPUT/model or OUTPUT
 import torch
 
 from pixellm.loop import Alone
+from workers.drawn.settings import DrawnSettings
+from workers.drawn.training import DrawnTraining
 from workers.model_folders import fetch_model
 from workers.progress import Say
+from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.training.settings import TrainSettings
 from workers.training.worker import work
@@ -39,3 +42,23 @@ def run_training(settings: TrainSettings, say: Say) -> str:
     folder = fetch_model(plan.model, cache)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return work(plan, folder, device, Alone(), say)
+
+
+def run_recipe(settings: DrawnSettings, say: Say) -> str:
+    """Trains the small model of the drawn world from nothing, and writes its folder.
+
+    Args:
+        settings: of the run.
+        say: takes lines for the user.
+
+    Returns:
+        Where the model lies, or its stages, if the last one is not asked for.
+
+    Raises:
+        TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
+        SettingsError: the output is that of another run, or an earlier stage is missing.
+        StorageError: the output can't be read or written.
+    """
+    torch.set_num_threads(settings.threads)
+    cache = settings.cache.expanduser()
+    return DrawnTraining(settings.plan, cache, Anywhere(), Alone(), say).run()

@@ -3,8 +3,10 @@
 Shapes: B images of a batch, M things of all of them together, A attributes, s canvas side.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,8 @@ ATTRIBUTES: tuple[tuple[str, ...], ...] = (tuple(SIZES), tuple(COLOURS), TEXTURE
 """The words of each attribute, in the order in which a full name says them."""
 NOTHING = 255
 """In an owner map: no thing is seen at this pixel."""
+Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""(n, s, s, 3) pictures and (n, s, s) owner maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +96,57 @@ def find_cells(scenes: Sequence[Scene], things: Described, grid: int) -> Cells:
 
 
 class Bank:
-    """Rendered training scenes: pictures and owner maps, kept on disk between runs."""
+    """Rendered scenes: pictures and owner maps.
 
-    def __init__(self, count: int, side: int, folder: Path, seed: int = 0) -> None:
-        self.count, self.side, self.seed = count, side, seed
-        seeds = range(seed, seed + count)
-        require_seeds((seeds[0], seeds[-1]), TRAIN_SEEDS)
+    Args:
+        seeds: of the scenes.
+        side: pixels per side.
+        folder: in which they are kept between runs, and from which they are mapped into memory;
+            None: they are drawn now, and held.
+        allowed: where the seeds must lie.
+
+    Raises:
+        ValueError: a seed lies elsewhere.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        side: int,
+        folder: Path | None = None,
+        allowed: range = TRAIN_SEEDS,
+    ) -> None:
+        require_seeds(seeds, allowed)
+        self.side = side
         self.scenes = [draw_scene(one) for one in seeds]
-        paths = [folder / f"{name}-{seed}-{count}-{side}.npy" for name in ("rgb", "owner")]
-        if not all(path.exists() for path in paths):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._render(paths)
-        self.rgb, self.owner = (np.load(path, mmap_mode="r") for path in paths)
+        self.rgb, self.owner = self._kept(folder) if folder else self._render()
 
-    def _render(self, paths: Sequence[Path]) -> None:
+    @property
+    def count(self) -> int:
+        """Of scenes."""
+        return len(self.scenes)
+
+    def _kept(self, folder: Path) -> Arrays:
+        seeds = [scene.seed for scene in self.scenes]
+        name = sha256(f"{self.side} {seeds}".encode()).hexdigest()[:16]
+        paths = [folder / f"{kind}-{name}.npy" for kind in ("rgb", "owner")]
+        if not self._are_there(paths):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, array in zip(paths, self._render(), strict=True):
+                part = path.with_suffix(f".{os.getpid()}.part.npy")  # each worker may write it
+                np.save(part, array)
+                part.replace(path)
+        rgb, owner = (np.load(path, mmap_mode="r") for path in paths)
+        return rgb, owner
+
+    def _are_there(self, paths: Sequence[Path]) -> bool:
+        """Whether the files are those of these scenes, as this version of the world draws them."""
+        if not all(path.exists() for path in paths):
+            return False
+        last = render(self.scenes[-1], self.side, self.side)
+        return bool(np.array_equal(np.load(paths[0], mmap_mode="r")[-1], last.rgb))
+
+    def _render(self) -> Arrays:
         rgb = np.empty((self.count, self.side, self.side, 3), np.uint8)
         owner = np.full((self.count, self.side, self.side), NOTHING, np.uint8)
         for row, scene in enumerate(self.scenes):
@@ -113,9 +154,7 @@ class Bank:
             rgb[row] = drawing.rgb
             for index, mask in enumerate(drawing.masks):
                 owner[row][mask] = index
-        for path, array in zip(paths, (rgb, owner), strict=True):
-            np.save(path.with_suffix(".part.npy"), array)
-            path.with_suffix(".part.npy").rename(path)
+        return rgb, owner
 
     def sample(self, rng: np.random.Generator, size: int) -> DrawnBatch:
         """Some scenes, each mirrored or not by the toss of a coin."""
@@ -161,3 +200,8 @@ def masks_of(owners: Tensor, things: Described, chosen: Tensor) -> Tensor:
     image = things.image_of[chosen]
     local = chosen - torch.tensor(things.first)[image]
     return owners[image] == local[:, None, None]
+
+
+def overlaps(seen: Tensor, truth: Tensor) -> Tensor:
+    """(N, s, s) bool twice -> (N,) intersection over union of each pair."""
+    return (seen & truth).sum((1, 2)) / (seen | truth).sum((1, 2)).clamp(min=1)

@@ -1,37 +1,55 @@
 """Stages 3 and 4: what is seen takes the place of what was written, and answers get their masks."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixellm.drawn.bank import Bank, Cells, DrawnBatch, find_cells, masks_of
+from pixellm.drawn.bank import Bank, Cells, DrawnBatch, find_cells, masks_of, overlaps
 from pixellm.drawn.conversations import Conversations, Packed
 from pixellm.drawn.language_stage import (
+    Reading,
     SpeakingParts,
     answer_scores,
     read_packed,
     text_losses,
 )
-from pixellm.drawn.practice import practise
-from pixellm.drawn.questions import ask
+from pixellm.drawn.practice import PRACTICE, practise
+from pixellm.drawn.questions import Question, ask
+from pixellm.drawn.stages import IMAGES
 from pixellm.drawn.vision_stage import SeeingParts
-from pixellm.losses import LossWeights, MaskLosses, mask_losses
+from pixellm.losses import LossWeights, mask_losses
 from pixellm.masks import combine_scales
 from pixellm.model import EncodedImages, PixelLM
 from pixellm.tokenizer import Tokenizer
 from pixellm.vision import shrink_for_language
 
-IMAGES, QUESTIONS = 8, 8
-"""Scenes of a step, and questions about each."""
-MASK_IMAGES, MASKS = 2, 10
-"""Scenes, and targets in them, whose masks are decoded in a step. All others learn from the
-oracle's query alone, which costs a hundredth."""
-ALIGN_WEIGHT, ORACLE_WEIGHT = 0.2, 1.0
-"""Weights of the training-only losses: seen tokens like written ones, queries like the oracle's."""
+ALIGN_IMAGES = 16
+"""Scenes of a batch while only the projector learns, which costs little."""
+ALIGN_WEIGHT = 0.2
+"""Of the training-only loss by which seen tokens become like written ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done in a step. The defaults are those of the recipe."""
+
+    questions: int = 8
+    """about each scene of a batch"""
+    mask_images: int = 2
+    """scenes in which masks are decoded; the others' targets learn from the oracle's query alone,
+    which costs a hundredth"""
+    masks: int = 10
+    """targets in them whose masks are decoded"""
+    oracle: float = 1.0
+    """weight of the training-only loss by which queries become like the oracle's; 0: not used"""
+    refinement: float = 2.0
+    """weight of the target refinement loss"""
+    mix: Mapping[str, float] = field(default_factory=lambda: PRACTICE)
+    """how often each kind of question is asked"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,7 @@ class JointStage:
         tokenizer: of the language model.
         parts: what learns.
         banks: scenes to train on, and some for the curve.
+        work: what is done in a step.
     """
 
     def __init__(
@@ -78,35 +97,38 @@ class JointStage:
         tokenizer: Tokenizer,
         parts: JointParts,
         banks: tuple[Bank, Bank],
+        work: Work | None = None,
     ) -> None:
         self.model, self.tokenizer, self.parts = model, tokenizer, parts
+        self.work = work or Work()
         self.bank, self.held_out = banks
         self.conversations = Conversations(tokenizer, model.config.system_text or "")
         self.head = torch.tensor(self.conversations.head())
 
     def alignment(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The first steps: only the projector learns, to write what the symbols write."""
-        return {"align": self._align(self._look(self.parts, self.bank, self.bank.sample(rng, 16)))}
+        return {"align": self._align(self._look(self.bank, self.bank.sample(rng, ALIGN_IMAGES)))}
 
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch of scenes and questions."""
-        seen = self._look(self.parts, self.bank, self.bank.sample(rng, IMAGES))
-        questions = [practise(scene, rng, QUESTIONS) for scene in seen.batch.scenes]
+        seen = self._look(self.bank, self.bank.sample(rng, IMAGES))
+        questions = [
+            practise(scene, rng, self.work.questions, self.work.mix) for scene in seen.batch.scenes
+        ]
         packed = self.conversations.pack(questions, seen.batch.things.first)
         language, pointers = self.parts.language, self.parts.pointers
-        shown = torch.ones(seen.tokens.shape[:2], dtype=torch.bool)
-        read = read_packed(language, self.head, seen.tokens, packed, shown)
+        read = self._read(seen, packed)
         losses = text_losses(language, pointers, read, seen.tokens, packed, seen.cells)
         losses["align"] = ALIGN_WEIGHT * self._align(seen)
         return losses | self._mask_losses(seen, packed, read.last, rng)
 
-    def _look(self, parts: JointParts, bank: Bank, batch: DrawnBatch) -> Seen:
+    def _look(self, bank: Bank, batch: DrawnBatch) -> Seen:
         pixels = bank.pixels(batch)
         with torch.no_grad():
-            features = parts.vision(pixels, torch.ones_like(pixels[:, 0]))
+            features = self.parts.vision(pixels, torch.ones_like(pixels[:, 0]))
         small = shrink_for_language(features[0], self.model.config.llm_grid)
         cells = find_cells(batch.scenes, batch.things, self.model.config.llm_grid)
-        return Seen(batch, features, parts.image_projector(small), cells)
+        return Seen(batch, features, self.parts.image_projector(small), cells)
 
     def _align(self, seen: Seen) -> Tensor:
         """Squared distance to the written tokens; cells with things count as much as the rest."""
@@ -117,55 +139,86 @@ class JointStage:
         there = seen.cells.thing >= 0
         return error[there].mean() + error[~there].mean()
 
+    def _read(self, seen: Seen, packed: Packed) -> Reading:
+        shown = torch.ones(seen.tokens.shape[:2], dtype=torch.bool)
+        return read_packed(self.parts.language, self.head, seen.tokens, packed, shown)
+
+    def _queries(self, packed: Packed, hidden: Tensor) -> Tensor:
+        """(N, S, D) of all targets, from the states that predict their codebook tokens."""
+        image, slot = packed.group_at.T
+        places = slot[:, None] + torch.arange(self.model.config.group_size)
+        states = hidden[image[:, None], places]  # (N, S * K, H)
+        return self.parts.codebook(states.flatten(0, 1))
+
     def _mask_losses(
         self, seen: Seen, packed: Packed, hidden: Tensor, rng: np.random.Generator
     ) -> dict[str, Tensor]:
-        size = self.model.config.group_size
-        image, slot = packed.group_at.T
-        states = hidden[image[:, None], slot[:, None] + torch.arange(size)]  # (N, S * K, H)
-        queries = self.parts.codebook(states.flatten(0, 1))
+        queries, losses = self._queries(packed, hidden), {}
+        if self.work.oracle:
+            losses["oracle"] = self.work.oracle * self._oracle(seen, packed, queries)
+        chosen = _some_questions(packed, rng, self.work)
+        few = [feature[: self.work.mask_images] for feature in seen.features]
+        logits = self._decode(few, packed, queries, chosen)
+        truth = masks_of(self.bank.owners(seen.batch), seen.batch.things, packed.thing[chosen])
+        counts = packed.target_of[chosen].unique_consecutive(return_counts=True)[1].tolist()
+        weights = LossWeights(refinement=self.work.refinement)
+        masks = mask_losses([logits], [truth.float()], [counts], weights)
+        losses |= {"bce": masks.bce, "dice": masks.dice}
+        return losses | ({"refine": masks.refinement} if self.work.refinement else {})
+
+    def _oracle(self, seen: Seen, packed: Packed, queries: Tensor) -> Tensor:
         things = seen.batch.things
         with torch.no_grad():
             wanted = self.parts.oracle(things.codes[packed.thing], things.where[packed.thing])
-        chosen = _some_questions(packed, rng)
-        masks = self._decoded(seen, packed, queries, image, chosen)
-        return {
-            "oracle": ORACLE_WEIGHT * F.mse_loss(queries, wanted),
-            "bce": masks.bce,
-            "dice": masks.dice,
-            "refine": masks.refinement,
-        }
+        return F.mse_loss(queries, wanted)
 
-    def _decoded(
-        self, seen: Seen, packed: Packed, queries: Tensor, image: Tensor, chosen: Tensor
-    ) -> MaskLosses:
-        few = [feature[:MASK_IMAGES] for feature in seen.features]
-        maps = self.parts.decoder.maps([self.parts.mask_projector(feature) for feature in few])
-        scales = self.parts.decoder(maps, queries[chosen], image[chosen])
+    def _decode(
+        self, features: list[Tensor], packed: Packed, queries: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """(M,) of the targets -> (M, s, s) mask logits at the canvas' size."""
+        image = packed.group_at[chosen, 0]
+        maps = self.parts.decoder.maps([self.parts.mask_projector(each) for each in features])
+        scales = self.parts.decoder(maps, queries[chosen], image)
         low = combine_scales([scale.logits for scale in scales], self.model.config.mask_side)
-        logits = F.interpolate(
+        return F.interpolate(
             low[:, None], size=(self.bank.side,) * 2, mode="bilinear", align_corners=False
         )[:, 0]
-        truth = masks_of(self.bank.owners(seen.batch), seen.batch.things, packed.thing[chosen])
-        counts = packed.target_of[chosen].unique_consecutive(return_counts=True)[1].tolist()
-        return mask_losses([logits], [truth.float()], [counts], LossWeights(refinement=2.0))
 
     @torch.no_grad()
-    def evaluate(self, parts: JointParts) -> Mapping[str, float]:
+    def mask_ious(self, bank: Bank, questions: Sequence[Sequence[Question]]) -> list[float]:
+        """IoU of the mask of every target, when the model reads the right answers.
+
+        Args:
+            bank: the scenes.
+            questions: about each of them.
+        """
+        found: list[float] = []
+        for start in range(0, bank.count, IMAGES):
+            index = np.arange(start, min(start + IMAGES, bank.count))
+            seen = self._look(bank, bank.take(index, np.zeros(len(index), bool)))
+            asked = questions[start : start + len(index)]
+            packed = self.conversations.pack(asked, seen.batch.things.first)
+            queries = self._queries(packed, self._read(seen, packed).last)
+            masks = self._decode(seen.features, packed, queries, torch.arange(len(queries))) > 0
+            truth = masks_of(bank.owners(seen.batch), seen.batch.things, packed.thing)
+            found.extend(overlaps(masks, truth).tolist())
+        return found
+
+    @torch.no_grad()
+    def evaluate(self) -> Mapping[str, float]:
         """Share of answers that name the right targets, by kind, generated freely."""
         rng = np.random.default_rng(1)
         count = self.held_out.count
-        seen = self._look(
-            parts, self.held_out, self.held_out.take(np.arange(count), np.zeros(count, bool))
-        )
+        batch = self.held_out.take(np.arange(count), np.zeros(count, bool))
+        seen = self._look(self.held_out, batch)
         asked = [[ask(scene, rng) for _ in range(4)] for scene in seen.batch.scenes]
         images = EncodedImages(seen.tokens, torch.ones(seen.tokens.shape[:2]), ())
-        return answer_scores(self.model, self.tokenizer, parts.language, images, asked)
+        return answer_scores(self.model, self.tokenizer, images, asked)
 
 
-def _some_questions(packed: Packed, rng: np.random.Generator) -> Tensor:
-    """Indices of up to MASKS targets: whole questions, since refinement compares their masks."""
-    asked = rng.permutation(int((packed.asked_at[:, 0] < MASK_IMAGES).sum()))
+def _some_questions(packed: Packed, rng: np.random.Generator, work: Work) -> Tensor:
+    """Indices of so many targets: whole questions, since refinement compares their masks."""
+    asked = rng.permutation(int((packed.asked_at[:, 0] < work.mask_images).sum()))
     counts = torch.bincount(packed.target_of, minlength=len(packed.asked_at)).numpy()[asked]
-    taken = asked[np.cumsum(counts) <= MASKS]
+    taken = asked[np.cumsum(counts) <= work.masks]
     return torch.isin(packed.target_of, torch.from_numpy(taken)).nonzero()[:, 0]

@@ -17,14 +17,15 @@ from pixellm.drawn.heads import Pointer, Pointers, SymbolicImage
 from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import GROUP, Question, ask, names_same
 from pixellm.drawn.scenes import Scene, draw_scene
+from pixellm.drawn.stages import IMAGES
 from pixellm.engine.engine import Engine
 from pixellm.language import LanguageModel
 from pixellm.model import EncodedImages, PixelLM
 from pixellm.prompts import IGNORE_INDEX
 from pixellm.tokenizer import Tokenizer
 
-IMAGES, QUESTIONS = 8, 8
-"""Scenes of a step, and questions about each."""
+QUESTIONS = 8
+"""About each scene of a batch."""
 ONE_WEIGHT, SET_WEIGHT = 0.3, 1.0
 """Weights of the training-only losses: a text position means one cell, or a set of cells."""
 
@@ -199,49 +200,42 @@ class LanguageStage:
         questions = [practise(scene, rng, QUESTIONS) for scene in scenes]
         things = describe(scenes)
         packed = self.conversations.pack(questions, things.first)
-        tokens, cells = self._tokens(self.parts, scenes, things)
+        tokens, cells = self._tokens(scenes, things)
         language, pointers = self.parts.language, self.parts.pointers
         chance = min(1.0, progress / self.clear_share) if self.clear_share else 1.0
         shown = (cells.thing >= 0) | torch.from_numpy(rng.random(cells.thing.shape) < chance)
         read = read_packed(language, self.head, tokens, packed, shown)
         return text_losses(language, pointers, read, tokens, packed, cells)
 
-    def _tokens(
-        self, parts: SpeakingParts, scenes: list[Scene], things: Described
-    ) -> tuple[Tensor, Cells]:
+    def _tokens(self, scenes: list[Scene], things: Described) -> tuple[Tensor, Cells]:
         """Image tokens (B, I, H), written from the description."""
         cells = find_cells(scenes, things, self.model.config.llm_grid)
-        embedding = parts.language.model.embed_tokens
-        return parts.symbols(embedding, cells.thing, things), cells
+        embedding = self.parts.language.model.embed_tokens
+        return self.parts.symbols(embedding, cells.thing, things), cells
 
     @torch.no_grad()
-    def evaluate(self, parts: SpeakingParts) -> Mapping[str, float]:
+    def evaluate(self) -> Mapping[str, float]:
         """Share of answers that are right word for word, by kind, generated freely."""
         rng = np.random.default_rng(1)
         scenes = [draw_scene(self.scenes + index) for index in range(self.held_out)]
         asked = [[ask(scene, rng) for _ in range(4)] for scene in scenes]
-        tokens, _ = self._tokens(parts, scenes, describe(scenes))
+        tokens, _ = self._tokens(scenes, describe(scenes))
         images = EncodedImages(tokens, torch.ones(tokens.shape[:2]), ())
-        return answer_scores(self.model, self.tokenizer, parts.language, images, asked)
+        return answer_scores(self.model, self.tokenizer, images, asked)
 
 
 def answer_scores(
     model: PixelLM,
     tokenizer: Tokenizer,
-    language: LanguageModel,
     images: EncodedImages,
     asked: list[list[Question]],
 ) -> Mapping[str, float]:
     """Generates answers from ready image tokens: the share that names the right targets."""
-    own, model.language = model.language, language
-    try:
-        engine = Engine(Checkpoint(model, tokenizer, ""), DecodeSettings(max_new_tokens=80))
-        questions = [question for asks in asked for question in asks]
-        image_of = [image for image, asks in enumerate(asked) for _ in asks]
-        prompts = [engine.prompt_ids(question.text) for question in questions]
-        made = engine.generate(images, prompts, image_of)
-    finally:
-        model.language = own
+    engine = Engine(Checkpoint(model, tokenizer, ""), DecodeSettings(max_new_tokens=80))
+    questions = [question for asks in asked for question in asks]
+    image_of = [image for image, asks in enumerate(asked) for _ in asks]
+    prompts = [engine.prompt_ids(question.text) for question in questions]
+    made = engine.generate(images, prompts, image_of)
     right: dict[str, list[float]] = defaultdict(list)
     for question, generation in zip(questions, made, strict=True):
         said = tokenizer.decode(generation.ids[:-1])

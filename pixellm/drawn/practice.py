@@ -1,5 +1,6 @@
 """What is asked in training: the kinds that take longest to learn more often than others."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from pixellm.drawn.questions import Question, ask, in_any_order
 from pixellm.drawn.scenes import Scene
 
-PRACTICE: Final = {
+PRACTICE: Final[Mapping[str, float]] = {
     "attribute": 0.05,
     "all": 0.15,
     "superlative": 0.06,
@@ -21,9 +22,11 @@ RELATIONS_IN_VAIN: Final = 0.35
 """How often a question that nothing matches is a relation, the last to be answered with "no"."""
 
 
-def practise(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+def practise(
+    scene: Scene, rng: np.random.Generator, count: int, mix: Mapping[str, float] = PRACTICE
+) -> list[Question]:
     """Asks `count` questions about a scene; targets are named in random order."""
-    kinds = rng.choice(list(PRACTICE), p=list(PRACTICE.values()), size=count)
+    kinds = rng.choice(list(mix), p=list(mix.values()), size=count)
     return [_practise_kind(scene, rng, str(kind)) for kind in kinds]
 
 

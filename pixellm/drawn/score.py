@@ -33,7 +33,7 @@ from scipy.optimize import linear_sum_assignment
 from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.questions import GROUP, KINDS, Question, ask, names_same
-from pixellm.drawn.scenes import TEST_SEEDS, Drawing, draw_scene, render, require_seeds
+from pixellm.drawn.scenes import TEST_SEEDS, Drawing, Scene, draw_scene, render, require_seeds
 from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
@@ -89,18 +89,31 @@ def match(said: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, ...
     return (*matched, *[0.0] * (max(iou.shape) - len(matched)))
 
 
-def verdicts(engine: Engine, seeds: Sequence[int], questions: int) -> list[Verdict]:
-    """Asks `questions` questions about each scene."""
+def held_out_questions(scene: Scene, count: int, kinds: Sequence[str] = ()) -> list[Question]:
+    """What is asked about a held-out scene: always the same.
+
+    Args:
+        scene: the scene.
+        count: of questions.
+        kinds: that take turns; () for the mix that `ask` has.
+    """
+    rng = np.random.default_rng([7, scene.seed])
+    if not kinds:
+        return [ask(scene, rng) for _ in range(count)]
+    return [ask(scene, rng, kinds[turn % len(kinds)]) for turn in range(count)]
+
+
+def verdicts(
+    engine: Engine, seeds: Sequence[int], questions: int, kinds: Sequence[str] = ()
+) -> list[Verdict]:
+    """Asks `questions` questions about each scene; arguments as in `held_out_questions`."""
     require_seeds(seeds, TEST_SEEDS)
     found = []
     side = engine.model.config.image_side
     for start in range(0, len(seeds), BATCH):
         scenes = [draw_scene(seed) for seed in seeds[start : start + BATCH]]
         drawings = [render(scene, side, side) for scene in scenes]
-        rngs = [np.random.default_rng([7, scene.seed]) for scene in scenes]
-        asked = [
-            [ask(s, rng) for _ in range(questions)] for s, rng in zip(scenes, rngs, strict=True)
-        ]
+        asked = [held_out_questions(scene, questions, kinds) for scene in scenes]
         answers = engine.answer(
             [
                 Sample(prepare_image(drawing.rgb, side), tuple(q.text for q in asks))

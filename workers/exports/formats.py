@@ -17,6 +17,7 @@ from workers.exports.coco import write_coco
 from workers.exports.coco_check import validate_coco
 from workers.exports.muse import check_muse, write_muse
 from workers.exports.reasonseg import check_reasonseg, write_reasonseg
+from workers.exports.records import check_records, write_records
 from workers.exports.refcoco import check_refcoco, write_refcoco
 from workers.exports.referring import check_referring, write_referring
 from workers.exports.selection import ExportOptions, ExportSummary
@@ -52,6 +53,7 @@ FORMATS: Mapping[str, Format] = {
     "referring": Format(write_referring, check_referring, "a second reading", frozenset()),
     "refcoco": Format(write_refcoco, check_refcoco, "a second reading", frozenset()),
     "reasonseg": Format(write_reasonseg, check_reasonseg, "a second reading", frozenset()),
+    "records": Format(write_records, check_records, "the reader of records", frozenset()),
 }
 """By the name that `--to` takes."""
 

@@ -41,9 +41,9 @@ class ExportSettings(FlagSettings):
     output: PLACE
     """the file to write: a path, or s3://bucket/key"""
     to: FormatName = "coco"
-    """the form to write: coco, sheet (a PNG of the first images with their masks and phrases), or
+    """the form to write: coco, sheet (a PNG of the first images with their masks and phrases),
     questions with their answers as jobs/convert.py reads them: muse, referring, refcoco, reasonseg
-    (a ZIP)"""
+    (a ZIP), or records (JSONL): the questions alone, for --input of jobs/label.py"""
     segmentation: Literal["rle", "polygon"] = "rle"
     """of coco: masks as compressed run lengths, or as polygons (for tools that can't read run
     lengths)"""

@@ -18,16 +18,20 @@ Kind = Literal["ddp", "fsdp"]
 Value = TypeVar("Value")
 
 
-def share(learner: nn.Module, layers: list[nn.Module], kind: Kind) -> nn.Module:
+def share(
+    learner: nn.Module, layers: list[nn.Module], kind: Kind, *, some_idle: bool = False
+) -> nn.Module:
     """Makes a module one that learns with those of the other workers.
 
     Args:
         learner: called with a batch. With `fsdp` its weights are changed in place to parts.
         layers: of it, that hold most of the weights: FSDP gathers one after the other.
         kind: how.
+        some_idle: whether some of its weights take no part in some losses; only for `ddp`, which
+            else waits for their gradients.
     """
     if kind == "ddp":
-        return DistributedDataParallel(learner)
+        return DistributedDataParallel(learner, find_unused_parameters=some_idle)
     for layer in layers:
         fully_shard(layer)
     fully_shard(learner)

@@ -67,6 +67,8 @@ class TrainSettings(FlagSettings):
     The result, OUTPUT/model, is what jobs/label.py takes as --model; with --result adapter it is
     OUTPUT/adapter, which goes with the model that learned. A second start of the same command goes
     on from the newest state, wherever the first one was ended.
+
+    The small model of drawn scenes is trained from nothing: --recipe drawn --help lists its flags.
     """
 
     data: TABLES

@@ -1,0 +1,117 @@
+"""The way of one worker through the stages of the small model, without Ray.
+
+what is learned already -> stage begins -> steps -> states -> ... -> OUTPUT/model
+
+OUTPUT/_stages/vision    states, metrics and curve of a stage (`workers.drawn.running`)
+OUTPUT/model             what jobs/label.py takes
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from pixellm.checkpoints import save_checkpoint
+from pixellm.drawn.recipe import Beginnings
+from pixellm.drawn.stages import fill
+from pixellm.loop import Alone
+from workers.drawn.plan import DrawnPlan
+from workers.drawn.running import Say, StagePlace, StageRunner
+from workers.errors import SettingsError
+from workers.labels.commits import now
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri
+from workers.training.parallel import Together
+from workers.version import code_version
+
+PLACE = "_stages"
+"""Folder of the output, with one for each stage."""
+MODEL, CARD = "model", "training.json"
+"""Folder of the result, and in it the file that says where it comes from."""
+
+
+class DrawnTraining:
+    """One small model on its way through the stages.
+
+    Args:
+        plan: of the run, the same on all workers.
+        cache: local folder for rendered scenes.
+        store: where the output lies.
+        peers: who learns with this worker.
+        say: takes lines for the user, of the first worker.
+    """
+
+    def __init__(
+        self, plan: DrawnPlan, cache: Path, store: Store, peers: Alone | Together, say: Say
+    ) -> None:
+        self._plan, self._store, self._peers = plan, store, peers
+        self._runner = StageRunner(store, peers, say, plan.save_every, plan.evaluate_every)
+        self._beginnings = Beginnings(plan.recipe, cache)
+
+    def run(self) -> str:
+        """Runs the stages of the plan, each from its newest state on.
+
+        Returns:
+            Where the model lies, or the stages, if the last one is not among them.
+
+        Raises:
+            TrainingDiverged: a loss is no number, or far from those before.
+            SettingsError: the output is that of another run, or a stage before these isn't done.
+            StorageError: the output can't be read or written.
+        """
+        for name in self._plan.stages:
+            begin = partial(self._beginnings.stage, name, self.learned)
+            self._runner.learn(begin, self._place(name))
+        if "joint" in self._plan.stages:
+            return self._write_model()
+        return join_uri(self._plan.output, PLACE)
+
+    def learned(self, name: str) -> Mapping[str, Tensor]:
+        """The averaged weights of a stage.
+
+        Raises:
+            SettingsError: it is not done, or that of another run.
+        """
+        found = self._runner.learned(self._place(name))
+        if found is None:
+            raise SettingsError(
+                f"--output {self._plan.output!r} holds no finished stage {name!r}, which those"
+                " after it begin with: name it in --stages, too"
+            )
+        return found
+
+    def digest(self, name: str) -> str:
+        """Of all that decides what a stage learns."""
+        return self._plan.digest(name, self._beginnings.digest, self._peers.world)
+
+    def _place(self, name: str) -> StagePlace:
+        uri = join_uri(self._plan.output, PLACE, name)
+        return StagePlace(name, uri, self.digest(name), self._plan.recipe.schedules[name].steps)
+
+    def _write_model(self) -> str:
+        """Writes the model folder; its weights last: a folder without them is no model."""
+        place = join_uri(self._plan.output, MODEL)
+        if self._peers.rank:
+            return place
+        stage = self._beginnings.stage("joint", self.learned)
+        fill(stage.lessons.parts, self.learned("joint"))
+        with tempfile.TemporaryDirectory(prefix="drawn-") as name:
+            folder = Path(name)
+            save_checkpoint(stage.model, self._beginnings.tokenizer, folder)
+            (folder / CARD).write_text(self._card(), encoding="utf-8")
+            for path in sorted(folder.iterdir(), key=lambda each: each.suffix == ".safetensors"):
+                self._store.put(join_uri(place, path.name), path.read_bytes())
+        return place
+
+    def _card(self) -> str:
+        card = {
+            "recipe": asdict(self._plan.recipe),
+            "workers": self._peers.world,
+            "finished_at": now(),
+            "code_version": code_version(),
+        }
+        return json.dumps(card, indent=2, sort_keys=True) + "\n"
