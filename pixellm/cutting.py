@@ -87,7 +87,7 @@ def cut_masks(
     return [cut for part in low.split(at_once) for cut in _cut(part, rows, columns)]
 
 
-@lru_cache(maxsize=32)  # 2 MB each for photos of 4000 pixels; those of a data set are often alike
+@lru_cache(maxsize=32)  # photos of a data set are often alike; 2 MB for the longest side
 def axis(small: int, side: int, valid: int, original: int, device: torch.device) -> Axis:
     """Both resizings along one axis (bilinear, half-pixel centres).
 

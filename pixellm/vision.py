@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from pixellm.config import PixelLMConfig
+from pixellm.language import bias_of
 
 
 def resize_position_table(table: Tensor, side: int) -> Tensor:
@@ -84,8 +85,7 @@ class VisionTower(nn.Module):
             For each scale (B, P * P, C): a CLIP hidden state without the class token.
         """
         hidden = self.clip.pre_layrnorm(self.clip.embeddings(pixels))
-        bias = torch.zeros_like(self.key_mask(valid), dtype=hidden.dtype)
-        bias = bias.masked_fill(self.key_mask(valid) == 0, torch.finfo(hidden.dtype).min)
+        bias = bias_of(self.key_mask(valid), hidden.dtype)
         bias = bias[:, None, None].expand(-1, 1, hidden.shape[1], -1)  # (B, 1, 1 + P*P, 1 + P*P)
         states = [hidden]  # as Hugging Face counts: entry 0 is the input of the first layer
         for layer in self.clip.encoder.layers:

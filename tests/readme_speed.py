@@ -11,6 +11,7 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent / "benchmarks" / "results"
 ANSWERED, LINE = "Questions answered: ", "The whole job: "
 MASKS = "Low logits to run lengths, box, area and score"
+MEMORY = "Memory of the driver"
 OTHERS = ("official", "cached", "padded")
 """Contestants, in the order of the columns."""
 
@@ -27,7 +28,12 @@ def speeds() -> str:
         "|---|---|---|---|---|",
         *(line for title, rows in tables for line in _answered(title, rows)),
         "",
-        *(line for title, rows in tables for line in (*_masks(title, rows), *_job(title, rows))),
+        *(
+            line
+            for title, rows in tables
+            for say in (_masks, _job, _memory)
+            for line in say(title, rows)
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -55,6 +61,12 @@ def _job(title: str, rows: Rows) -> Iterator[str]:
         (job,) = (row for row in rows if row["contestant"] == "whole job")
         shares = ", ".join(f"{job[each]} {each}" for each in job if each.startswith("of the "))
         yield f"* Records per second of the whole job, {title.removeprefix(LINE)}: {shares}."
+
+
+def _memory(title: str, rows: Rows) -> Iterator[str]:
+    if title == MEMORY:
+        peaks = ", ".join(f"{row['most memory, MiB']} MiB at {row['shards']}" for row in rows)
+        yield f"* Most memory of the driver, by the number of shards: {peaks}."
 
 
 def _tables() -> Iterator[tuple[str, Rows]]:

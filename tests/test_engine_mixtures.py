@@ -187,6 +187,17 @@ def test_probabilities_are_computed_in_single_precision():
     assert torch.tensor(made.logprobs).bfloat16().tolist() != list(made.logprobs)
 
 
+def test_what_was_only_generated_leaves_nothing_for_what_is_asked_next():
+    engine, (sample, *_) = Engine(tiny_checkpoint(6), SETTINGS), make_samples(2)
+    one = Sample(sample.image, ("the cat",))
+    truth = said(engine, [one])
+    with torch.inference_mode():
+        images = engine.model.encode_images(sample.image.pixels[None], [sample.image.resized])
+        (made,) = engine.generate(images, [engine.prompt_ids("the cat")], [0])
+    assert made.ids == truth[0][0][0]
+    assert_same(said(engine, [one]), truth)
+
+
 @pytest.mark.parametrize("replay", [False, True], ids=["as they are", "alike"])
 def test_memory_decides_how_many_are_under_way(replay, monkeypatch):
     checkpoint, samples, settings = tiny_checkpoint(6), make_samples(2), DecodeSettings(90)
@@ -238,6 +249,7 @@ def test_steps_that_are_made_alike_are_recorded_once_and_replayed(monkeypatch):
     # of each round: a word, a word, the group's first and its rest, three words
     assert len(recorded) == 2
     assert len(replays) == 2 * 6
+    assert engine.at_once == 16
 
 
 def test_a_step_that_cannot_be_run_either_does_not_end_the_recordings(monkeypatch, caplog):
@@ -495,6 +507,50 @@ def test_before_a_question_is_given_up_the_pictures_of_others_are_let_go(monkeyp
     assert_same([[facts(row.answer) for row in job.rows] for job in jobs], truth)
 
 
+def test_before_masks_are_given_up_the_pictures_of_others_are_let_go(monkeypatch):
+    checkpoint, samples = tiny_checkpoint(6), [each for each in make_samples(2) if each.questions]
+    group = list(checkpoint.tokenizer.seg_ids)
+    script = Script([[*group, 2], [*([5] * 20), 2]], checkpoint.tokenizer)  # one has masks
+    engine = Engine(checkpoint, SETTINGS, predict=script)
+    jobs = [engine.add(Sample(each.image, ("the cat",))) for each in samples]
+    decode, refused = engine.model.decode, []
+
+    def scarce(*arguments):
+        if sum(job.rows[0].picture.encoded is not None for job in jobs) > 1:
+            refused.append(1)
+            raise MemoryError
+        return decode(*arguments)
+
+    monkeypatch.setattr(engine.model, "decode", scarce)
+    while engine.busy:
+        engine.step()
+    assert refused
+    assert [len(job.rows[0].answer.targets) for job in jobs] == [1, *[0] * (len(jobs) - 1)]
+
+
+def test_when_memory_runs_out_pictures_whose_masks_wait_are_kept(monkeypatch):
+    checkpoint, image = tiny_checkpoint(6), make_samples(0)[0].image
+    group = list(checkpoint.tokenizer.seg_ids)
+    script = Script([[5] * n + group + [2] for n in range(1, 17)], checkpoint.tokenizer)
+    engine = Engine(checkpoint, SETTINGS, predict=script)
+    jobs = [engine.add(Sample(image, ("the cat",))) for _ in script.scripts]
+    while not engine._ended:
+        engine.step()
+    step, refused = engine.model.language.step, []
+
+    def scarce(*arguments):
+        if not refused:
+            refused.append([row.picture.encoded is not None for row in engine._ended])
+            raise MemoryError
+        return step(*arguments)
+
+    monkeypatch.setattr(engine.model.language, "step", scarce)
+    while engine.busy:
+        engine.step()
+    assert refused == [[True]]
+    assert [len(job.rows[0].answer.targets) for job in jobs] == [1] * len(jobs)
+
+
 @pytest.mark.parametrize("place", ["encode_images", "decode", "language.step"])
 def test_the_one_that_does_not_fit_alone_is_told_why_and_the_rest_goes_on(place, monkeypatch):
     """The image of one sample, or the questions about it, or their masks, take too much."""
@@ -587,7 +643,10 @@ def test_after_an_error_nothing_of_the_call_is_left(place, monkeypatch):
 def test_rows_that_had_ended_when_memory_ran_out_say_nothing_more(monkeypatch):
     """Their states were to be taken along, and memory was wanting for that."""
     checkpoint, samples = tiny_checkpoint(6), make_samples(2)
-    truth, take, calls = alone(checkpoint, samples), Row.end, []
+    group = list(checkpoint.tokenizer.seg_ids)
+    script = Script([[5, *group, 2], [6, 2]], checkpoint.tokenizer)  # all end by themselves
+    truth = said(Engine(checkpoint, SETTINGS, predict=script), samples)
+    take, calls = Row.end, []
 
     def scarce(row, states):
         calls.append(row)
@@ -596,7 +655,7 @@ def test_rows_that_had_ended_when_memory_ran_out_say_nothing_more(monkeypatch):
         take(row, states)
 
     monkeypatch.setattr(Row, "end", scarce)
-    assert_same(said(Engine(checkpoint, SETTINGS), samples), truth)
+    assert_same(said(Engine(checkpoint, SETTINGS, predict=script), samples), truth)
     assert len(calls) > 4
 
 
@@ -717,7 +776,7 @@ def test_masks_that_are_no_numbers_are_no_answer(what, monkeypatch):
         if not spoilt:
             spoilt.append(1)
             values = {"logits": masks.logits, "iou": masks.iou}[what].clone()
-            values[0] = torch.inf
+            values.view(-1)[0] = torch.inf  # one pixel of one mask, or its IoU
             masks = replace(masks, **{what: values})
         return masks
 

@@ -38,7 +38,7 @@ def test_rows_enter_in_their_order_with_their_pictures():
     assert [picture is shared for picture in schedule.enter()] == [True, False]
     assert schedule.rows == rows
     assert [row.picture.place for row in rows] == [0, 0, 1]
-    assert shared.rows == 2
+    assert shared.readers == 2
 
 
 def test_no_more_are_under_way_than_allowed():
@@ -177,7 +177,7 @@ def test_after_memory_ran_out_half_as_many_begin_again_and_the_lone_one_comes_ba
     schedule.enter()
     assert schedule.make_way(last_try=True) is rows[0]
     assert (schedule.most, list(schedule.waiting)) == (1, rows[1:])
-    assert all((row.picture.rows, row.picture.slot) == (0, None) for row in rows)
+    assert all((row.picture.readers, row.picture.slot) == (0, None) for row in rows)
 
 
 def test_one_more_may_try_for_each_that_many_have_ended():

@@ -66,13 +66,12 @@ class StepPlan:
     @property
     def shape(self) -> object:
         """Plans of the same shape differ in what their tensors hold only."""
-        parts = [(part.tokens.start, part.count) for part in self.parts]
         views = [
             each.stop if isinstance(each, slice) else None
             for part in self.parts
             for each in (part.rows, part.pictures)
         ]
-        return (*parts, *views, *(tensor.shape for tensor in self.tensors))
+        return (*views, *(tensor.shape for tensor in self.tensors))
 
     @property
     def tensors(self) -> list[Tensor]:

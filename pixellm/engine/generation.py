@@ -4,8 +4,8 @@
 
 A picture is encoded, and what stands before the question is read, once for all its questions. A
 question enters when others have ended, whatever picture it is about (continuous batching), with as
-many others as make it worth a step. The
-tokens that must follow the first of a token group are read together with it, in one step.
+many others as make it worth a step. The tokens that must follow the first of a token group are read
+together with it, in one step.
 
 Shapes: B pictures, R rows, T tokens of a step, N states that predict an id, P slots of a prefix, S
 slots of a row, H width, V vocabulary.

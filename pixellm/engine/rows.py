@@ -33,8 +33,8 @@ class Picture:
     """of this image alone (B = 1), from when its first question enters"""
     slot: int | None = None
     """where its prefix lies, while a row reads it"""
-    rows: int = 0
-    """of it that are under way"""
+    readers: int = 0
+    """rows under way that are about it"""
 
     @property
     def place(self) -> int:

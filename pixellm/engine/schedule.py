@@ -67,7 +67,7 @@ class Schedule:
             self.pictures.append(picture)
         for row in entering.rows:
             self.waiting.popleft()
-            row.picture.rows += 1
+            row.picture.readers += 1
             self.rows.append(row)
         self._make_room(entering.length)
         self.slots.wipe(slice(len(self.rows) - len(entering.rows), len(self.rows)))
@@ -109,7 +109,7 @@ class Schedule:
     def restart(self) -> None:
         """Sends all back to wait and lets the memory go; what lies in the slots may be anything."""
         for row in self.rows:
-            row.read, row.picture.rows, row.picture.slot = 0, 0, None
+            row.read, row.picture.readers, row.picture.slot = 0, 0, None
         self.waiting.extendleft(reversed(self.rows))
         self.rows, self.pictures = [], []
         self.slots.let_go()
@@ -152,11 +152,11 @@ class Schedule:
         """Takes rows out, and pictures that nobody reads any more; the last ones move up."""
         gone = set(rows)
         for row in self.rows:
-            row.picture.rows -= row in gone
+            row.picture.readers -= row in gone
         self.rows, moves = _close_up(self.rows, [row not in gone for row in self.rows])
         self.slots.move_rows(moves)
-        unread = [picture for picture in self.pictures if not picture.rows]
-        stay = [picture.rows > 0 for picture in self.pictures]
+        unread = [picture for picture in self.pictures if not picture.readers]
+        stay = [picture.readers > 0 for picture in self.pictures]
         self.pictures, moves = _close_up(self.pictures, stay)
         self.slots.move_pictures(moves)
         for picture in unread:
