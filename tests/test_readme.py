@@ -70,7 +70,9 @@ def test_links_and_pictures_lead_somewhere():
 )
 def test_flags_of_the_jobs_in_the_readme_exist(job, settings):
     commands = re.findall(rf"python jobs/{job}\.py((?:[^\n`]|\\\n)*)", README)
-    flags = {flag for command in commands for flag in re.findall(r"(--[a-z-]+)", command)}
+    flags = {
+        flag for command in commands for flag in re.findall(r"(--[a-z-]+(?:\.[a-z-]+)?)", command)
+    }
     assert flags
     assert flags <= {flag_of(path) for each in settings for path in leaves(each)}
 

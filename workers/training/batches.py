@@ -29,6 +29,7 @@ from workers.storage.objects import Store
 from workers.storage.uris import shown
 from workers.training.conversations import Conversation, Writer, most_ids
 from workers.training.examples import Example, Skipped
+from workers.training.ordering import Order, from_left
 from workers.training.pictures import Pictures
 from workers.training.views import View, Views
 
@@ -78,6 +79,7 @@ class BatchMaker:
         store: where the images lie.
         limits: what is not given to the model.
         views: how pictures are seen.
+        order: of masks that no word of their answer tells apart.
     """
 
     def __init__(
@@ -88,11 +90,12 @@ class BatchMaker:
         store: Store,
         limits: BatchLimits,
         views: Views | None = None,
+        order: Order = "as-labelled",
     ) -> None:
         self._writer = Writer(tokenizer, system, limits.max_ids)
         self._pictures = Pictures(store, limits.pictures)
         self._image_side, self._seg_ids = image_side, tokenizer.seg_ids
-        self._views = views or Views()
+        self._views, self._order = views or Views(), order
 
     @classmethod
     def for_model(
@@ -102,11 +105,12 @@ class BatchMaker:
         store: Store,
         pictures: PictureLimits | None = None,
         views: Views | None = None,
+        order: Order = "as-labelled",
     ) -> "BatchMaker":
         """A maker with the model's own sizes."""
         limits = BatchLimits(most_ids(config), pictures or PictureLimits())
         system = system_text(config.system_text)
-        return cls(tokenizer, config.image_side, system, store, limits, views)
+        return cls(tokenizer, config.image_side, system, store, limits, views, order)
 
     def encode(self, example: Example) -> Conversation | Skipped:
         """The ids of an example, or why it has none; its picture is not looked at."""
@@ -189,15 +193,19 @@ class BatchMaker:
             text_valid=text_valid,
             image_of=torch.tensor([at for at, group in enumerate(talks) for _ in group]),
             seg_ids=self._seg_ids,
-            masks=tuple(map(_stack_masks, examples, views)),
+            masks=tuple(map(self._stack_masks, examples, views)),
             ignored=tuple(map(_stack_ignored, examples, views)) if unsure else (),
             names=tuple(each.item_id for group in examples for each in group),
         )
 
+    def _stack_masks(self, examples: Sequence[Example], view: View) -> Tensor:
+        """The masks of one image's examples, in the order of their marks: (n_i, h0, w0) bool."""
+        return torch.cat([self._put_in_order(each, view) for each in examples])
 
-def _stack_masks(examples: Sequence[Example], view: View) -> Tensor:
-    """The masks of one image's examples, in the order of their marks: (n_i, h0, w0) bool."""
-    return view.move(_stack([mask for each in examples for mask in each.masks], examples[0].size))
+    def _put_in_order(self, example: Example, view: View) -> Tensor:
+        masks = view.move(_stack(example.masks, example.size))
+        is_free = example.alike and self._order == "left-to-right"
+        return from_left(masks) if is_free else masks
 
 
 def _stack_ignored(examples: Sequence[Example], view: View) -> Tensor:

@@ -18,6 +18,7 @@ from workers.errors import ExportError
 from workers.labels.rle import decode_runs
 from workers.labels.schema import LabelRow, TargetRow
 from workers.records.record import ImageRef
+from workers.training.ordering import are_alike
 
 LEARNED = ("ok", "empty")
 """The statuses of rows that can be learned from. `partial` ones broke off, and a model that learns
@@ -40,6 +41,8 @@ COLUMNS = (
     "targets.rle_counts",
     "targets.score",
     "targets.flags",
+    "targets.phrase",
+    "targets.category",
 )
 """All that is read of a row."""
 
@@ -131,6 +134,8 @@ class Example:
     """(h, w) each, in the order of the marks"""
     ignored: tuple[RunMask, ...] = ()
     """(h, w) each: pixels of which nobody says whether they belong to a mask"""
+    alike: bool = False
+    """whether no word of the answer tells its masks apart, so that their order means nothing"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,7 @@ def read_example(
         answer=row.answer_text or "",
         masks=masks,
         ignored=unsure,
+        alike=are_alike(row.answer_text or "", [(each.phrase, each.category) for each in targets]),
     )
 
 

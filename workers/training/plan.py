@@ -10,6 +10,7 @@ from pixellm.losses import LossWeights
 from pixellm.tuning import Tuning
 from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
+from workers.training.ordering import Order
 from workers.training.parallel import Kind
 from workers.training.views import Views
 
@@ -50,6 +51,8 @@ class TrainPlan:
     losses: LossWeights = PAPER_LOSSES
     train_on: TrainOn = field(default_factory=TrainOn)
     views: Views = field(default_factory=Views)
+    order: Order = "as-labelled"
+    """of masks that no word of their answer tells apart"""
     per_worker: int = 2
     """examples of a batch"""
     accumulate: int = 10

@@ -15,6 +15,7 @@ from workers.settings_sources import FlagSettings
 from workers.storage.uris import normalise_uri
 from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
+from workers.training.ordering import Order
 from workers.training.plan import PAPER_LOSSES, DataSet, TrainPlan
 from workers.training.views import Views
 
@@ -125,6 +126,9 @@ class TrainSettings(FlagSettings):
     answer speak of a direction (in English), the picture stays as it is"""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """by how much contrast and brightness of pictures are changed, at most; 0.2 is little"""
+    order: Order = "left-to-right"
+    """of masks that no word of their answer tells apart ("They are [SEG] and [SEG]."): told another
+    order each time, a model learns the mean of all"""
     held_out: float = Field(default=0.2, ge=0, lt=1)
     """share of the images that is not learned from, the same ones for ever, for scores that mean
     something"""
@@ -207,6 +211,7 @@ class TrainSettings(FlagSettings):
             losses=LossWeights(self.words, self.bce, self.dice, self.refinement),
             train_on=self._train_on(),
             views=Views(self.views, self.jitter, self.seed),
+            order=self.order,
             per_worker=self.batch,
             accumulate=self.accumulate,
             held_out=self.held_out,

@@ -80,7 +80,9 @@ def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
         for each, own in zip(plan.data, runs, strict=True)
     ]
     model, tokenizer = bench.checkpoint.model, bench.checkpoint.tokenizer
-    maker = BatchMaker.for_model(model.config, tokenizer, bench.store, views=plan.views)
+    maker = BatchMaker.for_model(
+        model.config, tokenizer, bench.store, views=plan.views, order=plan.order
+    )
     rank, world = bench.peers.rank, bench.peers.world
     mix = Mix(streams, seed=seed)
     feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
