@@ -73,7 +73,7 @@ def test_from_corrections_to_a_labelled_bucket(tmp_path, s3_env, bucket):
 def test_a_data_set_of_questions_is_answered_and_scored(tmp_path):
     muse = source(tmp_path)
     write(tmp_path / "MUSE_val.json", json.loads(muse.read_text()))
-    os.symlink(FOLDER, tmp_path / "coco")
+    (tmp_path / "coco").symlink_to(FOLDER)
     commands = next(each for each in SERIES if "MUSE_val.json" in each[0])
     told = [type_in(command, tmp_path, dict(os.environ)) for command in commands]
     assert "questions/s with the model loaded" in told[2]

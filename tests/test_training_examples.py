@@ -118,22 +118,24 @@ def test_an_ignored_region_is_no_mask_of_the_answer(row):
     assert np.array_equal(example.masks[0].pixels(), PHOTO.masks[1])
 
 
-def test_a_rejected_row_never_counts_and_a_queued_one_only_if_asked_for(row):
-    everything = TrainOn(reviews=("none", "queued", "accepted", "rejected", "corrected"))
-    assert reason(replace(row, review="rejected"), train_on=everything) == "other_review"
-    assert reason(replace(row, review="queued")) == "other_review"
-    assert isinstance(read_example(replace(row, review="queued"), everything), Example)
+def test_a_row_that_was_rejected_or_waits_for_review_never_counts(row):
+    for review in ("rejected", "queued"):
+        for origin in ("human", "model"):
+            told = replace(row, review=review, origin=origin)
+            assert (
+                reason(told) == reason(told, train_on=TrainOn(checked_only=True)) == "other_review"
+            )
     for review in ("none", "accepted", "corrected"):
         assert isinstance(read_example(replace(row, review=review)), Example)
-    assert reason(row, train_on=TrainOn(reviews=("accepted",))) == "other_review"
 
 
-def test_rows_count_by_who_made_them(row):
-    human = replace(row, origin="human")
-    assert isinstance(read_example(human), Example)
-    assert isinstance(read_example(row), Example)
-    assert reason(row, train_on=TrainOn(origins=("human",))) == "other_origin"
-    assert isinstance(read_example(human, TrainOn(origins=("human",))), Example)
+def test_where_only_checked_rows_count_a_person_made_accepted_or_corrected_them(row):
+    checked = TrainOn(checked_only=True)
+    assert row.origin == "model"
+    assert reason(row, train_on=checked) == "unchecked"
+    assert isinstance(read_example(replace(row, origin="human"), checked), Example)
+    for review in ("accepted", "corrected"):
+        assert isinstance(read_example(replace(row, review=review), checked), Example)
 
 
 def test_one_doubtful_mask_takes_its_row_with_it(row):

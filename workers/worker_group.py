@@ -48,7 +48,7 @@ SILENCE_SECONDS = 1800
 """After which workers no longer wait for one of them that neither answers nor died; the first waits
 for the slowest to load its model, and at each state all wait for the first to write it."""
 
-OUT_OF_MEMORY = "the memory of a GPU is too small: a smaller --batch or --recompute need less"
+LESS_MEMORY = "a smaller --batch, --recompute and --evaluate-every 0 need less"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +172,8 @@ def train_in_group(plan: TrainPlan, cache: Path, group: Group, say: Say) -> str:
             tries = 1 if newest > before else tries + 1
             if tries > RESTARTS:
                 raise LineError(
-                    f"the workers died {tries} times after step {newest:,}. Too little memory? A"
-                    f" smaller --batch or --recompute need less. Ray says: {died}"
+                    f"the workers died {tries} times after step {newest:,}. Too little memory?"
+                    f" {LESS_MEMORY.capitalize()}. Ray says: {died}"
                 )
             say(f"a worker died; all begin anew after step {newest:,}")
 
@@ -211,7 +211,7 @@ def _work(config: dict[str, Job]) -> None:
         model = work(job.plan, folder, ray.train.torch.get_device(), peers, say)
         ended = Ended(model) if first else None
     except torch.OutOfMemoryError as error:
-        ended = Ended(error=LineError(f"{OUT_OF_MEMORY}: {error}"))
+        ended = Ended(error=LineError(f"the memory of a GPU is too small: {LESS_MEMORY}: {error}"))
         raise
     except RuntimeError:  # the others are gone, says torch.distributed by this
         raise

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pixellm.tuning import Tuning
 from workers.markdown import block, code, escape, table
 from workers.storage.uris import join_uri, redact, shown
+from workers.training.examples import TrainOn
 from workers.training.plan import TrainPlan
 from workers.training.record import Ancestor, TrainingRecord
 
@@ -137,13 +138,17 @@ def _list_settings(plan: TrainPlan) -> list[str]:
         "a step": f"{plan.accumulate} batches of {plan.per_worker} on each worker",
         "weights of the losses": f"words {losses.ce:g}, BCE {losses.bce:g}, Dice {losses.dice:g},"
         f" refinement {losses.refinement:g}",
-        "rows that count": f"origin {', '.join(plan.train_on.origins)}; review"
-        f" {', '.join(plan.train_on.reviews)}; score at least {plan.train_on.min_score:g}",
+        "rows that count": _name_rows(plan.train_on),
         "arithmetic": plan.precision,
         "seed": f"{schedule.seed}",
     }
     lines = [f"* {name}: {escape(value)}" for name, value in rows.items()]
     return ["## Settings", "", *lines, ""]
+
+
+def _name_rows(train_on: TrainOn) -> str:
+    rows = "those that people made or checked" if train_on.checked_only else "all but rejected ones"
+    return f"{rows}; score at least {train_on.min_score:g}"
 
 
 def _name_parts(tuning: Tuning) -> str:

@@ -23,6 +23,8 @@ from workers.training.ordering import are_alike
 LEARNED = ("ok", "empty")
 """The statuses of rows that can be learned from. `partial` ones broke off, and a model that learns
 them learns to break off."""
+CHECKED = ("accepted", "corrected")
+"""Reviews after which a row is a person's word."""
 IGNORED = "ignore_region"
 """The flag of a target that is no mask of the answer."""
 COLUMNS = (
@@ -57,8 +59,8 @@ class Why(StrEnum):
     """its status is `partial`, `rejected_input` or `failed`"""
     NO_ANSWER = "no_answer"
     """it has no answer text"""
-    OTHER_ORIGIN = "other_origin"
-    """made by a model or a person whose labels are not to be learned"""
+    UNCHECKED = "unchecked"
+    """a model made it, nobody has accepted or corrected it, and only checked rows are learned"""
     OTHER_REVIEW = "other_review"
     """its review says that it is not to be learned"""
     LOW_SCORE = "low_score"
@@ -85,13 +87,11 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrainOn:
-    """Which rows count. A row that a person rejected never does."""
+    """Which rows count. One that a person rejected never does, nor one that waits for review."""
 
-    origins: tuple[str, ...] = ("human", "model")
-    """who made them. `("human",)` leaves out what a model said, which is as good as that model"""
-    reviews: tuple[str, ...] = ("none", "accepted", "corrected")
-    """what became of them in review; `queued` is left out, since somebody doubts them. With
-    `("accepted", "corrected")` nothing counts that nobody has looked at"""
+    checked_only: bool = False
+    """only rows that a person made, accepted or corrected: what a model said and nobody has looked
+    at is as good as that model"""
     min_score: float = 0.0
     """of each mask of the row, 0 to 1; one below, and the row is passed over: its answer names a
     thing that is then not there"""
@@ -193,10 +193,10 @@ def find_unwanted(row: LabelRow, train_on: TrainOn, split: Split | None) -> Why 
         return Why.NO_LABEL
     if split is not None and not split.holds(row.image_sha256):
         return Why.OTHER_SIDE
-    if row.origin not in train_on.origins:
-        return Why.OTHER_ORIGIN
-    if row.review == "rejected" or row.review not in train_on.reviews:
+    if row.review not in ("none", *CHECKED):
         return Why.OTHER_REVIEW
+    if train_on.checked_only and row.origin != "human" and row.review not in CHECKED:
+        return Why.UNCHECKED
     lowest = np.float32(train_on.min_score)  # the table keeps 32 bits
     scores = (np.float32(each.score) for each in row.targets if IGNORED not in each.flags)
     return Why.LOW_SCORE if any(score < lowest for score in scores) else None

@@ -135,7 +135,7 @@ class TrainSettings(FlagSettings):
     min_score: float = Field(default=0.0, ge=0, le=1)
     """rows with a mask of a lower score are passed over"""
     people_only: bool = False
-    """learn only rows that people made (origin human), not what a model said"""
+    """learn only rows that people made, accepted or corrected, not what only a model said"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the arithmetic; weights that learn are fp32"""
     recompute: bool = False
@@ -209,7 +209,7 @@ class TrainSettings(FlagSettings):
                 full=self.full,
             ),
             losses=LossWeights(self.words, self.bce, self.dice, self.refinement),
-            train_on=self._train_on(),
+            train_on=TrainOn(checked_only=self.people_only, min_score=self.min_score),
             views=Views(self.views, self.jitter, self.seed),
             order=self.order,
             per_worker=self.batch,
@@ -226,8 +226,3 @@ class TrainSettings(FlagSettings):
             tensorboard=str(self.tensorboard.expanduser().absolute()) if self.tensorboard else None,
             result=self.result,
         )
-
-    def _train_on(self) -> TrainOn:
-        if not self.people_only:
-            return TrainOn(min_score=self.min_score)
-        return TrainOn(origins=("human",), min_score=self.min_score)
