@@ -19,6 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+# Before torch is imported, and for all processes that tests start. Models of tests are so small
+# that a second thread gains nothing, and where other work shares the processors, threads wait for
+# each other at every step: a test of two minutes took twenty.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import boto3
 import pytest
 from botocore.config import Config
