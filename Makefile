@@ -8,7 +8,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast bench check docs format clean
+.PHONY: help setup demo test test-fast test-all bench check docs format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,7 +27,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## draw a folder of scenes, label it, show the masks
 	$(PY) jobs/demo.py --output demo
 
-test: setup ## run all tests (about 5 minutes on two cores)
+test: setup ## run the tests (about 20 minutes on two cores)
+	$(PY) -m pytest -m "not long"
+
+test-all: setup ## run these and the long ones, which take minutes each
 	$(PY) -m pytest
 
 test-fast: setup ## run the tests that take seconds

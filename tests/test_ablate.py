@@ -27,6 +27,7 @@ def result(arm, seed, read_iou, giou=0.5):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_study_that_was_killed_goes_on_to_the_table_it_would_have_had(tmp_path):
     plan, said = plan_of("--arms", "paper,scales-1"), []
     whole, broken = MemoryStore(), DyingStore(["scales-1/0/join/_states/000000002.json"])
