@@ -135,9 +135,10 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     logits = wide.unflatten(1, beside.shape[1:]).transpose(0, 1)  # (n, X, Y)
     runs = _runs(logits, size, y.start, x.start)
     above = _sum_above_half(logits)
+    areas = [each.area for each in runs]
     return [
-        CutMask(each, (total + each.area / 2) / (each.area + 1e-6))
-        for each, total in zip(runs, above, strict=True)
+        CutMask(each, (total + area / 2) / (area + 1e-6))
+        for each, area, total in zip(runs, areas, above, strict=True)
     ]
 
 
