@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from workers.errors import PlanError
 from workers.labels.commits import PARTS, Ledger, now
-from workers.labels.manifests import manifests
+from workers.labels.run_ids import choose_run_id
 from workers.model_files import ModelIdentity, identify_model
 from workers.progress import Say, counted
 from workers.settings import LabelSettings
@@ -79,7 +79,8 @@ def plan_run(settings: LabelSettings, say: Say) -> Run:
         raw = identity.calibration.of
         say(f"`score` is {raw}, calibrated by {shown(settings.calibration)}")
     request = _digest_request(settings)
-    run_id = _choose_run_id(settings, identity.label_fingerprint, request)
+    asked = settings.input, identity.label_fingerprint, request
+    run_id = choose_run_id(Anywhere(), settings.output, asked, _run_id, refresh=settings.refresh)
     ledger = Ledger(Anywhere(), settings.output, run_id)
     planned = {shard.shard_id for shard in shards}
     committed = frozenset(planned & ledger.committed_ids())
@@ -147,27 +148,6 @@ def _digest_request(settings: LabelSettings) -> str:
         "roots": settings.reading.roots,
     }
     return sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-
-
-def _choose_run_id(settings: LabelSettings, fingerprint: str, request: str) -> str:
-    """Of the run that a start goes on with, or begins.
-
-    A refresh is a new run with an id made of the one it refreshes, so that it is found again when
-    it was killed. Once it is finished, starts without `--refresh` go on with it: its labels are
-    the newest, and a run before it would bring back what it has mended.
-    """
-    asked = (settings.input, fingerprint, request)
-    finished = next(
-        (
-            each.run_id
-            for each in manifests(Anywhere(), settings.output)
-            if (each.input, each.fingerprint, each.settings_digest) == asked
-        ),
-        None,
-    )
-    if finished is None:
-        return _run_id(*asked)
-    return _run_id(*asked, finished) if settings.refresh else finished
 
 
 def _run_id(*parts_of_id: str) -> str:

@@ -16,6 +16,7 @@ from workers.imports.source import Source
 from workers.labels.commits import Ledger, now
 from workers.labels.manifests import manifests
 from workers.labels.rows import Provenance
+from workers.labels.run_ids import choose_run_id
 from workers.labels.schema import SCHEMA_VERSION
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
@@ -64,7 +65,13 @@ def plan_conversion(settings: ConvertSettings) -> Conversion:
     fingerprint = _digest(digest, json.dumps(decisions, sort_keys=True))
     request = _digest(json.dumps([decisions, settings.records_per_part], sort_keys=True))
     provenance = Provenance(
-        run_id=_choose_run_id(settings, fingerprint, request),
+        run_id=choose_run_id(
+            Anywhere(),
+            settings.output,
+            (settings.input, fingerprint, request),
+            _run_id,
+            refresh=settings.refresh,
+        ),
         model_id="",
         model_sha256="",
         adapter_sha256=None,
@@ -88,22 +95,6 @@ def _check_output(output: str) -> None:
                 f"--output {shown(output)} holds labels that a model made (the run"
                 f" {each.run_id!r}); imported ones would take their place. Give another one"
             )
-
-
-def _choose_run_id(settings: ConvertSettings, fingerprint: str, request: str) -> str:
-    """Of the run that a start goes on with, or begins; as for labelling, a refresh is a new run."""
-    asked = (settings.input, fingerprint, request)
-    finished = next(
-        (
-            each.run_id
-            for each in manifests(Anywhere(), settings.output)
-            if (each.input, each.fingerprint, each.settings_digest) == asked
-        ),
-        None,
-    )
-    if finished is None:
-        return _run_id(*asked)
-    return _run_id(*asked, finished) if settings.refresh else finished
 
 
 def _run_id(*parts_of_id: str) -> str:
