@@ -33,7 +33,8 @@ time.sleep(600)
 def ray_head(tmp_path_factory):
     """The environment of a process beside a head that asks for a token."""
     folder = tmp_path_factory.mktemp("head")
-    port, dashboard = free_ports(2)
+    port = free_ports(2)
+    dashboard = port + 1
     told = {each["name"]: each["value"] for each in head("label")["spec"]["containers"][0]["env"]}
     scripts = sysconfig.get_path("scripts")
     env = {
@@ -71,6 +72,13 @@ def ray_head(tmp_path_factory):
         end(children)
 
 
+def stubborn(folder):
+    """The command of a job that takes its time to stop, as a driver does."""
+    script = folder / "job.py"
+    script.write_text(STUBBORN, encoding="utf-8")
+    return [sys.executable, f"{script}", f"{folder}"]
+
+
 def _answers(env):
     done = subprocess.run(
         ["ray", "job", "list"], env=env, capture_output=True, check=False, timeout=60
@@ -86,7 +94,7 @@ def _wait_for_files(folder, kind, count):
 
 
 def test_a_head_that_is_stopped_lets_its_driver_finish(ray_head, tmp_path):
-    job = ["ray", "job", "submit", "--no-wait", "--", sys.executable, "-c", STUBBORN, f"{tmp_path}"]
+    job = ["ray", "job", "submit", "--no-wait", "--", *stubborn(tmp_path)]
     subprocess.run(job, env=ray_head, check=True, capture_output=True, timeout=SECONDS)
     _wait_for_files(tmp_path, "began", 1)
     python, flag, hook = head("label")["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"][
@@ -99,7 +107,7 @@ def test_a_head_that_is_stopped_lets_its_driver_finish(ray_head, tmp_path):
 
 def test_a_watcher_that_is_handed_over_again_takes_the_place_of_the_one_before(ray_head, tmp_path):
     watch = next(each for each in head("watch")["spec"]["containers"] if each["name"] == "watch")
-    hand_over = [*watch["command"], sys.executable, "-c", STUBBORN, f"{tmp_path}"]
+    hand_over = [*watch["command"], *stubborn(tmp_path)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     first = subprocess.Popen(hand_over, env=ray_head, **quiet)
     try:
@@ -109,7 +117,7 @@ def test_a_watcher_that_is_handed_over_again_takes_the_place_of_the_one_before(r
         second = subprocess.Popen(hand_over, env=ray_head, **quiet)
         try:
             _wait_for_files(tmp_path, "began", 2)
-            order = sorted(tmp_path.iterdir(), key=lambda path: int(path.name.split("-")[1]))
+            order = sorted(tmp_path.glob("*-*"), key=lambda path: int(path.name.split("-")[1]))
             kinds = [path.name.split("-")[0] for path in order]
             assert kinds == ["began", "finished", "began"]
         finally:
