@@ -38,9 +38,9 @@ class Command:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """A file's text with its broken lines joined; of YAML, each text and each list of words."""
+    """A file's text with its broken lines (and Docker's words) joined; of YAML, each text and each list of words."""
     text = path.read_text(encoding="utf-8")
-    yield re.sub(r"\\\n\s*", " ", text)
+    yield re.sub(r'\\\n\s*|", "', " ", text)
     if path.suffix == ".yaml":
         for document in yaml.safe_load_all(text):
             yield from _in(document)
@@ -73,7 +73,7 @@ def _flags(rest: str) -> Iterator[str]:
     for word in re.findall(r"'[^']*'|\"[^\"]*\"|\S+", rest):
         if word in _END or word[0] in "(#,":
             return
-        yield word.strip("'\",")
+        yield word.strip("'\",]")
 
 
 COMMANDS = sorted(set(commands()), key=lambda each: (each.file, each.job, each.flags))
