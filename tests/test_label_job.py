@@ -37,7 +37,7 @@ from workers.pool import RAY_COMPLAINT
 from workers.storage.stores import open_store
 from workers.storage.uris import join_uri
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = 48

@@ -94,6 +94,7 @@ def label_flags(place, output, model, *more):
 def label_table(place, output, model, *more):
     command = [sys.executable, "jobs/label.py", *label_flags(place, output, model, *more)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.ray
     assert done.returncode == 0, done.stderr
     store, where = Anywhere(), f"{place}/{output}"
     rows = read_rows(store, where, current_commits(store, where))

@@ -23,7 +23,7 @@ from tests.training_tables import PHOTOS, photo_rows, put_table
 from workers.storage.stores import Anywhere, open_store
 from workers.storage.uris import join_uri
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 STEPS = 12
 WORKER = "ray::RayTrainWorker"  # how Ray calls the process of a worker
