@@ -24,7 +24,6 @@ from workers.imports.gold import (
     answer_question,
     make_record,
     refuse_question,
-    refuse_record,
 )
 from workers.imports.shapes import read_segmentation
 from workers.imports.source import Source, read_category_id, read_id, read_size
@@ -46,13 +45,10 @@ def read_muse(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:
     Raises:
         PlanError: it is no JSON.
     """
-    for entry in source.entries(source.input):
-        yield _read_entry(entry.value, source)
+    return source.records(partial(_read_entry, source))
 
 
-def _read_entry(entry: object, source: Source) -> GoldRecord:
-    if not isinstance(entry, Mapping):
-        return refuse_record(entry)
+def _read_entry(source: Source, entry: Json) -> GoldRecord:
     key = "coco_url" if "file_name" not in entry and "coco_url" in entry else "file_name"
     name = entry.get(key)
     origin = Origin(image=name if isinstance(name, str) else "", image_key=key)

@@ -23,7 +23,6 @@ from workers.imports.gold import (
     answer_question,
     make_record,
     refuse_question,
-    refuse_record,
 )
 from workers.imports.shapes import MaskPicture, read_segmentation
 from workers.imports.source import Source, read_id, read_size
@@ -50,13 +49,10 @@ def read_referring(source: Source, left_out: Counter[str]) -> Iterator[GoldRecor
     Raises:
         PlanError: it is no JSON.
     """
-    for entry in source.entries(source.input):
-        yield _read_entry(entry.value, source)
+    return source.records(partial(_read_entry, source))
 
 
-def _read_entry(entry: object, source: Source) -> GoldRecord:
-    if not isinstance(entry, Mapping):
-        return refuse_record(entry)
+def _read_entry(source: Source, entry: Json) -> GoldRecord:
     name = _find(entry, _IMAGE).value
     return make_record(
         read_id(entry.get("id")),
