@@ -158,6 +158,7 @@ def test_the_book_tells_how_many_replicas_are_ready_and_records_answered():
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # Ray warns of its own settings
 def test_replicas_that_are_killed_while_they_load_the_model_do_not_go_round_for_ever():
     class Deadly:  # local, so that it travels whole
