@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# Read by Ray as it is imported: a call that comes late, from a thread that is left behind when a run
+# Read by Ray as it is imported: a call that comes late, from a thread left behind when a run
 # ends early, must not start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
