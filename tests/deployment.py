@@ -6,7 +6,6 @@ import subprocess
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -120,7 +120,7 @@ def test_every_account_has_the_role_that_is_called_like_it():
         if each["kind"] == "ServiceAccount"
     }
     assert accounts.keys() == {f"pixellm-{name}" for name in OF_KUBERNETES}
-    assert OF_KUBERNETES <= {path.stem for path in POLICIES}
+    assert {path.stem for path in POLICIES} >= OF_KUBERNETES
     for name, role in accounts.items():
         assert role == f"arn:aws:iam::111122223333:role/{name}"
     assert head("label")["spec"]["serviceAccountName"] in accounts

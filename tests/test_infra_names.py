@@ -15,14 +15,16 @@ from workers.settings import LabelSettings
 from workers.settings_names import leaves, variable_of
 from workers.settings_sources import FlagSettings, SettingsTree
 from workers.training.settings import TrainSettings
+from workers.watching.settings import WatchSettings
 
 SETTINGS: dict[str, type[FlagSettings]] = {
     "export": ExportSettings,
     "label": LabelSettings,
     "train": TrainSettings,
+    "watch": WatchSettings,
 }
 """What each job that infra/ starts can be told."""
-AWAITED = {"watch", "plan", "doctor"}
+AWAITED = {"plan", "doctor"}
 """Jobs that infra/ starts and that are not there yet; one that is there belongs above."""
 WITHOUT = {"demo"}
 """Jobs that have no such class: their flags are not looked at."""

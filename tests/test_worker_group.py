@@ -17,7 +17,7 @@ from pixellm.tiny import tiny_checkpoint
 from pixellm.weights import unpack_tensors
 from tests.processes import descendants, end, named, start, wait_for, wait_for_end
 from tests.training_tables import put_local_photos
-from workers.storage.stores import Anywhere, open_store
+from workers.storage.stores import open_store
 from workers.storage.uris import join_uri
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
