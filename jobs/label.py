@@ -41,6 +41,7 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
     progress.say(f"getting ready to label {shown(settings.input)}")
     from workers.driver import label_run
     from workers.hardware import settle_hardware
+    from workers.piloting.estimate import Estimate, compare
     from workers.runs import describe_plan, plan_run
     from workers.stopping import ended_by_sigterm
 
@@ -53,6 +54,8 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
         with ended_by_sigterm(stop):
             summary = label_run(run, progress, stop=stop)
         print(describe_run(summary))
+        if estimate := Estimate.load(run.ledger.store, run.ledger.output, run.ledger.run_id):
+            print(compare(estimate, summary), end="")
         if run.beside:
             print(f"beside     {run.beside}")
         if settings.export_coco and summary.exit_code == 0:

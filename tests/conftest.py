@@ -31,6 +31,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pixellm.checkpoints import save_checkpoint
+from pixellm.tiny import tiny_checkpoint
 from tests.official import FIXTURE
 
 START_SECONDS = 30  # it is up in one second; a loaded machine takes longer
@@ -205,3 +207,11 @@ def bucket(s3_server: S3Server) -> str:
     name = f"test-{secrets.token_hex(8)}"
     s3_server.client().create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint = tiny_checkpoint(0)
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
+    return folder

@@ -11,6 +11,7 @@ import yaml
 from tests.deployment import FILES, INFRA, STANDING
 from tests.readme_tree import ROOT
 from workers.exports.settings import ExportSettings
+from workers.piloting.settings import PlanSettings
 from workers.settings import LabelSettings
 from workers.settings_names import leaves, variable_of
 from workers.settings_sources import FlagSettings, SettingsTree
@@ -20,11 +21,12 @@ from workers.watching.settings import WatchSettings
 SETTINGS: dict[str, type[FlagSettings]] = {
     "export": ExportSettings,
     "label": LabelSettings,
+    "plan": PlanSettings,
     "train": TrainSettings,
     "watch": WatchSettings,
 }
 """What each job that infra/ starts can be told."""
-AWAITED = {"plan", "doctor"}
+AWAITED = {"doctor"}
 """Jobs that infra/ starts and that are not there yet; one that is there belongs above."""
 WITHOUT = {"demo"}
 """Jobs that have no such class: their flags are not looked at."""

@@ -202,6 +202,9 @@ def _finish(
         pace=progress.pace,
         at_once=tally.at_once,
         failures=failures,
+        records=tally.records,
+        replicas=progress.replicas,
+        records_per_second=progress.tally.records / max(progress.seconds, 1e-9),
         interrupted=interrupted,
         stopped=stopped if failures else "",
     )

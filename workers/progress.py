@@ -49,16 +49,24 @@ class Progress:
         self._shards = 0
         self._records: int | None = None
         self._started = time.monotonic()
-        self._pace: float | None = None
+        self._seconds = 0.0
         self._worried = False
 
     @property
     def pace(self) -> float:
         """Questions per second, so far or until it was over; 0 when there was nothing to ask."""
-        if self._pace is not None:
-            return self._pace
         asked = sum(self.tally.counts.values()) - self.tally.reused
-        return asked / max(time.monotonic() - self._started, 1e-9)
+        return asked / max(self.seconds, 1e-9)
+
+    @property
+    def replicas(self) -> int:
+        """That have loaded the model since the start."""
+        return self._pulse.replicas
+
+    @property
+    def seconds(self) -> float:
+        """From when the first replica was ready, so far or until it was over."""
+        return self._seconds or time.monotonic() - self._started
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -81,10 +89,10 @@ class Progress:
             waited, now = time.monotonic() - self._started, time.monotonic()
             self._started = now if first else self._started
         if first:
-            self.say(f"the first replica has loaded the model, after {_duration(waited)}")
+            self.say(f"the first replica has loaded the model, after {duration(waited)}")
         elif not pulse.replicas and waited > PATIENCE_SECONDS and not self._worried:
             self._worried = True
-            self.say(f"no replica is ready after {_duration(waited)}: {WORRY}")
+            self.say(f"no replica is ready after {duration(waited)}: {WORRY}")
 
     @contextmanager
     def running(self, shards: int, records: int | None = None) -> Iterator[None]:
@@ -95,7 +103,7 @@ class Progress:
             records: in all of them; None where that isn't known before they are read.
         """
         self._shards, self._records, self._started = shards, records, time.monotonic()
-        self.tally, self._pulse, self._pace = Tally(), Pulse(), None
+        self.tally, self._pulse, self._seconds = Tally(), Pulse(), 0.0
         ended = threading.Event()
         ticker = threading.Thread(target=self._tick, args=(ended,), daemon=True)
         ticker.start()
@@ -106,7 +114,7 @@ class Progress:
             ticker.join()
             with self._lock:
                 self._show(final=True)
-                self._pace = self.pace
+                self._seconds = self.seconds
 
     def line(self, seconds: float) -> str:
         """The line, `seconds` after the first replica was ready."""
@@ -123,7 +131,7 @@ class Progress:
         ]
         done, total = (records, self._records) if self._records else (shards, self._shards)
         if 0 < done < total:
-            parts.append(f"{_duration(seconds / done * (total - done))} left")
+            parts.append(f"{duration(seconds / done * (total - done))} left")
         return "  ".join(parts)
 
     def _tick(self, ended: threading.Event) -> None:
@@ -159,7 +167,7 @@ def describe_run(summary: RunSummary) -> str:
         *(f"  {status:<15}{count:>10,}" for status, count in sorted(summary.counts.items())),
         *_reasons(summary),
         f"masks      {summary.targets:,}",
-        f"time       {_duration(summary.seconds)}{asked if summary.at_once else ''}",
+        f"time       {duration(summary.seconds)}{asked if summary.at_once else ''}",
         *_pace(summary),
         f"labels     {shown(summary.output)}",
     ]
@@ -176,7 +184,7 @@ def _pace(summary: RunSummary) -> list[str]:
     """What a pilot is for: how long a large input would take."""
     if not summary.pace:
         return []
-    pace, million = f"{summary.pace:,.1f}", _duration(MILLION / summary.pace)
+    pace, million = f"{summary.pace:,.1f}", duration(MILLION / summary.pace)
     return [f"pace       {pace} questions/s with the model loaded: {million} a million"]
 
 
@@ -195,7 +203,8 @@ def _reasons(summary: RunSummary) -> list[str]:
     return [f"reasons    {', '.join(told)}{behind}"] if told else []
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "3 min 05 s", "2 h 10 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -47,10 +47,14 @@ class Run:
     beside: str
     """of images that only count where a list names them; empty where there are none"""
 
+    only: frozenset[str] | None = None
+    """ids of the shards that this start is about; None for all"""
+
     @property
     def todo(self) -> list[Shard]:
         """What is left, in the order of the plan."""
-        return [shard for shard in self.shards if shard.shard_id not in self.committed]
+        left = (shard for shard in self.shards if shard.shard_id not in self.committed)
+        return [shard for shard in left if self.only is None or shard.shard_id in self.only]
 
 
 def plan_run(settings: LabelSettings, say: Say, *, shallow: bool = False) -> Run:

@@ -73,6 +73,12 @@ class RunSummary:
     last, and 0 when there was nothing to ask"""
     failures: Mapping[str, str]
     """shards that are not committed, with the reason"""
+    records: int = 0
+    """that were answered since this start, in the shards that are committed"""
+    replicas: int = 0
+    """that have loaded the model since this start"""
+    records_per_second: float = 0.0
+    """of all replicas together, from when the first was ready; of all runs that share them"""
     interrupted: bool = False
     """by Ctrl-C, before the end"""
     stopped: str = ""

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from pixellm.checkpoints import save_checkpoint
-from pixellm.tiny import tiny_checkpoint
+from tests.clock import Clock
 from tests.here import label_runs_here
 from tests.photos import load_photos
-from tests.watching.clock import Clock
 from tests.watching.sqs import Sqs
 from workers.hardware import settle_hardware
 from workers.labels.manifests import current_commits
@@ -24,14 +22,6 @@ from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.watching.settings import WatchSettings
 from workers.watching.watcher import Watcher
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint = tiny_checkpoint(0)
-    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
-    return folder
 
 
 class Place:

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from tests.watching.clock import Clock
+from tests.clock import Clock
 from workers.errors import StorageUnavailable
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore

@@ -1,4 +1,4 @@
-from tests.watching.clock import Clock
+from tests.clock import Clock
 from workers.watching.drops import Drop
 from workers.watching.readiness import Readiness
 
