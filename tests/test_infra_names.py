@@ -72,7 +72,7 @@ def commands() -> Iterator[Command]:
 
 def _flags(rest: str) -> Iterator[str]:
     """The words behind a job's name, up to where the shell ends the command."""
-    if not rest.startswith(" "):
+    if not rest.startswith(" -"):  # a sentence that names the job
         return
     for word in re.findall(r"'[^']*'|\"[^\"]*\"|\S+", rest):
         if word in _END or word[0] in "(#,":
