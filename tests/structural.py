@@ -42,11 +42,15 @@ def problems(value: Any, schema: dict[str, Any], place: str = "") -> Iterator[st
         for number, item in enumerate(value):
             yield from problems(item, schema.get("items", {}), f"{place}[{number}]")
     elif isinstance(value, str):
-        yield from _of_size(len(value), schema.get("minLength"), schema.get("maxLength"), place)
-        if "pattern" in schema and not re.search(schema["pattern"], value):
-            yield f"{place}: {value!r} is not like {schema['pattern']}"
+        yield from _of_text(value, schema, place)
     elif value is not None:
         yield from _of_size(value, schema.get("minimum"), schema.get("maximum"), place)
+
+
+def _of_text(value: str, schema: dict[str, Any], place: str) -> Iterator[str]:
+    yield from _of_size(len(value), schema.get("minLength"), schema.get("maxLength"), place)
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        yield f"{place}: {value!r} is not like {schema['pattern']}"
 
 
 def _is_of_type(value: Any, schema: dict[str, Any]) -> bool:

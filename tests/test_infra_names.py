@@ -42,7 +42,7 @@ class Command:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """A file's text with its broken lines (and Docker's words) joined; of YAML, each text too."""
+    """A file's text, its broken lines and Docker's words joined; of YAML, also each text in it."""
     text = path.read_text(encoding="utf-8")
     yield re.sub(r'\\\n\s*|", "', " ", text)
     if path.suffix == ".yaml":
