@@ -198,6 +198,10 @@ class LabelSettings(SettingsTree):
         default=Path("~/.cache/pixellm"), validate_default=True
     )
     """folder of each machine where models from a bucket are kept"""
+    model_cache_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """most that models and adapters from buckets may take of that folder, in GiB: when a new one
+    needs the room, those that were used longest ago are removed, never one in use; without it, as
+    much as the disk holds"""
     config: FILE | None = None
     """YAML file with settings: a path or s3://bucket/key"""
     reading: Reading = Reading()
