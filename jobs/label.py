@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from pixellm.errors import PixelLMError
 from workers.errors import OutputUnwritable, SettingsError, StorageUnavailable
-from workers.progress import Progress, describe_run
+from workers.logs import Level
+from workers.progress import Progress
 from workers.settings import LabelSettings
 from workers.storage.uris import shown
 
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         settings = LabelSettings.from_everywhere(given, "python jobs/label.py")
+        if settings.log_format == "json":
+            progress.speak_json()
         return _work(settings, progress)
     except PixelLMError as error:
         return _complain(progress, error, 1 if isinstance(error, StorageUnavailable) else 2)
@@ -43,16 +46,17 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
     from workers.runs import describe_plan, plan_run
 
     run = plan_run(settle_hardware(settings), progress.say)
+    progress.about(run.ledger.run_id)
     if settings.dry_run:
         print(describe_plan(run))
         return 0
     try:
         summary = label_run(run, progress)
-        print(describe_run(summary))
+        progress.conclude(summary)
         if run.beside:
-            print(f"beside     {run.beside}")
+            progress.tell("beside", run.beside)
         if settings.export_coco and summary.exit_code == 0:
-            print(f"coco       {_export(run, settings.export_coco)}")
+            progress.tell("coco", _export(run, settings.export_coco))
     except PixelLMError as error:
         begun = not isinstance(error, SettingsError | OutputUnwritable)
         return _complain(progress, error, 1 if begun else 2)
@@ -69,7 +73,7 @@ def _export(run: "Run", uri: str) -> str:
 
 def _complain(progress: Progress, error: PixelLMError, code: int) -> int:
     for line in f"{error}".splitlines():
-        progress.say(line)
+        progress.say(line, Level.ERROR)
     return code
 
 

@@ -22,7 +22,6 @@ Ray itself repeats nothing that raised: retries in two layers multiply.
 import asyncio
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -46,6 +45,8 @@ from workers.errors import (
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
 from workers.logbook import Begun, Logbook, Teller
+from workers.logs import log_as_json, log_error
+from workers.meter import Meter
 from workers.model_files import ModelIdentity, load_engine
 from workers.model_thread import ModelThread
 from workers.settings import LabelSettings
@@ -95,10 +96,20 @@ class ShardLabeller:
         assignment: of the run.
         threads: of the model, when it runs on a CPU.
         logbook: hears of each set-up and shard that is begun, and why a replica broke.
+        make_meter: makes what hears of the rest, in the process of the replica.
     """
 
-    def __init__(self, assignment: Assignment, threads: int, logbook: Logbook) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        threads: int,
+        logbook: Logbook,
+        make_meter: Callable[[], Meter] = Meter,
+    ) -> None:
         torch.set_num_threads(threads)
+        if assignment.settings.log_format == "json":
+            log_as_json()
+        self._meter = make_meter()
         self._logbook = logbook
         self._teller = Teller(logbook.answered)
         self._at_hand: set[str] = set()
@@ -118,7 +129,7 @@ class ShardLabeller:
 
     def setup(self, assignment: Assignment) -> None:
         """Loads the model and puts everything else within reach."""
-        self._bench = lay_out_bench(assignment, self._teller)
+        self._bench = lay_out_bench(assignment, self._teller, self._meter)
 
     async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
         """One shard in, one summary out."""
@@ -138,6 +149,8 @@ class ShardLabeller:
         summary = await self.process(shard)
         self._at_hand.discard(shard.shard_id)
         self._teller.flush()
+        if self._bench is not None:
+            self._bench.meter.flush()
         return summary
 
     async def find_commit(self, shard: Shard) -> ShardSummary | None:
@@ -173,7 +186,7 @@ class ShardLabeller:
             return ShardSummary(shard.shard_id, error=traceback.format_exc(), ends_run=True)
 
     async def _say_why(self, why: str) -> None:
-        print(f"this replica is broken and will be replaced: {why}", file=sys.stderr, flush=True)
+        log_error(f"this replica is broken and will be replaced: {why}")
         with suppress(Exception):  # this process ends, whether it was heard or not
             await asyncio.wait_for(self._logbook.broke(self._at_hand, why), LAST_WORDS_SECONDS)
 
@@ -187,19 +200,23 @@ class ShardLabeller:
         self.destroy()
 
 
-def lay_out_bench(assignment: Assignment, tell: Callable[[str, int], None]) -> Workbench:
+def lay_out_bench(
+    assignment: Assignment, tell: Callable[[str, int], None], meter: Meter | None = None
+) -> Workbench:
     """Loads the model and puts everything else within reach.
 
     Args:
         assignment: of the run.
         tell: see `Workbench.tell`.
+        meter: hears what the time goes to; silent without one.
     """
+    meter = meter or Meter()
     settings, identity = assignment.settings, assignment.identity
     engine = _load_patiently(settings, identity)
     store, output = Anywhere(), settings.output
     ledger = Ledger(store, output, assignment.run_id, assignment.guarantee)
     return Workbench(
-        model=ModelThread(engine),
+        model=ModelThread(engine, meter),
         image_side=engine.model.config.image_side,
         room=lambda text: engine.room(engine.prompt_ids(text)),
         ledger=ledger,
@@ -213,6 +230,7 @@ def lay_out_bench(assignment: Assignment, tell: Callable[[str, int], None]) -> W
         limits=settings.picture_limits,
         roots=(settings.input, *settings.reading.roots),
         tell=tell,
+        meter=meter,
     )
 
 
@@ -247,6 +265,7 @@ async def _try_label(shard: Shard, bench: Workbench) -> ShardSummary:
         try:
             return await label_shard(shard, bench, number)
         except StorageUnavailable:
+            bench.meter.retried()
             await asyncio.sleep(wait)
     return await label_shard(shard, bench, SHARD_ATTEMPTS)
 

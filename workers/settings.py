@@ -194,6 +194,9 @@ class LabelSettings(SettingsTree):
     labels are taken over"""
     dry_run: bool = False
     """list the shards and what is left to do, and write nothing"""
+    log_format: Literal["text", "json"] = "text"
+    """what is said while it runs: lines for people, or a JSON object a line, with time, level, and
+    the ids of run, shard and record; replicas write theirs to Ray's log files then"""
     model_cache: Annotated[Path, AfterValidator(_home)] = Field(
         default=Path("~/.cache/pixellm"), validate_default=True
     )
