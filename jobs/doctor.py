@@ -7,24 +7,20 @@ Exit code 0: all is well, or there are only warnings. 1: something would fail. 2
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from workers.doctor.settings import DoctorSettings
-from workers.errors import SettingsError
+from workers.exit_codes import end, speaker
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all checks; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        return _work(DoctorSettings.from_flags(given, "python jobs/doctor.py"))
-    except SettingsError as error:
-        print("\n".join(f"doctor: {line}" for line in f"{error}".splitlines()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return end(partial(_work, given), speaker("doctor"))
 
 
-def _work(settings: DoctorSettings) -> int:
+def _work(given: Sequence[str]) -> int:
+    settings = DoctorSettings.from_flags(given, "python jobs/doctor.py")
     # Only once the flags are known to be right: torch takes seconds to import.
     from workers.doctor.examination import describe, describe_all, examine, exit_code, to_json
 

@@ -5,7 +5,8 @@
 
 A second start of the same command finishes what is left, and does nothing when all is done.
 Exit code 0: all is committed. 1: shards failed, or the run broke off. 2: a setting or the input is
-wrong, and nothing was begun. 130: stopped by Ctrl-C; what was committed is kept.
+wrong, and nothing was begun. 3: ended early on purpose (--deadline, --max-gpu-hours, SIGTERM).
+130: stopped by Ctrl-C. What was committed is always kept.
 """
 
 import sys
@@ -44,6 +45,7 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
     from workers.driver import label_run
     from workers.hardware import settle_hardware
     from workers.runs import describe_plan, plan_run
+    from workers.stopping import ended_by_sigterm
 
     run = plan_run(settle_hardware(settings), progress.say)
     progress.about(run.ledger.run_id)
@@ -51,7 +53,9 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
         print(describe_plan(run))
         return 0
     try:
-        summary = label_run(run, progress)
+        stop = run.settings.stop
+        with ended_by_sigterm(stop):
+            summary = label_run(run, progress, stop=stop)
         progress.conclude(summary)
         if run.beside:
             progress.tell("beside", run.beside)

@@ -1,8 +1,8 @@
 """What many tests share: what the official code computed, and a real S3 server.
 
-The server is SeaweedFS on loopback, one a test session, with keys of its own. Use `bucket` for a
-fresh bucket (the environment is set for this process), and `s3_server.env` or `s3_env` to give the
-same access to a process of its own, a Ray job for example.
+The server is SeaweedFS on loopback, one for each process that tests, with keys of its own. Use
+`bucket` for a fresh bucket (the environment is set for this process), and `s3_server.env` or
+`s3_env` to give the same access to a process of its own, a Ray job for example.
 """
 
 import json
@@ -43,6 +43,21 @@ SERVICES = (
     "admin",
 )  # each takes a port for HTTP and one for gRPC
 PORT_RANGE = (20_000, 32_000)  # below the ports that Linux hands out to outgoing connections
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(config, items):
+    """Where several processes test, one of them has all that starts Ray, and begins with it.
+
+    Two Rays on two processors keep each other waiting, and tests that wait for them run out of
+    time. Every other file is a group of its own, for the sake of what its fixtures make once.
+    """
+    if not hasattr(config, "workerinput"):  # how xdist says that this process is one of several
+        return
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not item.get_closest_marker("ray"))
 
 
 @dataclass(frozen=True, slots=True)

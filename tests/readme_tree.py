@@ -23,6 +23,11 @@ OTHERS = {
     "pixellm/shipped/drawn/": "the small model that comes with the project, and its scores",
     "pixellm/QUIRKS.md": "what of the official code is reproduced, what is fixed, and why",
     "tests/": "mirror the modules; parity.py compares with the official code's numbers",
+    "infra/": "from nothing to a labelled bucket on a cluster: its README has the commands",
+    "infra/Dockerfile": "the image of head, workers and submitter, for CUDA or CPUs",
+    "infra/aws/": "machines, roles, queue and news of a bucket, as the AWS tools take them",
+    "infra/kuberay/": "Kubernetes objects: labelling, training, a nightly job, a watcher",
+    "jobs/standing/": "settings of standing jobs, for jobs/watch.py --once --config",
     "Makefile": "the same few commands for people and for CI",
     "constraints.txt": "one set of versions that was tried together",
 }

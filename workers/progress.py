@@ -36,9 +36,11 @@ class Progress:
 
     Args:
         stream: where to; standard error, so that what a command prints stays apart.
+        name: of the command, before each line.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, name: str = "label") -> None:
+        self._name = name
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._as_json = False
@@ -50,9 +52,16 @@ class Progress:
         self._shards = 0
         self._records: int | None = None
         self._started = time.monotonic()
-        self.pace = 0.0
-        """questions per second, once it is over; 0 when there was nothing to ask"""
+        self._pace: float | None = None
         self._worried = False
+
+    @property
+    def pace(self) -> float:
+        """Questions per second, so far or until it was over; 0 when there was nothing to ask."""
+        if self._pace is not None:
+            return self._pace
+        asked = sum(self.tally.counts.values()) - self.tally.reused
+        return asked / max(time.monotonic() - self._started, 1e-9)
 
     def speak_json(self) -> None:
         """From now on every line is a JSON object, and none moves; see `workers.logs`."""
@@ -140,6 +149,7 @@ class Progress:
             records: in all of them; None where that isn't known before they are read.
         """
         self._shards, self._records, self._started = shards, records, time.monotonic()
+        self.tally, self._pulse, self._pace = Tally(), Pulse(), None
         ended = threading.Event()
         ticker = threading.Thread(target=self._tick, args=(ended,), daemon=True)
         ticker.start()
@@ -150,8 +160,7 @@ class Progress:
             ticker.join()
             with self._lock:
                 self._show(final=True)
-                asked = sum(self.tally.counts.values()) - self.tally.reused
-                self.pace = asked / max(time.monotonic() - self._started, 1e-9)
+                self._pace = self.pace
 
     def line(self, seconds: float) -> str:
         """The line, `seconds` after the first replica was ready."""
@@ -186,7 +195,7 @@ class Progress:
         self._line_open = not final
 
     def _print(self, text: str, level: Level = Level.INFO, **facts: object) -> None:
-        line = f"label: {text}"
+        line = f"{self._name}: {text}"
         if self._as_json:
             line = json_line(
                 text, level, "label", **{**facts, "run": facts.get("run") or self._run}

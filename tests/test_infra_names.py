@@ -1,0 +1,176 @@
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.deployment import FILES, INFRA, STANDING
+from tests.readme_tree import ROOT
+from workers.exports.settings import ExportSettings
+from workers.settings import LabelSettings
+from workers.settings_names import leaves, variable_of
+from workers.settings_sources import FlagSettings, SettingsTree
+from workers.training.settings import TrainSettings
+from workers.watching.settings import WatchSettings
+
+SETTINGS: dict[str, type[FlagSettings]] = {
+    "export": ExportSettings,
+    "label": LabelSettings,
+    "train": TrainSettings,
+    "watch": WatchSettings,
+}
+"""What each job that infra/ starts can be told."""
+AWAITED = {"plan", "doctor"}
+"""Jobs that infra/ starts and that are not there yet; one that is there belongs above."""
+WITHOUT = {"demo"}
+"""Jobs that have no such class: their flags are not looked at."""
+_COMMAND = re.compile(r"jobs/(\w+)\.py([^`\n]*)")
+_END = {"&&", "||", "|", ";", ">", ">&2"}
+
+
+@dataclass(frozen=True)
+class Command:
+    file: str
+    job: str
+    flags: tuple[str, ...]
+
+
+def texts(path: Path) -> Iterator[str]:
+    """A file's text with its broken lines (and Docker's words) joined; of YAML, each text and each list of words."""
+    text = path.read_text(encoding="utf-8")
+    yield re.sub(r'\\\n\s*|", "', " ", text)
+    if path.suffix == ".yaml":
+        for document in yaml.safe_load_all(text):
+            yield from _in(document)
+
+
+def _in(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _in(each)
+    elif isinstance(value, list):
+        if all(isinstance(each, str) for each in value):
+            yield shlex.join(value)
+        for each in value:
+            yield from _in(each)
+
+
+def commands() -> Iterator[Command]:
+    for path in FILES:
+        for text in texts(path):
+            for job, rest in _COMMAND.findall(text):
+                yield Command(path.relative_to(ROOT).as_posix(), job, tuple(_flags(rest)))
+
+
+def _flags(rest: str) -> Iterator[str]:
+    """The words behind a job's name, up to where the shell ends the command."""
+    if not rest.startswith(" "):
+        return
+    for word in re.findall(r"'[^']*'|\"[^\"]*\"|\S+", rest):
+        if word in _END or word[0] in "(#,":
+            return
+        yield word.strip("'\",]")
+
+
+COMMANDS = sorted(set(commands()), key=lambda each: (each.file, each.job, each.flags))
+CHECKED = [each for each in COMMANDS if each.job in SETTINGS and any(each.flags)]
+
+
+def test_commands_are_found_wherever_they_stand():
+    where = {(each.file, each.job) for each in COMMANDS if each.flags}
+    assert {
+        ("infra/Dockerfile", "label"),
+        ("infra/README.md", "doctor"),
+        ("infra/README.md", "export"),
+        ("infra/README.md", "label"),
+        ("infra/README.md", "plan"),
+        ("infra/README.md", "watch"),
+        ("infra/kuberay/label/job.yaml", "label"),
+        ("infra/kuberay/nightly/job.yaml", "watch"),
+        ("infra/kuberay/train/job.yaml", "train"),
+        ("infra/kuberay/watch/driver.yaml", "watch"),
+        ("jobs/standing/nightly.yaml", "watch"),
+    } <= where
+    assert any("--parallel" in each.flags and "fsdp" in each.flags for each in CHECKED)
+
+
+def test_every_job_that_is_started_is_known():
+    named = {each.job for each in COMMANDS}
+    assert named <= SETTINGS.keys() | AWAITED | WITHOUT
+    for job in AWAITED:
+        assert not (ROOT / "jobs" / f"{job}.py").exists(), f"{job} has a place in SETTINGS now"
+
+
+@pytest.mark.parametrize("command", CHECKED, ids=lambda each: f"{each.file}-{each.job}")
+def test_every_command_is_one_that_its_job_accepts(command, monkeypatch):
+    settings = SETTINGS[command.job]
+    if "--help" in command.flags:
+        return
+    fill = settings.from_everywhere if issubclass(settings, SettingsTree) else settings.from_flags
+    assert fill(command.flags, f"python jobs/{command.job}.py")
+
+
+@pytest.mark.parametrize("path", sorted(STANDING.glob("[!k]*.yaml")), ids=lambda path: path.stem)
+def test_every_standing_job_is_one_that_its_job_accepts(path):
+    job = re.search(r"jobs/(\w+)\.py", path.read_text(encoding="utf-8"))[1]
+    if job in AWAITED:
+        pytest.skip(f"jobs/{job}.py is not there yet")
+    settings = SETTINGS[job].from_everywhere(["--config", f"{path}"], f"python jobs/{job}.py")
+    assert settings.input.startswith("s3://")
+
+
+def test_every_variable_is_one_that_a_job_knows():
+    known = {
+        variable_of(path)
+        for settings in SETTINGS.values()
+        if issubclass(settings, SettingsTree)
+        for path in leaves(settings)
+    }
+    for path in FILES:
+        named = re.findall(r"\bPIXELLM_[A-Z0-9_]*[A-Z0-9]", path.read_text(encoding="utf-8"))
+        assert set(named) <= known, path
+
+
+def test_every_job_that_runs_on_a_head_without_gpu_is_told_of_gpus():
+    label_like = [
+        each
+        for each in COMMANDS
+        if each.job in ("label", "watch") and any(flag.startswith("--input") for flag in each.flags)
+    ]
+    assert len(label_like) >= 3
+    for each in label_like:
+        assert any(flag.startswith("--num-gpus-per-replica") for flag in each.flags), each
+    for path in STANDING.glob("[!k]*.yaml"):
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))["num_gpus_per_replica"] == 1
+
+
+def test_all_files_speak_of_the_same_buckets_account_and_region():
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"(?:s3://|arn:aws:s3:::)([a-z-]+)", text)) <= {
+            *("example-photos", "example-labels", "example-models"),
+        }, path
+        assert set(re.findall(r"\b\d{12}\b", text)) <= {"111122223333"}, path
+        assert set(re.findall(r"\b[a-z]{2}-[a-z]+-\d\b", text)) <= {"eu-central-1"}, path
+
+
+def test_paths_that_the_readme_names_are_there():
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    links += [f"../{path}" for path in re.findall(r"(?:file://|-k |-f )(infra/[\w./-]+)", text)]
+    assert len(links) > 20
+    for link in links:
+        assert (INFRA / link).exists(), link
+
+
+def test_the_example_for_airflow_is_python():
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (INFRA / "README.md").read_text(encoding="utf-8"), re.S
+    )
+    assert "max_active_runs" in ast.unparse(ast.parse(example))
