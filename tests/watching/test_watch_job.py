@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.here import label_runs_here
 from tests.photos import load_photos
-from tests.processes import SECONDS, descendants, end, heed_ctrl_c, wait_for
+from tests.processes import SECONDS, descendants, end, start, wait_for
 from tests.readme_tree import ROOT
 from tests.same import assert_same_rows
 from tests.watching.messages import of_s3
@@ -32,7 +31,7 @@ from workers.settings import LabelSettings
 from workers.stopping import Stop
 from workers.storage.stores import open_store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 PHOTOS = 24
 LEASE = ("--lease-seconds", "10")
@@ -63,15 +62,7 @@ class Standing:
     @contextmanager
     def watcher(self, *flags: str) -> Iterator[subprocess.Popen[str]]:
         given = [*self.flags(f"s3://{self.bucket}/in", self.output), *LEASE, *flags]
-        process = subprocess.Popen(
-            [sys.executable, "jobs/watch.py", *given],
-            cwd=ROOT,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=heed_ctrl_c,
-        )
+        process = start(["jobs/watch.py", *given], self.env)
         try:
             yield process
         finally:
