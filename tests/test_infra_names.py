@@ -10,6 +10,7 @@ import yaml
 
 from tests.deployment import FILES, INFRA, STANDING
 from tests.readme_tree import ROOT
+from workers.doctor.settings import DoctorSettings
 from workers.exports.settings import ExportSettings
 from workers.settings import LabelSettings
 from workers.settings_names import leaves, variable_of
@@ -18,13 +19,14 @@ from workers.training.settings import TrainSettings
 from workers.watching.settings import WatchSettings
 
 SETTINGS: dict[str, type[FlagSettings]] = {
+    "doctor": DoctorSettings,
     "export": ExportSettings,
     "label": LabelSettings,
     "train": TrainSettings,
     "watch": WatchSettings,
 }
 """What each job that infra/ starts can be told."""
-AWAITED = {"plan", "doctor"}
+AWAITED = {"plan"}
 """Jobs that infra/ starts and that are not there yet; one that is there belongs above."""
 WITHOUT = {"demo"}
 """Jobs that have no such class: their flags are not looked at."""
