@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from pixellm.errors import PixelLMError
 from workers.errors import OutputUnwritable, SettingsError, StorageUnavailable
-from workers.progress import Progress, describe_run
+from workers.logs import Level
+from workers.progress import Progress
 from workers.settings import LabelSettings
 from workers.storage.uris import shown
 
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         settings = LabelSettings.from_everywhere(given, "python jobs/label.py")
+        if settings.log_format == "json":
+            progress.speak_json()
         return _work(settings, progress)
     except PixelLMError as error:
         return _complain(progress, error, 1 if isinstance(error, StorageUnavailable) else 2)
@@ -46,6 +49,7 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
     from workers.stopping import ended_by_sigterm
 
     run = plan_run(settle_hardware(settings), progress.say)
+    progress.about(run.ledger.run_id)
     if settings.dry_run:
         print(describe_plan(run))
         return 0
@@ -53,13 +57,14 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
         stop = run.settings.stop
         with ended_by_sigterm(stop):
             summary = label_run(run, progress, stop=stop)
-        print(describe_run(summary))
-        if estimate := Estimate.load(run.ledger.store, run.ledger.output, run.ledger.run_id):
-            print(compare(estimate, summary), end="")
+        progress.conclude(summary)
+        estimate = Estimate.load(run.ledger.store, run.ledger.output, run.ledger.run_id)
+        if estimate and (said := compare(estimate, summary)):
+            progress.tell("plan", said)
         if run.beside:
-            print(f"beside     {run.beside}")
+            progress.tell("beside", run.beside)
         if settings.export_coco and summary.exit_code == 0:
-            print(f"coco       {_export(run, settings.export_coco)}")
+            progress.tell("coco", _export(run, settings.export_coco))
     except PixelLMError as error:
         begun = not isinstance(error, SettingsError | OutputUnwritable)
         return _complain(progress, error, 1 if begun else 2)
@@ -76,7 +81,7 @@ def _export(run: "Run", uri: str) -> str:
 
 def _complain(progress: Progress, error: PixelLMError, code: int) -> int:
     for line in f"{error}".splitlines():
-        progress.say(line)
+        progress.say(line, Level.ERROR)
     return code
 
 

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(given: Sequence[str], progress: Progress) -> int:
     settings = WatchSettings.from_everywhere(given, "python jobs/watch.py")
+    if settings.log_format == "json":
+        progress.speak_json()
     # Only once the flags are known to be right: torch takes seconds to import.
     progress.say(f"watching {shown(settings.input)}")
     from workers.hardware import settle_hardware

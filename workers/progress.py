@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from workers.logs import Level, json_line
 from workers.storage.uris import shown
 from workers.summaries import Pulse, RunSummary, ShardSummary, Tally
 
@@ -42,6 +43,8 @@ class Progress:
         self._name = name
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
+        self._as_json = False
+        self._run: str | None = None
         self._lock = threading.Lock()
         self._line_open = False
         self.tally = Tally()
@@ -68,18 +71,69 @@ class Progress:
         """From when the first replica was ready, so far or until it was over."""
         return self._seconds or time.monotonic() - self._started
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
+    def speak_json(self) -> None:
+        """From now on every line is a JSON object, and none moves; see `workers.logs`."""
+        self._as_json, self._terminal = True, False
+
+    def about(self, run: str) -> None:
+        """Lines that name no other run are about this one from now on."""
+        self._run = run
+
+    def say(
+        self,
+        text: str,
+        level: Level = Level.INFO,
+        *,
+        run: str | None = None,
+        shard: str | None = None,
+    ) -> None:
+        """A line of its own.
+
+        Args:
+            text: of the line.
+            level: how much it matters.
+            run: that it is about, if it is about one.
+            shard: likewise.
+        """
         with self._lock:
             self._wipe()
-            print(f"{self._name}: {text}", file=self._stream, flush=True)
+            self._print(text, level, run=run, shard=shard)
+
+    def conclude(self, summary: RunSummary) -> None:
+        """The table at the end goes to standard output, or its numbers to the log."""
+        if not self._as_json:
+            print(describe_run(summary))
+            return
+        self._print(
+            "the run has ended",
+            Level.ERROR if summary.failures else Level.INFO,
+            run=summary.run_id,
+            shards=summary.shards,
+            committed=summary.shards - len(summary.failures),
+            rows=dict(summary.counts),
+            reasons=dict(summary.errors),
+            masks=summary.targets,
+            seconds=round(summary.seconds, 3),
+            exit_code=summary.exit_code,
+        )
+
+    def tell(self, name: str, text: str) -> None:
+        """One more line of that table."""
+        if self._as_json:
+            self.say(f"{name}: {text}")
+        else:
+            print(f"{name:<10} {text}")
 
     def add(self, summary: ShardSummary) -> None:
         """Counts a shard in."""
         with self._lock:
             self.tally.add(summary)
         if summary.error is not None:
-            self.say(f"shard {summary.shard_id} failed: {summary.error}")
+            self.say(
+                f"shard {summary.shard_id} failed: {summary.error}",
+                Level.ERROR,
+                shard=summary.shard_id,
+            )
 
     def hear(self, pulse: Pulse) -> None:
         """Takes in how far the replicas are; pace is measured from when the first one is ready."""
@@ -92,7 +146,7 @@ class Progress:
             self.say(f"the first replica has loaded the model, after {duration(waited)}")
         elif not pulse.replicas and waited > PATIENCE_SECONDS and not self._worried:
             self._worried = True
-            self.say(f"no replica is ready after {duration(waited)}: {WORRY}")
+            self.say(f"no replica is ready after {duration(waited)}: {WORRY}", Level.WARNING)
 
     @contextmanager
     def running(self, shards: int, records: int | None = None) -> Iterator[None]:
@@ -142,11 +196,19 @@ class Progress:
     def _show(self, *, final: bool = False) -> None:
         text = self.line(time.monotonic() - self._started)
         if not self._terminal:
-            print(f"{self._name}: {text}", file=self._stream, flush=True)
+            self._print(text)
             return
         end = "\n" if final else ""
         print(f"\r{text[:WIDTH]:<{WIDTH}}", end=end, file=self._stream, flush=True)
         self._line_open = not final
+
+    def _print(self, text: str, level: Level = Level.INFO, **facts: object) -> None:
+        line = f"{self._name}: {text}"
+        if self._as_json:
+            line = json_line(
+                text, level, "label", **{**facts, "run": facts.get("run") or self._run}
+            )
+        print(line, file=self._stream, flush=True)
 
     def _wipe(self) -> None:
         if self._line_open:

@@ -22,7 +22,6 @@ Ray itself repeats nothing that raised: retries in two layers multiply.
 import asyncio
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -47,6 +46,8 @@ from workers.errors import (
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
 from workers.logbook import Begun, Logbook, Teller
+from workers.logs import log_as_json, log_error
+from workers.meter import Meter
 from workers.model_files import ModelIdentity, load_engine
 from workers.model_thread import ModelThread
 from workers.settings import LabelSettings
@@ -115,13 +116,23 @@ class ShardLabeller:
         assignments: of the runs whose shards it is given, with the same model.
         threads: of the model, when it runs on a CPU.
         logbook: hears of each set-up and shard that is begun, and why a replica broke.
+        make_meter: makes what hears of the rest, in the process of the replica.
     """
 
     _benches: Mapping[str, Workbench] = MappingProxyType({})
     """by run; none before it is set up"""
 
-    def __init__(self, assignments: Sequence[Assignment], threads: int, logbook: Logbook) -> None:
+    def __init__(
+        self,
+        assignments: Sequence[Assignment],
+        threads: int,
+        logbook: Logbook,
+        make_meter: Callable[[], Meter] = Meter,
+    ) -> None:
         torch.set_num_threads(threads)
+        if assignments[0].settings.log_format == "json":
+            log_as_json()
+        self._meter = make_meter()
         self._logbook = logbook
         self._teller = Teller(logbook.answered)
         self._at_hand: set[str] = set()
@@ -141,7 +152,7 @@ class ShardLabeller:
 
     def setup(self, assignments: Sequence[Assignment]) -> None:
         """Loads the model and puts everything else within reach."""
-        self._benches = lay_out_benches(assignments, self._teller)
+        self._benches = lay_out_benches(assignments, self._teller, self._meter)
 
     async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
         """One errand in, one summary out."""
@@ -164,6 +175,8 @@ class ShardLabeller:
         summary = await self.process(errand)
         self._at_hand.discard(shard_id)
         self._teller.flush()
+        for bench in self._benches.values():
+            bench.meter.flush()
         return summary
 
     async def find_commit(self, errand: Errand) -> ShardSummary | None:
@@ -200,7 +213,7 @@ class ShardLabeller:
             return ShardSummary(shard.shard_id, error=traceback.format_exc(), ends_run=True)
 
     async def _say_why(self, why: str) -> None:
-        print(f"this replica is broken and will be replaced: {why}", file=sys.stderr, flush=True)
+        log_error(f"this replica is broken and will be replaced: {why}")
         with suppress(Exception):  # this process ends, whether it was heard or not
             await asyncio.wait_for(self._logbook.broke(self._at_hand, why), LAST_WORDS_SECONDS)
 
@@ -215,7 +228,9 @@ class ShardLabeller:
 
 
 def lay_out_benches(
-    assignments: Sequence[Assignment], tell: Callable[[str, int], None]
+    assignments: Sequence[Assignment],
+    tell: Callable[[str, int], None],
+    meter: Meter | None = None,
 ) -> dict[str, Workbench]:
     """Loads the model and puts everything else within reach, for each run.
 
@@ -223,10 +238,12 @@ def lay_out_benches(
         assignments: of the runs; settings of the model, of decoding and of reading are those of
             the first.
         tell: see `Workbench.tell`.
+        meter: hears what the time goes to; silent without one.
     """
+    meter = meter or Meter()
     settings = assignments[0].settings
     engine = _load_patiently(settings, assignments[0].identity)
-    model, store = ModelThread(engine), Anywhere()
+    model, store = ModelThread(engine, meter), Anywhere()
     threads = ThreadPoolExecutor(settings.reading.threads, thread_name_prefix="reader")
     pictures = asyncio.Semaphore(settings.pictures_at_once)
 
@@ -247,6 +264,7 @@ def lay_out_benches(
             limits=each.settings.picture_limits,
             roots=(each.settings.input, *each.settings.reading.roots),
             tell=tell,
+            meter=meter,
         )
 
     return {each.run_id: lay_out(each) for each in assignments}
@@ -283,6 +301,7 @@ async def _try_label(shard: Shard, bench: Workbench) -> ShardSummary:
         try:
             return await label_shard(shard, bench, number)
         except StorageUnavailable:
+            bench.meter.retried()
             await asyncio.sleep(wait)
     return await label_shard(shard, bench, SHARD_ATTEMPTS)
 

@@ -218,10 +218,17 @@ class LabelSettings(SettingsTree):
     grace_seconds: int = Field(default=GRACE_SECONDS, ge=0)
     """what shards under way get to end and be committed, when a deadline has come or the process
     was asked to end (SIGTERM)"""
+    log_format: Literal["text", "json"] = "text"
+    """what is said while it runs: lines for people, or a JSON object a line, with time, level, and
+    the ids of run, shard and record; replicas write theirs to Ray's log files then"""
     model_cache: Annotated[Path, AfterValidator(_home)] = Field(
         default=Path("~/.cache/pixellm"), validate_default=True
     )
     """folder of each machine where models from a bucket are kept"""
+    model_cache_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """most that models and adapters from buckets may take of that folder, in GiB: when a new one
+    needs the room, those that were used longest ago are removed, never one in use; without it, as
+    much as the disk holds"""
     config: FILE | None = None
     """YAML file with settings: a path or s3://bucket/key"""
     reading: Reading = Reading()

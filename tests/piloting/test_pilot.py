@@ -16,7 +16,6 @@ from workers.runs import plan_run
 from workers.storage.stores import Anywhere
 from workers.summaries import Pulse, ShardSummary
 
-
 PHOTOS = len(load_photos())
 
 

@@ -102,10 +102,7 @@ def compare(estimate: Estimate, summary: RunSummary) -> str:
     own = summary.records_per_second / summary.replicas
     said = estimate.rate
     where = "within" if said.low <= own <= said.high else "outside"
-    return (
-        f"plan       {own:,.2f} records/s of one replica, {where} of what the pilot said: "
-        f"{_shown(said, 2)}\n"
-    )
+    return f"{own:,.2f} records/s of one replica, {where} of what the pilot said: {_shown(said, 2)}"
 
 
 def _shown(number: Range, digits: int) -> str:
