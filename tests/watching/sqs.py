@@ -20,6 +20,12 @@ class Sqs:
         made = self.client.create_queue(QueueName="news", Attributes={"RedrivePolicy": policy})
         self.url = made["QueueUrl"]
 
+    def let_receive(self, times: int) -> None:
+        """From now on a message is handed out so often before it is a dead letter."""
+        arn = self._attributes(self.dead)["QueueArn"]
+        policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": f"{times}"})
+        self.client.set_queue_attributes(QueueUrl=self.url, Attributes={"RedrivePolicy": policy})
+
     def send(self, *bodies: str) -> None:
         for body in bodies:
             self.client.send_message(QueueUrl=self.url, MessageBody=body)

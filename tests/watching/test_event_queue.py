@@ -49,13 +49,16 @@ def test_a_message_that_says_nothing_ends_as_a_dead_letter(sqs):
 
 
 def test_a_queue_tells_where_its_dead_letters_go(sqs):
-    assert EventQueue(sqs.url).dead_letters().endswith(":dead")
-    assert EventQueue(sqs.dead).dead_letters() == ""
+    sqs.send("one", "two")
+    state = EventQueue(sqs.url).look()
+    assert state.dead_letters.endswith(":dead")
+    assert (state.waiting, state.in_hand, state.most_times) == (2, 0, MOST_TIMES)
+    assert EventQueue(sqs.dead).look().dead_letters == ""
 
 
 def test_a_queue_that_is_not_there_is_told(sqs):
     with pytest.raises(QueueTrouble, match=r"the queue .*none.*NonExistentQueue"):
-        EventQueue(f"{sqs.url}-none").dead_letters()
+        EventQueue(f"{sqs.url}-none").look()
 
 
 def test_a_queue_that_does_not_answer_is_told(sqs_server, monkeypatch):

@@ -30,6 +30,7 @@ MOST_HELD = 2_000
 VISIBILITY_SECONDS = 120
 """For which a message is hidden from others; prolonged several times in that time."""
 CONNECT_SECONDS, READ_SECONDS = 10, 30  # a long poll is answered after 20 s
+_COUNTS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 _REGION = re.compile(r"(?:^|\.)sqs[.-]([a-z]{2}[a-z0-9-]+-\d)\.|^([a-z]{2}[a-z0-9-]+-\d)\.queue\.")
 
 
@@ -45,6 +46,19 @@ class Message:
     """why it says nothing; then it is no event"""
     received: int = 1
     """how often it was handed out"""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """How a queue stands; the counts are SQS's own estimates."""
+
+    waiting: int
+    """messages that nobody has in hand"""
+    in_hand: int
+    dead_letters: str
+    """where messages end that come too often; empty where there is no such place"""
+    most_times: int
+    """that a message is handed out before it goes there"""
 
 
 class EventQueue:
@@ -112,18 +126,25 @@ class EventQueue:
             for each in messages:
                 self._held.pop(each.message_id, None)
 
-    def dead_letters(self) -> str:
-        """Where messages end that come too often; empty where the queue has no such place.
+    def look(self) -> QueueState:
+        """How the queue stands.
 
         Raises:
             QueueTrouble: the queue does not answer, or refuses.
         """
         with _told(self.url):
             answer = self._client.get_queue_attributes(
-                QueueUrl=self.url, AttributeNames=["RedrivePolicy"]
+                QueueUrl=self.url, AttributeNames=["RedrivePolicy", *_COUNTS]
             )
-        policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy", "{}"))
-        return str(policy.get("deadLetterTargetArn", ""))
+        found = answer.get("Attributes", {})
+        policy = json.loads(found.get("RedrivePolicy", "{}"))
+        waiting, in_hand = (int(found.get(name, 0)) for name in _COUNTS)
+        return QueueState(
+            waiting,
+            in_hand,
+            str(policy.get("deadLetterTargetArn", "")),
+            int(policy.get("maxReceiveCount", 0)),
+        )
 
     def _receive(self, wait_seconds: int) -> list[Message]:
         with _told(self.url):

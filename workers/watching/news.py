@@ -51,7 +51,7 @@ class News:
         Raises:
             QueueTrouble: it can't.
         """
-        if not self._queue.dead_letters():
+        if not self._queue.look().dead_letters:
             self._say(f"the queue {shown(self._queue.url)} {NO_DEAD_LETTERS}")
 
     def prolong(self) -> None:
