@@ -7,6 +7,10 @@ TORCH ?= torch==2.13.0
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
+# Processes that run the tests. Whatever starts Ray stays in one of them, and it begins with that.
+WORKERS ?= 2
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-all bench check docs format clean
 
@@ -28,13 +32,13 @@ demo: setup ## draw a folder of scenes, label it, show the masks
 	$(PY) jobs/demo.py --output demo
 
 test: setup ## run the tests (about 20 minutes on two cores)
-	$(PY) -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 test-all: setup ## run these and the long ones, which take minutes each
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-fast: setup ## run the tests that take seconds
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 bench: setup ## measure the engine beside other ways, on this machine (about an hour; results go to out/bench)
 	$(PY) -m tests.benchmarks --output out/bench

@@ -10,33 +10,33 @@ input is wrong. 130: stopped by Ctrl-C.
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pixellm.errors import PixelLMError
 from workers.errors import PlanError, SettingsError
+from workers.exit_codes import end, speaker
 from workers.imports.settings import ConvertSettings
 from workers.storage.uris import shown
 
 if TYPE_CHECKING:
     from workers.imports.convert import ConvertSummary
 
+_say = speaker("convert")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one import; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        settings = ConvertSettings.from_flags(given, "python jobs/convert.py")
-        from workers.imports.convert import convert
-        from workers.imports.plan import plan_conversion
+    stopped = "stopped; what is committed is kept, the same command does the rest"
+    return end(partial(_work, given), _say, (SettingsError, PlanError), stopped)
 
-        print(_describe(convert(plan_conversion(settings), _say)))
-    except PixelLMError as error:
-        for line in f"{error}".splitlines():
-            _say(line)
-        return 2 if isinstance(error, SettingsError | PlanError) else 1
-    except KeyboardInterrupt:
-        _say("stopped; what is committed is kept, the same command does the rest")
-        return 130
+
+def _work(given: Sequence[str]) -> int:
+    settings = ConvertSettings.from_flags(given, "python jobs/convert.py")
+    from workers.imports.convert import convert
+    from workers.imports.plan import plan_conversion
+
+    print(_describe(convert(plan_conversion(settings), _say)))
     return 0
 
 
@@ -58,10 +58,6 @@ def _describe(summary: "ConvertSummary") -> str:
     if reasons:
         lines.append("The column error_message says of each rejected row what was wrong with it.")
     return "\n".join(lines)
-
-
-def _say(text: str) -> None:
-    print(f"convert: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

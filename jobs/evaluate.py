@@ -9,28 +9,24 @@ reason. 2: a bad setting. 3: something is below its --min. 130: stopped by Ctrl-
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from pixellm.errors import PixelLMError
-from workers.errors import SettingsError
+from workers.exit_codes import end, speaker
 from workers.scoring.settings import EvaluateSettings
 from workers.storage.stores import open_store
 from workers.storage.uris import shown
+
+_say = speaker("evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one evaluation; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        return _work(EvaluateSettings.from_flags(given, "python jobs/evaluate.py"))
-    except SettingsError as error:
-        return _complain(error, 2)
-    except PixelLMError as error:
-        return _complain(error, 1)
-    except KeyboardInterrupt:
-        return 130
+    return end(partial(_work, given), _say)
 
 
-def _work(settings: EvaluateSettings) -> int:
+def _work(given: Sequence[str]) -> int:
+    settings = EvaluateSettings.from_flags(given, "python jobs/evaluate.py")
     # Only once the flags are known to be right: torch and pycocotools take seconds to import.
     from workers.evaluating import evaluate
     from workers.scoring.fitting import fit_calibration
@@ -54,16 +50,6 @@ def _work(settings: EvaluateSettings) -> int:
 def _put(uri: str, data: bytes) -> None:
     open_store(uri).put(uri, data)
     _say(f"wrote {shown(uri)}")
-
-
-def _complain(error: PixelLMError, code: int) -> int:
-    for line in f"{error}".splitlines():
-        _say(line)
-    return code
-
-
-def _say(text: str) -> None:
-    print(f"evaluate: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@
     python jobs/export.py --labels s3://bucket/out --to muse --output muse.json
 
 Exit code 0: written and found sound. 1: could not be written, with the reason. 2: a bad setting.
+130: stopped by Ctrl-C.
 """
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from pixellm.errors import PixelLMError
-from workers.errors import SettingsError
+from workers.exit_codes import end, speaker
 from workers.exports.categories import read_categories
 from workers.exports.formats import FORMATS, export_run
 from workers.exports.selection import ExportOptions, ExportSummary
@@ -23,14 +24,12 @@ from workers.storage.uris import normalise_uri, shown
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one export; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        settings = ExportSettings.from_flags(given, "python jobs/export.py")
-        summary = _export(settings)
-    except SettingsError as error:
-        return _complain(error, 2)
-    except PixelLMError as error:
-        return _complain(error, 1)
-    print(_describe(summary, settings))
+    return end(partial(_work, given), speaker("export"))
+
+
+def _work(given: Sequence[str]) -> int:
+    settings = ExportSettings.from_flags(given, "python jobs/export.py")
+    print(_describe(_export(settings), settings))
     return 0
 
 
@@ -52,12 +51,6 @@ def _describe(summary: ExportSummary, settings: ExportSettings) -> str:
     lines = [f"wrote {shown(settings.output)}: {held}; checked with {checker}"]
     lines += [f"left out: {count:,} {reason}" for reason, count in summary.left_out.items()]
     return "\n".join(lines)
-
-
-def _complain(error: PixelLMError, code: int) -> int:
-    for line in f"{error}".splitlines():
-        print(f"export: {line}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 A second start of the same command finishes what is left, and does nothing when all is done.
 Exit code 0: all is committed. 1: shards failed, or the run broke off. 2: a setting or the input is
-wrong, and nothing was begun. 130: stopped by Ctrl-C; what was committed is kept.
+wrong, and nothing was begun. 3: ended early on purpose (--deadline, --max-gpu-hours, SIGTERM).
+130: stopped by Ctrl-C. What was committed is always kept.
 """
 
 import sys
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from pixellm.errors import PixelLMError
 from workers.errors import OutputUnwritable, SettingsError, StorageUnavailable
-from workers.progress import Progress, describe_run
+from workers.logs import Level
+from workers.progress import Progress
 from workers.settings import LabelSettings
 from workers.storage.uris import shown
 
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         settings = LabelSettings.from_everywhere(given, "python jobs/label.py")
+        if settings.log_format == "json":
+            progress.speak_json()
         return _work(settings, progress)
     except PixelLMError as error:
         return _complain(progress, error, 1 if isinstance(error, StorageUnavailable) else 2)
@@ -40,19 +44,27 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
     progress.say(f"getting ready to label {shown(settings.input)}")
     from workers.driver import label_run
     from workers.hardware import settle_hardware
+    from workers.piloting.estimate import Estimate, compare
     from workers.runs import describe_plan, plan_run
+    from workers.stopping import ended_by_sigterm
 
     run = plan_run(settle_hardware(settings), progress.say)
+    progress.about(run.ledger.run_id)
     if settings.dry_run:
         print(describe_plan(run))
         return 0
     try:
-        summary = label_run(run, progress)
-        print(describe_run(summary))
+        stop = run.settings.stop
+        with ended_by_sigterm(stop):
+            summary = label_run(run, progress, stop=stop)
+        progress.conclude(summary)
+        estimate = Estimate.load(run.ledger.store, run.ledger.output, run.ledger.run_id)
+        if estimate and (said := compare(estimate, summary)):
+            progress.tell("plan", said)
         if run.beside:
-            print(f"beside     {run.beside}")
+            progress.tell("beside", run.beside)
         if settings.export_coco and summary.exit_code == 0:
-            print(f"coco       {_export(run, settings.export_coco)}")
+            progress.tell("coco", _export(run, settings.export_coco))
     except PixelLMError as error:
         begun = not isinstance(error, SettingsError | OutputUnwritable)
         return _complain(progress, error, 1 if begun else 2)
@@ -69,7 +81,7 @@ def _export(run: "Run", uri: str) -> str:
 
 def _complain(progress: Progress, error: PixelLMError, code: int) -> int:
     for line in f"{error}".splitlines():
-        progress.say(line)
+        progress.say(line, Level.ERROR)
     return code
 
 

@@ -15,26 +15,25 @@ A second start of the same command goes on from the newest state. Exit code 0: t
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from pixellm.errors import PixelLMError
-from workers.errors import SettingsError
+from workers.exit_codes import end, speaker
 from workers.storage.uris import shown
 from workers.training.settings import TrainSettings
+
+_say = speaker("train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one training; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        folder, place = _follow_recipe(given) if _names_recipe(given) else _fine_tune(given)
-        print(f"{folder:<11}{shown(place)}")
-    except PixelLMError as error:
-        for line in f"{error}".splitlines():
-            _say(line)
-        return 2 if isinstance(error, SettingsError) else 1
-    except KeyboardInterrupt:
-        _say("stopped; the newest state is kept, the same command goes on from it")
-        return 130
+    stopped = "stopped; the newest state is kept, the same command goes on from it"
+    return end(partial(_work, given), _say, stopped=stopped)
+
+
+def _work(given: Sequence[str]) -> int:
+    folder, place = _follow_recipe(given) if _names_recipe(given) else _fine_tune(given)
+    print(f"{folder:<11}{shown(place)}")
     return 0
 
 
@@ -57,10 +56,6 @@ def _follow_recipe(given: Sequence[str]) -> tuple[str, str]:
 
     settings = DrawnSettings.from_flags(given, "python jobs/train.py --recipe drawn")
     return "model", run_recipe(settings, _say)
-
-
-def _say(text: str) -> None:
-    print(f"train: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

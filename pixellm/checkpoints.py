@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from pixellm.added_tokens import ADDED_FILE, CONFIG_FILE, MAP_FILE
 from pixellm.config import PixelLMConfig, clip_from_json, config_from_json, read_json
 from pixellm.decoder import read_sizes
 from pixellm.errors import CheckpointError, ConfigError
 from pixellm.model import PixelLM
-from pixellm.tokenizer import ADDED_FILE, CONFIG_FILE, MAP_FILE, MODEL_FILE, Tokenizer
+from pixellm.tokenizer import MODEL_FILE, Tokenizer
 from pixellm.vision import resize_position_table
 from pixellm.weights import WeightFiles, WeightSource, save_weights
 

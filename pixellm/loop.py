@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pixellm.errors import TrainingDiverged
+from pixellm.peers import Alone, Peers
 
 Batch = TypeVar("Batch")
-Value = TypeVar("Value")
 
 REMEMBERED = 50
 """Steps whose losses a new one is compared with."""
@@ -57,57 +57,6 @@ class Schedule:
         done = min(1.0, (step - self.warm_up) / max(1, self.steps - self.warm_up))
         left = 1 - done if self.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.rate * (self.floor + (1 - self.floor) * left)
-
-
-class Peers(Protocol):
-    """The workers that learn together."""
-
-    @property
-    def rank(self) -> int:
-        """Which of them this is, from 0."""
-        ...
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Of a value of each."""
-        ...
-
-    def apart(self, learner: nn.Module) -> AbstractContextManager[object]:
-        """Within it, gradients are added up and not shared yet."""
-        ...
-
-    def whole(self, tensor: Tensor) -> Tensor:
-        """A tensor of which each may hold a part; all of them must ask."""
-        ...
-
-    def part_of(self, whole: Tensor, like: Tensor) -> Tensor:
-        """What this worker holds of it, if it holds as much as of `like`."""
-        ...
-
-
-class Alone:
-    """One worker."""
-
-    rank, world = 0, 1
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Its own value."""
-        return values
-
-    def apart(self, learner: nn.Module) -> AbstractContextManager[object]:
-        """Nothing is shared."""
-        return nullcontext()
-
-    def gather(self, value: Value) -> list[Value]:
-        """Its own."""
-        return [value]
-
-    def whole(self, tensor: Tensor) -> Tensor:
-        """It is."""
-        return tensor
-
-    def part_of(self, whole: Tensor, like: Tensor) -> Tensor:
-        """All of it."""
-        return whole
 
 
 @dataclass(frozen=True, slots=True)

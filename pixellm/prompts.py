@@ -8,8 +8,9 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from pixellm.added_tokens import IMAGE_END, IMAGE_START
 from pixellm.errors import InstructionError
-from pixellm.tokenizer import IMAGE_END, IMAGE_START, IMAGE_TOKEN, Tokenizer
+from pixellm.tokenizer import IMAGE_TOKEN, Tokenizer
 
 SYSTEM_TEXT = (
     "A chat between a curious human and an artificial intelligence assistant. "

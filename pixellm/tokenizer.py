@@ -7,15 +7,23 @@ and every piece that remains is encoded by itself, with sentencepiece's dummy pr
 """
 
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
 
+from pixellm.added_tokens import (
+    ADDED_FILE,
+    CONFIG_FILE,
+    CORE_IDS,
+    IMAGE_END,
+    IMAGE_START,
+    MAP_FILE,
+    read_added_tokens,
+    write_added_tokens,
+)
 from pixellm.errors import CheckpointError, ConfigError, InstructionError
 from pixellm.phrases import Span
 
@@ -23,16 +31,11 @@ IMAGE_TOKEN = "<image>"
 """Where the image stands in a prompt. It is no token: the model puts image vectors there."""
 IMAGE_TOKEN_INDEX = -200
 """What stands for the image among token ids."""
-IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
 
-MODEL_FILE, ADDED_FILE = "tokenizer.model", "added_tokens.json"
-MAP_FILE, CONFIG_FILE = "special_tokens_map.json", "tokenizer_config.json"
+MODEL_FILE = "tokenizer.model"
 MIN_BYTE_FALLBACK_VOCABULARY = 512
 """Pieces. The 256 byte pieces would take most of a vocabulary that is smaller than this."""
 
-_CORE_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}  # ids 0, 1, 2
-_CORE_IDS = {token: index for index, token in enumerate(_CORE_TOKENS.values())}
-_SEG_TOKEN = re.compile(r"\[SEG(\d*)\]")
 _CLOSING = tuple(".,;:!?)]")  # written without a space before them
 
 
@@ -50,14 +53,13 @@ class Tokenizer:
     def __init__(self, files: Mapping[str, bytes], source: str = "tokenizer") -> None:
         self._files = dict(files)
         self._pieces = _load_pieces(files, source)
-        self.added: dict[str, int] = _load_added(files, source, self._pieces.vocab_size())
-        self.seg_ids: tuple[int, ...] = _find_seg_ids(self.added, f"{source}/{ADDED_FILE}")
+        tokens = read_added_tokens(files, source, self._pieces.vocab_size())
+        self.added, self.seg_ids, self._strips = tokens.ids, tokens.seg_ids, tokens.strips
         self.pad_id, self.bos_id, self.eos_id = 0, 1, 2  # PixelLM pads with <unk>
         self.vocab_size: int = max(self._pieces.vocab_size(), *(i + 1 for i in self.added.values()))
-        self._cuts: dict[str, int] = _CORE_IDS | self.added
+        self._cuts: dict[str, int] = CORE_IDS | self.added
         self._names = {index: token for token, index in self.added.items()}
         self._names[IMAGE_TOKEN_INDEX] = IMAGE_TOKEN
-        self._strips = _load_strips(files, source, self._cuts)
         longest_first = sorted(self._cuts, key=len, reverse=True)
         self._cut = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
@@ -213,22 +215,7 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int, groups: int) -> Toke
         raise ConfigError(f"can't train a vocabulary of {vocab_size!r} pieces: {error}") from error
     segs = ["[SEG]"] if groups == 1 else [f"[SEG{index}]" for index in range(groups)]
     added = {token: vocab_size + at for at, token in enumerate([*segs, IMAGE_START, IMAGE_END])}
-    return Tokenizer({MODEL_FILE: model.getvalue(), **_describe(added)})
-
-
-def _describe(added: Mapping[str, int]) -> dict[str, bytes]:
-    """The JSON files beside `tokenizer.model`, in the form that transformers reads."""
-    special = {
-        key: {"content": token, "lstrip": False, "normalized": True, "rstrip": False}
-        for key, token in _CORE_TOKENS.items()
-    }
-    config = {
-        **{key: {"__type": "AddedToken", **token} for key, token in special.items()},
-        "legacy": True,
-        "tokenizer_class": "LlamaTokenizer",
-    }
-    contents = {ADDED_FILE: added, MAP_FILE: {**special, "pad_token": "<unk>"}, CONFIG_FILE: config}
-    return {name: json.dumps(value, indent=2).encode() for name, value in contents.items()}
+    return Tokenizer({MODEL_FILE: model.getvalue(), **write_added_tokens(added)})
 
 
 def _load_pieces(files: Mapping[str, bytes], source: str) -> sentencepiece.SentencePieceProcessor:
@@ -242,61 +229,3 @@ def _load_pieces(files: Mapping[str, bytes], source: str) -> sentencepiece.Sente
     if found != (0, 1, 2):
         raise CheckpointError(f"{source}/{MODEL_FILE}: unk, bos, eos are {found!r}, not 0, 1, 2")
     return pieces
-
-
-def _read_json(files: Mapping[str, bytes], source: str, name: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(files.get(name, b"{}")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{source}/{name} is no JSON object: {error}") from error
-
-
-def _load_added(files: Mapping[str, bytes], source: str, taken: int) -> dict[str, int]:
-    if ADDED_FILE not in files:
-        raise CheckpointError(f"{source}/{ADDED_FILE} is missing: the ids of [SEG...] stand there")
-    listed = _read_json(files, source, ADDED_FILE)
-    # Some checkpoints list <unk>, <s>, </s> as well.
-    added = {token: index for token, index in listed.items() if _CORE_IDS.get(token) != index}
-    for token, index in added.items():
-        if not token or type(index) is not int or index < taken:
-            raise CheckpointError(
-                f"{source}/{ADDED_FILE} gives {token!r} the id {index!r}; ids start at {taken} here"
-            )
-    if len(set(added.values())) < len(added):
-        raise CheckpointError(f"{source}/{ADDED_FILE} gives two tokens the same id")
-    if missing := {IMAGE_START, IMAGE_END} - added.keys():
-        raise CheckpointError(f"{source}/{ADDED_FILE} lacks {sorted(missing)!r}")
-    return added
-
-
-def _find_seg_ids(added: Mapping[str, int], file: str) -> tuple[int, ...]:
-    found = sorted(token for token in added if _SEG_TOKEN.fullmatch(token))
-    wanted = ["[SEG]"] if found == ["[SEG]"] else [f"[SEG{at}]" for at in range(len(found))]
-    if not found or found != sorted(wanted):
-        raise CheckpointError(
-            f"{file} has {found!r}; a codebook is [SEG], or [SEG0], [SEG1], ... without a gap"
-        )
-    return tuple(added[token] for token in wanted)
-
-
-def _load_strips(
-    files: Mapping[str, bytes], source: str, cuts: Mapping[str, int]
-) -> dict[str, tuple[bool, bool]]:
-    """For every token, whether white space before and after it is dropped.
-
-    It is, unless the special tokens map describes the token in full: then its flags decide.
-    """
-    if _read_json(files, source, CONFIG_FILE).get("legacy") is False:
-        raise CheckpointError(
-            f'{source}/{CONFIG_FILE}: PixelLM needs "legacy": true, this is false'
-        )
-    entries = _read_json(files, source, MAP_FILE)
-    strips = dict.fromkeys(cuts, (True, True))
-    for key, token in _CORE_TOKENS.items():
-        entry = entries.get(key, {"content": token})
-        name = entry.get("content") if isinstance(entry, dict) else entry
-        if name != token:
-            raise CheckpointError(f"{source}/{MAP_FILE}: {key} is {name!r}; LLaMA's is {token!r}")
-        if isinstance(entry, dict):
-            strips[token] = (bool(entry.get("lstrip")), bool(entry.get("rstrip")))
-    return strips

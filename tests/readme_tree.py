@@ -18,6 +18,7 @@ from tests.readme_speed import speeds
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pixellm", "workers", "jobs")
 OTHERS = {
+    "infra/grafana/": "a dashboard of what replicas tell Prometheus",
     "pixellm/shipped/": "checkpoints that come with the project",
     "pixellm/shipped/drawn/": "the small model that comes with the project, and its scores",
     "pixellm/QUIRKS.md": "what of the official code is reproduced, what is fixed, and why",

@@ -199,6 +199,7 @@ def test_loads_are_chosen_by_name():
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_the_line_is_measured_on_toys():
     tables = list(line.run(Options(toy=True)))
     assert [len(table.rows) for table in tables] == [2, 2, 2, 2, 2, 2]
@@ -208,6 +209,7 @@ def test_the_line_is_measured_on_toys():
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_a_replica_that_is_ready_later_finds_shards_left(tmp_path):
     """Six shards, which together would fit into the hands of the first one."""
     Image.new("RGB", (32, 24)).save(tmp_path / "a.png")
@@ -220,6 +222,7 @@ def test_a_replica_that_is_ready_later_finds_shards_left(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_memory_is_measured_on_toys():
     (table,) = memory.run(Options(toy=True))
     assert [row[0] for row in table.rows] == ["20", "200"]

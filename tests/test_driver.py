@@ -12,10 +12,12 @@ from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from pixellm.tuning import Tuning
+from tests.here import replicas_here
 from tests.photos import load_photos
+from tests.same import assert_same_rows
 from tests.test_tuning import learned
 from workers import driver
-from workers.driver import label_run
+from workers.driver import label_run, label_runs
 from workers.errors import PlanError, SettingsError
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
@@ -24,11 +26,12 @@ from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.progress import Progress
-from workers.replica import lay_out_bench
+from workers.replica import lay_out_benches
 from workers.runs import describe_plan, plan_run
 from workers.settings import LabelSettings
 from workers.shards.listing import ShardKind
 from workers.shards.plan import Shard
+from workers.stopping import Stop
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
 from workers.summaries import RunSummary, ShardSummary
@@ -78,7 +81,7 @@ def silent(_: str) -> None:
 def label_here(settings: LabelSettings, most: int | None = None) -> list[str]:
     """What replicas do, in this process and without Ray; returns what the model was asked."""
     run = plan_run(settings, silent)
-    bench = lay_out_bench(driver._assign(run), lambda *_: None)
+    (bench,) = lay_out_benches([driver._assign(run)], lambda *_: None).values()
     asked: list[str] = []
     engine = bench.model._engine
     add = engine.add
@@ -422,7 +425,7 @@ def work_through(read, photos, output):
     def work(*summaries: ShardSummary | BaseException) -> tuple[RunSummary, str, int]:
         given = []
 
-        def replicas(shards, settings, begin, progress):
+        def replicas(errands, settings, begin, progress, stop):
             for each in summaries:
                 given.append(each)
                 if isinstance(each, BaseException):
@@ -459,7 +462,7 @@ def test_a_run_that_is_stopped_tells_so_and_what_is_left(work_through, read, pho
     first, *_ = plan_run(read(photos, output), silent).shards
     failed = ShardSummary(first.shard_id, error="gone")
     made, told, _ = work_through(failed, KeyboardInterrupt())
-    assert (made.stopped, made.exit_code) == (True, 130)
+    assert (made.interrupted, made.exit_code) == (True, 130)
     assert "stopped; what is committed is kept" in told
     why = list(made.failures.values())
     assert made.failures[first.shard_id] == "gone"
@@ -469,7 +472,7 @@ def test_a_run_that_is_stopped_tells_so_and_what_is_left(work_through, read, pho
 def test_what_replicas_committed_and_could_not_tell_is_in_the_sums(read, photos, output):
     settings = read(photos, output)
 
-    def replicas(shards, settings, begin, progress):
+    def replicas(errands, settings, begin, progress, stop):
         label_here(settings, most=1)
         raise KeyboardInterrupt
         yield
@@ -488,3 +491,56 @@ def test_records_are_counted_before_the_run_where_the_plan_knows_them():
     counted_shard = replace(shard, count=3)
     assert driver._count_records([counted_shard, counted_shard]) == 6
     assert driver._count_records([counted_shard, shard]) is None
+
+
+# ---- several runs in one go, and an end before the end ----
+
+
+def test_runs_that_are_labelled_together_end_as_each_would_alone(read, photos, output, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    (other / "extra.jpg").write_bytes(load_photos()[5].data)
+    one = ("--replica.batch-questions", "1")  # then not even the last digit depends on company
+    together = [
+        plan_run(read(source, output / name, *one), silent)
+        for source, name in ((photos, "a"), (other, "b"))
+    ]
+    made = list(label_runs(together, Progress(io.StringIO()), replicas_here))
+    assert [each.exit_code for each in made] == [0, 0]
+    for source, name in ((photos, "a"), (other, "b")):
+        alone = read(source, output / f"{name} alone", *one)
+        label_here(alone)
+        finish(alone)
+        assert_same_rows(table(output / name), table(output / f"{name} alone"))
+
+
+def test_a_run_is_finished_as_soon_as_it_is_whole(read, photos, output, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    places = ((photos, output / "a"), (other, output / "b"))
+    runs = [plan_run(read(*each), silent) for each in places]
+    told = label_runs(runs, Progress(io.StringIO()), replicas_here)
+    first = next(told)
+    assert first.run_id == runs[0].ledger.run_id
+    assert manifests(Anywhere(), str(output / "a"))
+    assert not manifests(Anywhere(), str(output / "b"))
+    assert next(told).run_id == runs[1].ledger.run_id
+
+
+def test_a_run_that_ends_early_on_purpose_tells_why_and_the_next_start_does_the_rest(
+    read, photos, output
+):
+    stop = Stop()
+
+    def replicas(errands, settings, begin, progress, stop):
+        yield next(replicas_here(errands, settings, begin, progress, Stop()))
+        stop.ask("the deadline has come")
+
+    settings = read(photos, output)
+    told = io.StringIO()
+    made = label_run(plan_run(settings, silent), Progress(told), replicas, stop)
+    assert (made.exit_code, made.stopped) == (3, "the deadline has come")
+    assert set(made.failures.values()) == {f"{driver.NOT_REACHED}: the deadline has come"}
+    assert "the deadline has come: what is committed is kept" in told.getvalue()
+    made = label_run(plan_run(settings, silent), Progress(told), replicas_here)
+    assert (made.exit_code, made.found_committed) == (0, 1)

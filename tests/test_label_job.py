@@ -28,7 +28,17 @@ from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.conftest import S3Server, free_ports
 from tests.photos import load_photos
-from tests.processes import SECONDS, descendants, end, heed_ctrl_c, is_alive, wait_for
+from tests.processes import (
+    SECONDS,
+    descendants,
+    end,
+    is_alive,
+    named,
+    start,
+    wait_for,
+    wait_for_end,
+)
+from tests.readme_tree import ROOT
 from tests.same import assert_same_rows
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
@@ -37,9 +47,8 @@ from workers.pool import RAY_COMPLAINT
 from workers.storage.stores import open_store
 from workers.storage.uris import join_uri
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-ROOT = Path(__file__).parent.parent
 PHOTOS = 48
 ADDED = {5, 21}
 """Photos that come after the first run."""
@@ -51,7 +60,7 @@ from jobs.label import main
 sys.exit(main(sys.argv[1:]))
 """
 """What `jobs/label.py` does, with several shards in a block as large runs have it."""
-WORKER = "ray::MapWorker"  # how Ray calls the process of a replica
+REPLICA = "ray::MapWorker"  # how Ray calls the process of a replica
 
 
 # ---- the job as a process ----
@@ -83,20 +92,10 @@ class Job:
         command = self.command(*flags)
         if blocks is not None:
             command[:1] = ["-c", IN_BLOCKS.format(blocks=blocks)]
-        return subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=heed_ctrl_c,
-        )
+        return start(command, self.env)
 
     def run(self, *flags: str) -> tuple[int, str]:
-        process = self.start(*flags)
-        told, _ = process.communicate(timeout=SECONDS)
-        return process.returncode, told
+        return wait_for_end(self.start(*flags))
 
     def table(self) -> list[LabelRow]:
         store = open_store(self.output)
@@ -105,10 +104,6 @@ class Job:
 
     def markers(self) -> int:
         return sum(1 for _ in open_store(self.output).list(join_uri(self.output, "_commits")))
-
-
-def replicas(process: subprocess.Popen[str]) -> list[int]:
-    return [pid for pid, command in descendants(process.pid).items() if command.startswith(WORKER)]
 
 
 # ---- what they work on ----
@@ -242,11 +237,11 @@ def test_a_second_start_of_a_finished_run_does_nothing(undisturbed, tmp_path):
 def test_a_killed_replica_costs_no_row(job, undisturbed, blocks):
     process = job.start("--max-replicas", "1", blocks=blocks)
     wait_for(lambda: job.markers() >= 2, process)
-    (pid,) = replicas(process)
+    (pid,) = named(process, REPLICA)
     os.kill(pid, signal.SIGKILL)
     before = job.markers()
-    told, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, told
+    code, told = wait_for_end(process)
+    assert code == 0, told
     assert before < job.markers()
     check_like(job, undisturbed)
 
@@ -255,7 +250,7 @@ def test_a_killed_driver_costs_no_row_and_nobody_labels_on(job, undisturbed):
     process = job.start("--max-replicas", "1")
     wait_for(lambda: job.markers() >= 2, process)
     started = descendants(process.pid)
-    working = replicas(process)
+    working = named(process, REPLICA)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     deadline = time.monotonic() + 30
@@ -273,8 +268,8 @@ def test_ctrl_c_keeps_what_is_committed(job):
     process = job.start()
     wait_for(lambda: job.markers() >= 2, process)
     process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130, told
+    code, told = wait_for_end(process)
+    assert code == 130, told
     assert "what is committed is kept" in told
     assert "Traceback" not in told
     assert job.markers() >= 2

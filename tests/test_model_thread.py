@@ -51,6 +51,10 @@ class EchoEngine:
     def at_once(self) -> float:
         return sum(map(len, self.steps)) / max(1, len(self.steps))
 
+    @property
+    def in_step(self) -> int:
+        return len(self.steps[-1]) if self.steps else 0
+
     def add(self, sample: Sample) -> Job:
         rows = [Row(Picture(), [], 1, n) for n in range(len(sample.questions))]
         job = Job(sample, tuple(rows))

@@ -20,11 +20,13 @@ from workers.pool import (
     fair_share,
     label_on_ray,
     size_pool,
+    until_stopped,
 )
 from workers.progress import Progress
-from workers.replica import Assignment
+from workers.replica import Assignment, Errand
 from workers.settings import LabelSettings
 from workers.shards.plan import plan_shards
+from workers.stopping import Stop
 from workers.storage.memory import MemoryStore
 from workers.summaries import Pulse
 
@@ -83,16 +85,16 @@ def test_a_replica_that_fits_nowhere_is_refused_or_waited_for():
 
 
 def test_nothing_is_begun_where_no_replica_has_room(monkeypatch):
-    monkeypatch.setattr("workers.pool.connected", lambda say: nullcontext(True))
+    monkeypatch.setattr("workers.pool.connected", lambda *_, **__: nullcontext(True))
     monkeypatch.setattr("workers.pool.list_machines", lambda: LAPTOP)
     given = ["--input", "/in", "--output", "/out", "--num-gpus-per-replica", "1"]
 
-    def begin() -> Assignment:
+    def begin() -> list[Assignment]:
         raise AssertionError("it writes to the output")
 
     settings = LabelSettings.from_everywhere(given, "label")
     with pytest.raises(SettingsError, match="lower --num-gpus-per-replica"):
-        next(label_on_ray([], settings, begin, Progress(io.StringIO())))
+        next(label_on_ray([], settings, begin, Progress(io.StringIO()), Stop()))
 
 
 def test_the_book_counts_starts_and_keeps_last_words_by_shard():
@@ -142,22 +144,23 @@ def test_a_book_that_can_not_be_read_for_once_does_not_end_the_listening(monkeyp
                 raise RayError("the book is being made anew")
             return Pulse(1, 5)
 
-    with _listening(cast(Any, Book()), Listener(io.StringIO())):
+    with _listening(cast(Any, Book()), Listener(io.StringIO()), Stop(), gpus=0):
         assert heard.wait(10)
 
 
 def test_the_book_tells_how_many_replicas_are_ready_and_records_answered():
     book = Book()
-    assert book.pulse() == Pulse(replicas=0, records=0)
+    assert book.pulse() == Pulse(replicas=0, records=0, kept=0)
     for worker, loaded in (("a", True), ("b", False), ("c", True)):
         book.setup_begins(worker)
         book.setup_ends(worker, loaded)
     book.answered({"one": 3, "two": 4})
     book.answered({"one": 5})
-    assert book.pulse() == Pulse(replicas=2, records=9)
+    assert book.pulse() == Pulse(replicas=2, records=9, kept=2)
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # Ray warns of its own settings
 def test_replicas_that_are_killed_while_they_load_the_model_do_not_go_round_for_ever():
     class Deadly:  # local, so that it travels whole
@@ -176,6 +179,69 @@ def test_replicas_that_are_killed_while_they_load_the_model_do_not_go_round_for_
     settings = settle_hardware(LabelSettings.from_everywhere(flags, "label"))
     nothing, exactly = index_earlier(store, "mem://b/out", []), Guarantee.EXACTLY_ONCE
     assignment = Assignment(settings, cast(Any, Deadly()), "run-1", exactly, nothing)
-    (summary,) = label_on_ray(shards, settings, lambda: assignment, Progress(io.StringIO()))
+    errands = [Errand("run-1", shard) for shard in shards]
+    (summary,) = label_on_ray(
+        errands, settings, lambda: [assignment], Progress(io.StringIO()), Stop()
+    )
     assert summary.ends_run
     assert (summary.error or "").startswith("3 workers died while they loaded the model")
+
+
+def test_rows_come_as_they_are_until_there_is_a_reason_to_stop():
+    assert list(until_stopped(iter(range(5)), Stop())) == [0, 1, 2, 3, 4]
+
+
+def test_what_goes_wrong_with_the_rows_is_heard():
+    def rows():
+        yield 1
+        raise RayError("gone")
+
+    heard = until_stopped(rows(), Stop())
+    assert next(heard) == 1
+    with pytest.raises(RayError, match="gone"):
+        next(heard)
+
+
+def test_what_is_under_way_gets_its_grace_and_no_more(monkeypatch):
+    monkeypatch.setattr("workers.pool.LISTEN_SECONDS", 0.01)
+    released = threading.Event()
+
+    def rows():
+        yield "before"
+        yield "within the grace"
+        released.wait(20)
+        yield "after it"
+
+    stop = Stop(grace_seconds=0.5)
+    heard = []
+    for row in until_stopped(rows(), stop):
+        heard.append(row)
+        stop.ask("told to")
+    released.set()
+    assert heard == ["before", "within the grace"]
+
+
+def test_a_closed_book_lets_no_shard_be_begun():
+    book = Book()
+    assert book.begin("a") == Begun(times=1)
+    book.close()
+    assert book.begin("b") == Begun(times=0, closed=True)
+    assert book.begin("a") == Begun(times=1, closed=True)
+
+
+def test_listening_closes_the_book_and_counts_gpu_time(monkeypatch):
+    monkeypatch.setattr("workers.pool.LISTEN_SECONDS", 0.01)
+    closed = threading.Event()
+
+    class OpenBook:
+        def pulse(self):
+            return Pulse(1, 0, kept=2)
+
+        def close(self):
+            closed.set()
+
+    stop = Stop(max_gpu_hours=4 * 0.1 / 3600)  # two replicas with two GPUs for 0.1 s
+    with _listening(cast(Any, OpenBook()), Progress(io.StringIO()), stop, gpus=2):
+        assert not closed.is_set()
+        assert closed.wait(10)
+    assert "GPU hours are used up" in stop.reason

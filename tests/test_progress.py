@@ -89,11 +89,17 @@ def test_a_log_gets_whole_lines_only():
 
 
 @pytest.mark.parametrize(
-    ("failures", "stopped", "code"),
-    [({}, False, 0), ({"a": "x"}, False, 1), ({"a": "x"}, True, 130)],
+    ("failures", "interrupted", "stopped", "code"),
+    [
+        ({}, False, "", 0),
+        ({"a": "x"}, False, "", 1),
+        ({"a": "x"}, False, "the deadline has come", 3),
+        ({"a": "x"}, True, "", 130),
+    ],
 )
-def test_the_exit_code_tells_whether_all_is_committed(failures, stopped, code):
-    assert make_run(failures=failures, stopped=stopped).exit_code == code
+def test_the_exit_code_tells_whether_all_is_committed(failures, interrupted, stopped, code):
+    made = make_run(failures=failures, interrupted=interrupted, stopped=stopped)
+    assert made.exit_code == code
 
 
 def make_run(**more) -> RunSummary:

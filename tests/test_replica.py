@@ -35,10 +35,13 @@ from workers.hardware import settle_hardware
 from workers.labels.calibration import Calibration
 from workers.labels.commits import Guarantee
 from workers.logbook import Begun, Book, Logbook, Teller
+from workers.meter import Meter
 from workers.model_files import identify_model
 from workers.model_thread import FAILURES_IN_A_ROW
 from workers.settings import LabelSettings
 from workers.summaries import ShardSummary
+
+RUN = "run-1"
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +83,15 @@ def labeller_for(store, model, logbook=None, **more):
     teller = Teller(logbook.answered)
     with bench_for(store, model, tell=teller, **more) as bench:
         labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)  # loads no model
-        labeller._bench, labeller._logbook, labeller._at_hand = bench, logbook, set()
+        labeller._benches, labeller._logbook = {RUN: bench}, logbook
+        labeller._at_hand = set()
         labeller._teller, labeller._turns = teller, asyncio.Semaphore(4)
         yield labeller
 
 
 async def call(labeller, shard):
     """What Ray Data does."""
-    replies = labeller({replica.SHARD: [replica.shard_to_json(shard)]})
+    replies = labeller({replica.ERRAND: [replica.Errand(RUN, shard).to_json()]})
     (reply,) = [reply async for reply in replies]
     (text,) = reply[replica.SUMMARY]
     return ShardSummary.from_json(text)
@@ -106,6 +110,33 @@ def test_a_store_that_comes_back_costs_an_attempt_and_no_row(store, engine, monk
     summary = process(store, CountingEngine(engine), shard, monkeypatch)
     assert summary.error is None
     assert [row.attempts for row in table(store)] == [3, 3]
+
+
+class KeepingMeter(Meter):
+    """Knows how often it was told of a retry, and whether all was passed on."""
+
+    def __init__(self) -> None:
+        self.retries = self.unsaid = 0
+
+    def retried(self):
+        self.retries += 1
+
+    def labelled(self, rows):
+        self.unsaid += len(rows)
+
+    def flush(self):
+        self.unsaid = 0
+
+
+def test_a_shard_that_is_begun_again_is_counted_and_at_its_end_all_is_passed_on(
+    store, engine, monkeypatch
+):
+    meter = KeepingMeter()
+    put_photos(store, 1)
+    (shard,) = plan(store)
+    store.trouble[".jpg"] = [StorageUnavailable("busy"), StorageUnavailable("busy")]
+    process(store, CountingEngine(engine), shard, monkeypatch, meter=meter)
+    assert (meter.retries, meter.unsaid) == (2, 0)
 
 
 def test_the_second_attempt_is_called_the_second(store, engine, monkeypatch):
@@ -249,7 +280,7 @@ def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, 
 
         async def call_both():
             await call(labeller, done)
-            labeller._bench.model._engine = BrokenEngine(engine)
+            labeller._benches[RUN].model._engine = BrokenEngine(engine)
             await call(labeller, broken)
 
         with pytest.raises(Ended):
@@ -349,15 +380,15 @@ def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp
     settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
     logbook = OwnLogbook()
     for _ in range(2 + replica.MAX_SETUP_DEATHS):  # those that can say why have not died
-        labeller = replica.ShardLabeller(assign(store, settings), 1, logbook)
-        summary = asyncio.run(labeller.process(shard))
+        labeller = replica.ShardLabeller([assign(store, settings)], 1, logbook)
+        summary = asyncio.run(labeller.process(replica.Errand(RUN, shard)))
         assert summary.ends_run
         assert "the model can't be used: --model" in summary.error
 
 
 def assign(store, settings) -> replica.Assignment:
     nothing = index_earlier(store, OUTPUT, [])
-    return replica.Assignment(settings, IDENTITY, "run-1", Guarantee.EXACTLY_ONCE, nothing)
+    return replica.Assignment(settings, IDENTITY, RUN, Guarantee.EXACTLY_ONCE, nothing)
 
 
 def test_what_the_driver_has_read_of_a_calibration_reaches_the_rows_of_a_replica(store, tmp_path):
@@ -370,7 +401,8 @@ def test_what_the_driver_has_read_of_a_calibration_reaches_the_rows_of_a_replica
     settings = settle_hardware(LabelSettings.from_everywhere(given, "label"))
     assignment = replace(assign(store, settings), identity=identify_model(settings))
     file.unlink()  # a worker may be on another machine
-    bench = replica.lay_out_bench(pickle.loads(pickle.dumps(assignment)), lambda *_: None)
+    travelled = pickle.loads(pickle.dumps(assignment))
+    (bench,) = replica.lay_out_benches([travelled], lambda *_: None).values()
     bench.threads.shutdown()
     assert bench.provenance == assignment.identity.provenance("run-1")
     assert bench.provenance.calibration.points == ((0.1, 0.2),)
@@ -388,8 +420,8 @@ def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, m
     logbook = OwnLogbook()
     for _ in range(1 + replica.MAX_SETUP_DEATHS):
         with pytest.raises(Ended):
-            replica.ShardLabeller(assign(store, settings), 1, logbook)
-    labeller = replica.ShardLabeller(assign(store, settings), 1, logbook)
+            replica.ShardLabeller([assign(store, settings)], 1, logbook)
+    labeller = replica.ShardLabeller([assign(store, settings)], 1, logbook)
     summary = asyncio.run(call(labeller, shard))
     assert summary.ends_run
     assert summary.error.startswith("3 workers died while they loaded the model 's3://models/large")
@@ -399,4 +431,40 @@ def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, m
 def test_a_shard_travels_as_json(store):
     put_photos(store, 2)
     (shard, *_) = plan(store)
-    assert replica.shard_from_json(replica.shard_to_json(shard)) == shard
+    errand = replica.Errand(RUN, shard)
+    assert replica.Errand.from_json(errand.to_json()) == errand
+
+
+def test_a_shard_whose_turn_comes_after_the_end_is_not_begun(store, engine):
+    put_photos(store, 1)
+    (shard,), logbook = plan(store), OwnLogbook()
+    logbook.book.close()
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller:
+        summary = asyncio.run(call(labeller, shard))
+    assert summary.not_begun
+    assert labeller._benches[RUN].ledger.get(shard.shard_id) is None
+
+
+def test_each_run_of_a_replica_has_its_own_places_and_they_share_a_model(store, tmp_path):
+    checkpoint = tiny_checkpoint(0)
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, tmp_path / "tiny")
+    nothing, exactly = index_earlier(store, OUTPUT, []), Guarantee.EXACTLY_ONCE
+
+    def assign_to(name: str) -> replica.Assignment:
+        places = ["--input", f"{INPUT}/{name}", "--output", f"{OUTPUT}/{name}"]
+        places += ["--model", str(tmp_path / "tiny"), "--instruction", f"the {name}"]
+        places += ["--model-cache", str(tmp_path / "cache")]
+        settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
+        identity = identify_model(settings)
+        return replica.Assignment(settings, identity, f"run-{name}", exactly, nothing)
+
+    benches = replica.lay_out_benches([assign_to("a"), assign_to("b")], lambda *_: None)
+    one, two = benches["run-a"], benches["run-b"]
+    assert one.model is two.model
+    assert one.pictures is two.pictures
+    assert (one.ledger.output, two.ledger.output) == (f"{OUTPUT}/a", f"{OUTPUT}/b")
+    assert [bench.questions[0].text for bench in (one, two)] == ["the a", "the b"]
+    assert (one.roots, two.roots) == ((f"{INPUT}/a",), (f"{INPUT}/b",))
+    assert (one.provenance.run_id, two.provenance.run_id) == ("run-a", "run-b")
+    one.model.close(20)
+    one.threads.shutdown()

@@ -5,6 +5,7 @@ from workers.spread import spreading
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # Ray warns of its own settings
 def test_results_come_in_the_order_of_the_items_and_errors_as_they_were_raised(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

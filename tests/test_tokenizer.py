@@ -3,11 +3,9 @@ import shutil
 
 import pytest
 
+from pixellm.added_tokens import ADDED_FILE, CONFIG_FILE, MAP_FILE
 from pixellm.errors import CheckpointError, ConfigError, InstructionError
 from pixellm.tokenizer import (
-    ADDED_FILE,
-    CONFIG_FILE,
-    MAP_FILE,
     MIN_BYTE_FALLBACK_VOCABULARY,
     MODEL_FILE,
     Tokenizer,

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from jobs.train import main as train
 from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
 from pixellm.tiny import tiny_checkpoint
-from tests.photos import load_photos
 from tests.readme_tree import ROOT
-from tests.training_tables import PHOTOS, photo_rows, put_table
+from tests.training_tables import put_local_photos
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.storage.stores import Anywhere
@@ -28,12 +26,7 @@ def place(tmp_path):
     """A folder with a tiny model, photos, and what people drew on them as a label table."""
     tiny = tiny_checkpoint(0, max_positions=512)
     save_checkpoint(tiny.model, tiny.tokenizer, tmp_path / "tiny")
-    (tmp_path / "photos").mkdir()
-    for photo in load_photos():
-        (tmp_path / "photos" / photo.name).write_bytes(photo.data)
-    folder = f"{tmp_path}/photos"
-    rows = [replace(r, image_uri=r.image_uri.replace(PHOTOS, folder)) for r in photo_rows(2)]
-    put_table(Anywhere(), f"{tmp_path}/gold", rows, finish=True)
+    put_local_photos(tmp_path, f"{tmp_path}/gold", finish=True)
     return tmp_path
 
 
@@ -101,6 +94,7 @@ def label_table(place, output, model, *more):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_an_adapter_in_a_bucket_labels_as_the_whole_model_does(place, bucket, capsys):
     output = ("--output", f"s3://{bucket}/out")
     assert train([*flags(place), *output, "--result", "adapter"]) == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pixellm.loop import Alone
+from pixellm.peers import Alone
 from workers.scoring.metrics import METRICS
 from workers.storage.memory import MemoryStore
 from workers.training.best import BEST, Best

@@ -13,8 +13,8 @@ import torch.multiprocessing as processes
 
 from pixellm.adapters import load_adapter
 from pixellm.checkpoints import Checkpoint, official_state
-from pixellm.loop import Alone
 from pixellm.losses import LossWeights
+from pixellm.peers import Alone
 from pixellm.tiny import tiny_checkpoint
 from pixellm.weights import unpack_tensors
 from tests.test_training_parallel import free_port

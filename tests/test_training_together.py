@@ -1,20 +1,15 @@
 """Several workers score together what one scores alone, whatever each holds of the model."""
 
-import os
-from dataclasses import replace
-
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from pixellm.checkpoints import Checkpoint
-from pixellm.loop import Alone
+from pixellm.peers import Alone
 from pixellm.tiny import tiny_checkpoint
 from pixellm.tuning import TunedModel
-from tests.photos import load_photos
-from tests.test_training_parallel import WORLD, free_port
-from tests.training_tables import PHOTOS, photo_rows, put_table
+from tests.test_training_parallel import WORLD, free_port, joined
+from tests.training_tables import put_local_photos
 from workers.storage.stores import Anywhere
 from workers.training.parallel import Together
 from workers.training.plan import DataSet, TrainPlan
@@ -57,26 +52,14 @@ def score_twice(plan, peers):
 
 
 def work(rank, folder, kind, port):
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # by itself it asks for the host's name, and may wait
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
-    try:
+    with joined(rank, port):
         torch.save(score_twice(plan_in(folder, kind), Together()), f"{folder}/{kind}-{rank}.pt")
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("together")
-    (place / "photos").mkdir()
-    for photo in load_photos():
-        (place / "photos" / photo.name).write_bytes(photo.data)
-    rows = [
-        replace(row, image_uri=row.image_uri.replace(PHOTOS, f"{place}/photos"))
-        for row in photo_rows(2)
-    ]
-    put_table(Anywhere(), f"{place}/gold", rows)
+    put_local_photos(place, f"{place}/gold")
     return place
 
 

@@ -11,7 +11,8 @@ from pixellm.checkpoints import Checkpoint, load_checkpoint, official_state
 from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
-from pixellm.loop import Alone, Schedule, StepReport
+from pixellm.loop import Schedule, StepReport
+from pixellm.peers import Alone
 from pixellm.tiny import tiny_checkpoint
 from pixellm.tuning import TunedModel, Tuning
 from tests.scene_tables import SHIPPED, put_scenes

@@ -7,7 +7,8 @@ import torch
 
 from pixellm.checkpoints import Checkpoint
 from pixellm.errors import TrainingDiverged
-from pixellm.loop import Alone, Schedule
+from pixellm.loop import Schedule
+from pixellm.peers import Alone
 from pixellm.tiny import tiny_checkpoint
 from tests.training_tables import memory_table, photo_rows, put_table
 from workers.errors import SettingsError

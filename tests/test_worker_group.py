@@ -4,9 +4,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,12 @@ from jobs.train import main
 from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from pixellm.weights import unpack_tensors
-from tests.photos import load_photos
-from tests.processes import SECONDS, descendants, end, heed_ctrl_c, wait_for
-from tests.readme_tree import ROOT
-from tests.training_tables import PHOTOS, photo_rows, put_table
-from workers.storage.stores import Anywhere, open_store
+from tests.processes import descendants, end, named, start, wait_for, wait_for_end
+from tests.training_tables import put_local_photos
+from workers.storage.stores import open_store
 from workers.storage.uris import join_uri
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 STEPS = 12
 WORKER = "ray::RayTrainWorker"  # how Ray calls the process of a worker
@@ -47,20 +44,10 @@ class Training:
         ]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "jobs/train.py", *self.flags(*more)],
-            cwd=ROOT,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=heed_ctrl_c,
-        )
+        return start(["jobs/train.py", *self.flags(*more)], self.env)
 
     def run(self, *more: str) -> tuple[int, str]:
-        process = self.start(*more)
-        told, _ = process.communicate(timeout=SECONDS)
-        return process.returncode, told
+        return wait_for_end(self.start(*more))
 
     def states(self) -> list[int]:
         """Steps of the states that count."""
@@ -86,14 +73,9 @@ def ground(tmp_path_factory, s3_server):
     folder = tmp_path_factory.mktemp("ground")
     tiny = tiny_checkpoint(0, max_positions=512)
     save_checkpoint(tiny.model, tiny.tokenizer, folder / "tiny")
-    (folder / "photos").mkdir()
-    for photo in load_photos():
-        (folder / "photos" / photo.name).write_bytes(photo.data)
     bucket = "training"
     s3_server.client().create_bucket(Bucket=bucket)
-    rows = photo_rows(2)
-    rows = [replace(r, image_uri=r.image_uri.replace(PHOTOS, f"{folder}/photos")) for r in rows]
-    put_table(Anywhere(), f"s3://{bucket}/gold", rows, finish=True)
+    put_local_photos(folder, f"s3://{bucket}/gold", finish=True)
     return folder, bucket
 
 
@@ -131,10 +113,6 @@ def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
     return float((apart / length) ** 0.5)
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    return [pid for pid, command in descendants(process.pid).items() if command.startswith(WORKER)]
-
-
 def wait_for_state(training: Training, process: subprocess.Popen[str], after: int = 4) -> None:
     wait_for(lambda: max(training.states(), default=0) >= after, process)
 
@@ -145,7 +123,7 @@ TWO: Sequence[str] = ("--num-workers", "2", "--accumulate", "2")
 def test_a_killed_worker_costs_no_step(training, alone):
     process = training.start(*TWO)
     wait_for_state(training, process)
-    both = workers(process)
+    both = named(process, WORKER)
     assert len(both) == 2
     os.kill(both[0], signal.SIGKILL)
     told, _ = process.communicate(timeout=SECONDS)

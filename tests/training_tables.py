@@ -11,6 +11,7 @@ from workers.labels.manifests import finish_run
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, write_part
 from workers.storage.memory import MemoryStore
+from workers.storage.stores import Anywhere
 from workers.training.batches import BatchLimits, BatchMaker
 from workers.training.reading import ExampleStream
 
@@ -75,3 +76,13 @@ def stream_of(store, output="mem://b/out", seed=1, window_rows=10, **more) -> Ex
 
 def tiny_maker(store, max_ids=400) -> BatchMaker:
     return BatchMaker(tiny().tokenizer, 56, "", store, BatchLimits(max_ids))
+
+
+def put_local_photos(folder, output, **more):
+    """The photos below a folder of this machine, and a table of them, each asked twice."""
+    (folder / "photos").mkdir()
+    for photo in load_photos():
+        (folder / "photos" / photo.name).write_bytes(photo.data)
+    here = f"{folder}/photos"
+    rows = [replace(r, image_uri=r.image_uri.replace(PHOTOS, here)) for r in photo_rows(2)]
+    put_table(Anywhere(), output, rows, **more)

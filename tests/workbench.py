@@ -52,6 +52,10 @@ class CountingEngine:
     def at_once(self):
         return self.engine.at_once
 
+    @property
+    def in_step(self):
+        return self.engine.in_step
+
     def add(self, sample):
         self.asked += sample.questions
         job = self.engine.add(sample)
@@ -115,7 +119,7 @@ def closing(thread):
 def bench_for(store, model, run_id="run-1", pictures=8, **more):
     """What a replica has at hand, around any model."""
     earlier = index_earlier(store, OUTPUT, more.pop("stale", []))
-    thread = ModelThread(model)
+    thread = ModelThread(model, more.get("meter"))
     with ThreadPoolExecutor(4) as threads, closing(thread):
         yield Workbench(
             model=thread,

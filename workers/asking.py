@@ -24,6 +24,11 @@ class Asking(Protocol):
         """Questions under way in a step, on average."""
         ...
 
+    @property
+    def in_step(self) -> int:
+        """Questions that the newest step brought on."""
+        ...
+
     def add(self, sample: Sample) -> Job:
         """Puts all questions of a sample at the end of the line."""
         ...

@@ -3,11 +3,18 @@
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+# Read by Ray as it is imported: a call that comes late, from a thread left behind when a run
+# ends early, must not start another Ray.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 import ray
 
@@ -59,6 +66,7 @@ def connected(say: Say, worker_logs: bool = True) -> Iterator[bool]:
     if address:
         say(f"connecting to the Ray cluster at {address}")
         _check_reachable(address)
+    heeded = signal.getsignal(signal.SIGTERM)
     try:
         if own:
             say("starting Ray on this machine (10 to 20 seconds)")
@@ -74,9 +82,16 @@ def connected(say: Say, worker_logs: bool = True) -> Iterator[bool]:
     except Exception as error:  # it raises whatever the layer below raised
         raise LineError(f"Ray can't be {'started' if own else 'reached'}: {error}") from error
     try:
+        _heed(heeded)
         yield own
     finally:
         ray.shutdown()
+
+
+def _heed(handler: Any) -> None:  # noqa: ANN401 - a function, a number, or None
+    """Takes SIGTERM back from Ray, whose own handler ends the process at once."""
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _check_reachable(address: str) -> None:

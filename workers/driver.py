@@ -7,7 +7,7 @@ any moment and the same command goes on. When nothing is left, Ray isn't even st
 """
 
 import time
-from collections.abc import Callable, Generator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import closing
 from functools import partial
 
@@ -16,10 +16,11 @@ from workers.errors import OutputUnwritable, StorageError, StorageUnavailable
 from workers.labels.commits import Guarantee
 from workers.labels.manifests import Manifest, finish_run, stale_commits
 from workers.progress import Progress, Say, counted
-from workers.replica import Assignment
+from workers.replica import Assignment, Errand
 from workers.runs import Run
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
+from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.summaries import RunSummary, ShardSummary, Tally
@@ -34,54 +35,103 @@ AT_LEAST_ONCE = (
     "command twice at a time"
 )
 Replicas = Callable[
-    [Sequence[Shard], LabelSettings, Callable[[], Assignment], Progress],
+    [Sequence[Errand], LabelSettings, Callable[[], Sequence[Assignment]], Progress, Stop],
     Generator[ShardSummary, None, None],
 ]
 """Label shards; see `workers.pool.label_on_ray`."""
 
 
-def label_run(run: Run, progress: Progress, replicas: Replicas | None = None) -> RunSummary:
-    """Labels what is left and, when all is committed, writes the manifest.
+def label_run(
+    run: Run, progress: Progress, replicas: Replicas | None = None, stop: Stop | None = None
+) -> RunSummary:
+    """Labels what is left of one run; see `label_runs`."""
+    (summary,) = label_runs([run], progress, replicas, stop)
+    return summary
+
+
+def label_runs(
+    runs: Sequence[Run],
+    progress: Progress,
+    replicas: Replicas | None = None,
+    stop: Stop | None = None,
+) -> Iterator[RunSummary]:
+    """Labels what is left of some runs together and, when all of one is committed, finishes it.
 
     Args:
-        run: from `plan_run`.
+        runs: from `plan_run`, of different inputs, with the same settings of model, decoding and
+            replicas.
         progress: hears of all that happens.
         replicas: label the shards; without them, `workers.pool.label_on_ray` does.
+        stop: what may end the work early; without it, only Ctrl-C.
+
+    Yields:
+        What became of each run, as soon as that is known: those with nothing to do come first.
 
     Raises:
-        LineError: nothing could be begun: the output can't be written, or no replica starts.
+        LineError: nothing could be begun: an output can't be written, or no replica starts.
     """
-    started = time.monotonic()
-    stopped = False
-    if run.todo:
+    stop = stop or Stop()
+    inputs = [run.settings.input for run in runs]
+    assert len(inputs) == len(set(inputs)), "a shard is known by its input and what it holds"
+    open_runs = {run.ledger.run_id: _OpenRun(run) for run in runs}
+    if any(run.todo for run in runs):
         try:
-            _label_rest(run, progress, replicas)
+            for summary in _label_rest(runs, progress, replicas, stop):
+                progress.add(summary)
+                for each in [each for each in open_runs.values() if each.take(summary)]:
+                    yield _finish(open_runs.pop(each.run_id), progress)
         except KeyboardInterrupt:
-            stopped = True
             progress.say("stopped; what is committed is kept, the same command does the rest")
-    else:
-        progress.say(f"nothing to do: {counted(len(run.shards), 'shard')}, all committed")
-    return _finish(run, progress, time.monotonic() - started, stopped)
+            yield from (_finish(each, progress, interrupted=True) for each in open_runs.values())
+            return
+    elif len(runs) == 1:
+        shards = counted(len(runs[0].shards), "shard")
+        progress.say(f"nothing to do: {shards}, all committed")
+    yield from (_finish(each, progress, stopped=stop.reason) for each in open_runs.values())
 
 
-def _label_rest(run: Run, progress: Progress, replicas: Replicas | None) -> None:
+class _OpenRun:
+    """A run that is under way, and what has come back of it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.run_id, self.tally = run, run.ledger.run_id, Tally()
+        self.started = time.monotonic()
+        self._left = {shard.shard_id for shard in run.todo}
+
+    def take(self, summary: ShardSummary) -> bool:
+        """Counts a shard in if it is of this run; whether that was the last of it."""
+        if summary.shard_id not in self._left:
+            return False
+        self._left.remove(summary.shard_id)
+        self.tally.add(summary)
+        return not self._left
+
+
+def _label_rest(
+    runs: Sequence[Run], progress: Progress, replicas: Replicas | None, stop: Stop
+) -> Iterator[ShardSummary]:
     if replicas is None:  # Ray takes seconds to import, often for nothing
         from workers.cluster import check_address
         from workers.pool import label_on_ray
 
         check_address()
         replicas = label_on_ray
-    _probe(run, progress.say)
-    todo, failed_in_a_row = run.todo, 0
-    begin = partial(_assign, run)
-    summaries = replicas(todo, run.settings, begin, progress)
-    with progress.running(len(todo), _count_records(todo)), closing(summaries):
+    for run in runs:
+        _probe(run, progress.say)
+    todo = [Errand(run.ledger.run_id, shard) for run in runs for shard in run.todo]
+    failed_in_a_row = 0
+    begin = partial(_assign_all, runs)
+    summaries = replicas(todo, runs[0].settings, begin, progress, stop)
+    records = _count_records([each.shard for each in todo])
+    with progress.running(len(todo), records), closing(summaries):
         for summary in summaries:
-            progress.add(summary)
+            yield summary
             failed_in_a_row = failed_in_a_row + 1 if summary.error else 0
             if summary.ends_run or failed_in_a_row >= FAILED_IN_A_ROW:
                 progress.say("the run ends here: the other shards would fail like this one")
                 return
+    if stop.reason:
+        progress.say(f"{stop.reason}: what is committed is kept, the same command does the rest")
 
 
 def _count_records(shards: Sequence[Shard]) -> int | None:
@@ -100,6 +150,10 @@ def _probe(run: Run, say: Say) -> None:
         raise OutputUnwritable(f"the output can't be written: {error}") from error
     if guarantee is Guarantee.AT_LEAST_ONCE:
         say(f"{shown(run.ledger.output)} {AT_LEAST_ONCE}")
+
+
+def _assign_all(runs: Sequence[Run]) -> list[Assignment]:
+    return [_assign(run) for run in runs]
 
 
 def _assign(run: Run) -> Assignment:
@@ -124,13 +178,14 @@ def _index_earlier(run: Run) -> EarlierIndex:
     return index_earlier(store, output, list(commits))
 
 
-def _finish(run: Run, progress: Progress, seconds: float, stopped: bool) -> RunSummary:
-    tally = progress.tally
+def _finish(
+    each: _OpenRun, progress: Progress, *, interrupted: bool = False, stopped: str = ""
+) -> RunSummary:
+    run, tally = each.run, each.tally
     plan = [shard.shard_id for shard in run.shards]
     committed = run.ledger.committed_ids().intersection(plan)
-    failures = {
-        each: tally.failures.get(each, NOT_REACHED) for each in plan if each not in committed
-    }
+    not_reached = f"{NOT_REACHED}: {stopped}" if stopped else NOT_REACHED
+    failures = {id_: tally.failures.get(id_, not_reached) for id_ in plan if id_ not in committed}
     if failures:
         _count_unheard(run, committed, tally)
     sums: Manifest | Tally = tally if failures else _write_manifest(run, plan)
@@ -143,11 +198,15 @@ def _finish(run: Run, progress: Progress, seconds: float, stopped: bool) -> RunS
         errors=dict(sums.errors),
         targets=sums.targets,
         reused=tally.reused,
-        seconds=seconds,
+        seconds=time.monotonic() - each.started,
         pace=progress.pace,
         at_once=tally.at_once,
         failures=failures,
-        stopped=stopped,
+        records=tally.records,
+        replicas=progress.replicas,
+        records_per_second=progress.tally.records / max(progress.seconds, 1e-9),
+        interrupted=interrupted,
+        stopped=stopped if failures else "",
     )
 
 

@@ -13,6 +13,7 @@ PixelLMError
     ├── RecordRejected            a row     one record can't be labelled
     ├── ReplicaBroken             a worker  RETRIED: the model can't answer anything any more
     ├── CommitError               the job   a marker or a manifest does not say what it must
+    ├── QueueTrouble              nothing   the queue of events does not answer, or refuses
     ├── ExportError               the job   a table can't be written in the form asked for
     └── ScoringError              the job   two tables can't be compared, or a judge doesn't answer
 
@@ -90,6 +91,10 @@ class ReplicaBroken(LineError):
 
 class CommitError(LineError):
     """A commit marker or a manifest does not say what it must."""
+
+
+class QueueTrouble(LineError):
+    """The queue of events does not answer, or refuses; sweeps find what it would have told."""
 
 
 class ExportError(LineError):

@@ -1,14 +1,17 @@
 """What the settings leave open about GPUs and precision, decided once for all machines of a run."""
 
 import os
+from typing import TypeVar
 
 import torch
 
 from workers.errors import SettingsError
 from workers.settings import LabelSettings
 
+S = TypeVar("S", bound=LabelSettings)
 
-def settle_hardware(settings: LabelSettings) -> LabelSettings:
+
+def settle_hardware(settings: S) -> S:
     """Decides what the settings leave open about GPUs and precision, for all machines of the run.
 
     The precision is part of the fingerprint, so it must not depend on where a worker happens to be.

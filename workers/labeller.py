@@ -8,6 +8,7 @@ Everything else passes through to `workers.replica`.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from workers.labels.commits import Commit
 from workers.labels.rows import Attempt, answer_row, carry_over, failed_rows, rejected_rows
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, write_part
+from workers.logs import REPLICA
+from workers.meter import Meter, Stage
 from workers.records.instructions import Instruction
 from workers.records.pictures import PictureFacts, decode_picture, identify_undecoded
 from workers.records.reading import fetch_image, read_records
@@ -30,6 +33,8 @@ from workers.records.rejections import Reason, Rejection
 from workers.shards.plan import Shard
 from workers.summaries import ShardSummary
 from workers.workbench import Workbench
+
+_log = logging.getLogger(REPLICA)
 
 
 async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardSummary:
@@ -49,6 +54,8 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
     labelled = await _label_records(shard, bench, attempt)
     rows = [row for each in labelled for row in each.rows]
     commit = await bench.in_thread(_commit, rows, shard, bench)
+    ids = {"run": commit.run_id, "shard": shard.shard_id}
+    _log.info("%d rows of %d records are committed", commit.rows, len(labelled), extra=ids)
     return ShardSummary(
         shard_id=shard.shard_id,
         rows=commit.rows,
@@ -76,11 +83,13 @@ async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> li
     first: Exception | None = None
     done = due = 0
 
-    def note(_: asyncio.Task[_Labelled]) -> None:
+    def note(task: asyncio.Task[_Labelled]) -> None:
         nonlocal done
         done += 1
         bench.pictures.release()
         bench.tell(shard.shard_id, done)
+        if not task.cancelled() and task.exception() is None:
+            _tell_of(task.result().rows, bench.meter)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -103,8 +112,16 @@ async def _read(shard: Shard, bench: Workbench) -> AsyncIterator[Record]:
     records = read_records(
         shard, bench.store, defaults=bench.questions, fields=bench.fields, roots=bench.roots
     )
-    while (record := await bench.in_thread(_next, records)) is not None:
+    while (record := await bench.in_thread(_next, records, bench)) is not None:
         yield record
+
+
+def _tell_of(rows: Sequence[LabelRow], meter: Meter) -> None:
+    meter.labelled(rows)
+    for row in rows:
+        if row.error_code:  # no message of it, which may quote what was asked
+            ids = {"run": row.run_id, "shard": row.shard_id, "record": row.row_index}
+            _log.info("%s: %s", row.status, row.error_code, extra=ids)
 
 
 async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _Labelled:
@@ -122,7 +139,9 @@ async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _
     replies = await bench.model.ask(Sample(opened.image, tuple(each.text for each in asked)))
     latency_ms = 1000 * (time.monotonic() - started)
     record = replace(record, instructions=asked)
-    new = await bench.in_thread(_make_rows, record, opened.facts, replies, attempt, latency_ms)
+    new = await bench.in_thread(
+        _make_rows, record, opened.facts, replies, attempt, latency_ms, bench.meter
+    )
     return replace(settled, rows=[*settled.rows, *new])
 
 
@@ -146,9 +165,11 @@ def _open_image(image: ImageRef, bench: Workbench) -> _Opened | _Refused:
     """Fetches, decodes and resizes; the full picture lives no longer than this call."""
     data = None
     try:
-        data = fetch_image(image, bench.store, bench.limits.max_bytes)
-        picture = decode_picture(data, bench.limits)
-        return _Opened(picture.facts(), prepare_image(picture.rgb, bench.image_side))
+        with bench.meter.timing(Stage.READ):
+            data = fetch_image(image, bench.store, bench.limits.max_bytes)
+        with bench.meter.timing(Stage.DECODE):
+            picture = decode_picture(data, bench.limits)
+            return _Opened(picture.facts(), prepare_image(picture.rgb, bench.image_side))
     except RecordRejected as error:
         why = Rejection.of(error)
     except ImageError as error:
@@ -188,29 +209,34 @@ def _make_rows(
     replies: Sequence[Reply],
     attempt: Attempt,
     latency_ms: float,
+    meter: Meter,
 ) -> list[LabelRow]:
     rows: list[LabelRow] = []
-    for instruction, reply in zip(record.instructions, replies, strict=True):
-        single = replace(record, instructions=(instruction,))
-        if isinstance(reply, Unanswered):
-            rows += failed_rows(single, reply.message, attempt, facts)
-        else:
-            rows.append(answer_row(single, facts, reply, attempt, latency_ms))
+    with meter.timing(Stage.ENCODE):
+        for instruction, reply in zip(record.instructions, replies, strict=True):
+            single = replace(record, instructions=(instruction,))
+            if isinstance(reply, Unanswered):
+                rows += failed_rows(single, reply.message, attempt, facts)
+            else:
+                rows.append(answer_row(single, facts, reply, attempt, latency_ms))
     return rows
 
 
 def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Workbench) -> Commit:
     """Writes the part and makes it count; if another attempt was first, that one's counts."""
     run = bench.provenance
-    part = write_part(rows, PartIdentity(run.run_id, shard.shard_id, run.label_fingerprint))
+    identity = PartIdentity(run.run_id, shard.shard_id, run.label_fingerprint)
+    with bench.meter.timing(Stage.ENCODE):
+        part = write_part(rows, identity)
     try:
-        commit, _ = bench.ledger.commit(
-            shard.shard_id,
-            part,
-            fingerprint=run.label_fingerprint,
-            source=shard.source,
-            source_etag=shard.etag,
-        )
+        with bench.meter.timing(Stage.COMMIT):
+            commit, won = bench.ledger.commit(
+                shard.shard_id,
+                part,
+                fingerprint=run.label_fingerprint,
+                source=shard.source,
+                source_etag=shard.etag,
+            )
     except StorageUnavailable:
         raise
     except StorageError as error:  # of the input it would be about one shard, here about all
@@ -218,8 +244,10 @@ def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Workbench) -> Commit:
             f"the output can't be written: {error}. What is committed is kept; when the output can "
             "be written again, the same command does the rest."
         ) from error
+    bench.meter.committed(won)
     return commit
 
 
-def _next(records: Iterator[Record]) -> Record | None:
-    return next(records, None)
+def _next(records: Iterator[Record], bench: Workbench) -> Record | None:
+    with bench.meter.timing(Stage.READ):
+        return next(records, None)

@@ -25,6 +25,8 @@ class Begun:
     """that it was begun, this time included"""
     last_words: str | None = None
     """of the replica that was the last to break over it; those that are killed say nothing"""
+    closed: bool = False
+    """nothing more is begun, this shard neither"""
 
 
 class Logbook(Protocol):
@@ -58,8 +60,9 @@ class Book:
         self._last_words: dict[str, str] = {}
         self._loading: set[str] = set()
         self._setup_deaths = 0
-        self._ready = 0
+        self._ready = set[str]()
         self._records: dict[str, int] = {}
+        self._closed = False
 
     def setup_begins(self, worker: str) -> int:
         """Counts those that died: who begins again was killed, and only its name is the same."""
@@ -71,7 +74,8 @@ class Book:
         """Ends the row of deaths."""
         self._loading.discard(worker)
         self._setup_deaths = 0
-        self._ready += loaded
+        if loaded:
+            self._ready.add(worker)
 
     def answered(self, records: Mapping[str, int]) -> None:
         """The newest count of a shard stands: an attempt may begin it again."""
@@ -79,10 +83,17 @@ class Book:
 
     def pulse(self) -> Pulse:
         """How far all replicas are."""
-        return Pulse(self._ready, sum(self._records.values()))
+        kept = len(self._ready | self._loading)
+        return Pulse(len(self._ready), sum(self._records.values()), kept)
+
+    def close(self) -> None:
+        """From now on no shard is begun."""
+        self._closed = True
 
     def begin(self, shard_id: str) -> Begun:
-        """Counts the start."""
+        """Counts the start, unless the book is closed."""
+        if self._closed:
+            return Begun(self._counts[shard_id], closed=True)
         self._counts[shard_id] += 1
         return Begun(self._counts[shard_id], self._last_words.get(shard_id))
 

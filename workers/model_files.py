@@ -95,7 +95,7 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
     """
     place = settings.model_place
     calibration = read_calibration(settings.calibration) if settings.calibration else None
-    digest = model_sha256(fetch_model(place, settings.model_cache), settings.model_cache)
+    digest = model_sha256(_fetch_model(settings), settings.model_cache)
     adapter = _identify_adapter(settings, digest) if settings.adapter else None
     if calibration and not calibration.fits(digest, adapter):
         raise SettingsError(_of_another(calibration, settings, digest, adapter))
@@ -118,14 +118,14 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
         CheckpointError: the weights don't fit together.
     """
     checkpoint = load_checkpoint(
-        fetch_model(settings.model_place, settings.model_cache),
+        _fetch_model(settings),
         dtype=_DTYPES[settings.replica.precision],
         device="cuda" if settings.num_gpus_per_replica else "cpu",
     )
     if checkpoint.sha256 != identity.model_sha256:
         raise SettingsError(_not_the_drivers("--model", settings.model_place))
     if settings.adapter:
-        folder = fetch_adapter(settings.adapter, settings.model_cache)
+        folder = _fetch_adapter(settings.adapter, settings)
         if digest_adapter(folder, settings.model_cache) != identity.adapter_sha256:
             raise SettingsError(_not_the_drivers("--adapter", settings.adapter))
         load_adapter(checkpoint.model, folder)
@@ -136,10 +136,18 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
     return Engine(checkpoint, settings.decode_settings, limits, replay=replay)
 
 
+def _fetch_model(settings: LabelSettings) -> Path:
+    return fetch_model(settings.model_place, settings.model_cache, settings.model_cache_gib)
+
+
+def _fetch_adapter(place: str, settings: LabelSettings) -> Path:
+    return fetch_adapter(place, settings.model_cache, settings.model_cache_gib)
+
+
 def _identify_adapter(settings: LabelSettings, model: str) -> str:
     """The digest of the adapter, which was trained from the model of that digest."""
     place = settings.adapter or ""
-    folder = fetch_adapter(place, settings.model_cache)
+    folder = _fetch_adapter(place, settings)
     base = read_trained_from(folder)
     if base not in (None, model):
         raise SettingsError(

@@ -4,42 +4,39 @@ What lies in a bucket is fetched once a machine, into `model_cache`, also when e
 in the same moment.
 """
 
-import fcntl
 import json
 import re
-import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from pixellm.adapters import LIGHT_FOLDER, adapter_files, adapter_sha256, why_no_adapter
 from pixellm.checkpoints import folder_sha256
 from pixellm.weights import WeightFiles
-from workers.errors import SettingsError, StorageError
+from workers.errors import SettingsError
 from workers.settings import SHIPPED_MODEL
+from workers.staging.folders import stage_folder
+from workers.staging.room import GIB, Cache
 from workers.storage.objects import ObjectInfo, Store
 from workers.storage.stores import open_store
 from workers.storage.uris import scheme_of, shown, under
 
 FETCHED_SUFFIXES = (".safetensors", ".json", ".model")
 """What a folder of weights needs; pickles are never fetched."""
-FETCHERS = 4  # files at once; the weights of a 7B model are four files
-COPY_BYTES = 4 * 2**20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def fetch_model(place: str, cache: Path) -> Path:
+def fetch_model(place: str, cache: Path, most_gib: float | None = None) -> Path:
     """The model folder on this machine; a model in a bucket is fetched when it isn't there yet.
 
     Args:
         place: a folder, or a prefix in a bucket.
         cache: folder for models of buckets.
+        most_gib: that all models of buckets may take there; None: as much as the disk holds.
 
     Raises:
-        SettingsError: there is no such folder.
+        SettingsError: there is no such folder, or no room beside the models that are in use.
         StorageError: it can't be fetched.
     """
     if scheme_of(place):
@@ -47,13 +44,15 @@ def fetch_model(place: str, cache: Path) -> Path:
         files = _list_needed(store, place, folders=())
         if not any(name.endswith(".safetensors") for name in files):
             raise SettingsError(f"--model {shown(place)}: there is no *.safetensors file")
-        return _fetch(store, files, cache / "models")
+        return stage_folder(
+            store, files, "models", _room(cache, most_gib), f"--model {shown(place)}"
+        )
     if not Path(place).is_dir():
         raise SettingsError(_no_folder(place))
     return Path(place)
 
 
-def fetch_adapter(place: str, cache: Path) -> Path:
+def fetch_adapter(place: str, cache: Path, most_gib: float | None = None) -> Path:
     """The folder of an adapter on this machine, as `fetch_model` has that of a model.
 
     Raises:
@@ -68,7 +67,9 @@ def fetch_adapter(place: str, cache: Path) -> Path:
         return folder
     store = open_store(place)
     _check_adapter(place, [under(info.uri, place) or "" for info in store.list(place)])
-    return _fetch(store, _list_needed(store, place, folders=(LIGHT_FOLDER,)), cache / "adapters")
+    files = _list_needed(store, place, folders=(LIGHT_FOLDER,))
+    room, what = _room(cache, most_gib), f"--adapter {shown(place)}"
+    return stage_folder(store, files, "adapters", room, what)
 
 
 def model_sha256(folder: Path, cache: Path) -> str:
@@ -119,50 +120,8 @@ def _list_needed(store: Store, place: str, folders: Sequence[str]) -> dict[str, 
     }
 
 
-def _fetch(store: Store, files: Mapping[str, ObjectInfo], shelf: Path) -> Path:
-    """Fetches a folder under a name made of its content; whole or not at all."""
-    content = "\n".join(f"{info.uri} {info.etag} {info.size}" for info in files.values())
-    folder = shelf / sha256(content.encode()).hexdigest()[:20]
-    with _locked(folder.with_suffix(".lock")):
-        _remove_halves(folder)
-        if not folder.is_dir():
-            aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-            try:
-                _copy_all(store, files, aside)
-                aside.rename(folder)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
-    return folder
-
-
-def _remove_halves(folder: Path) -> None:
-    """What a killed process had fetched; under the lock nobody else is at work on it."""
-    for half in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(half, ignore_errors=True)
-
-
-def _copy_all(store: Store, files: Mapping[str, ObjectInfo], folder: Path) -> None:
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-
-    def copy(name: str) -> None:
-        info, target = files[name], folder / name
-        with store.open(info.uri) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink, COPY_BYTES)
-        if target.stat().st_size != info.size:
-            raise StorageError(f"{shown(info.uri)} changed while it was fetched; start again")
-
-    with ThreadPoolExecutor(FETCHERS) as pool:
-        list(pool.map(copy, files))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process of this machine at a time; the kernel frees the lock of one that dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _room(cache: Path, most_gib: float | None) -> Cache:
+    return Cache(cache, None if most_gib is None else int(most_gib * GIB))
 
 
 # ---- digests ----

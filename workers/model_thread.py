@@ -26,6 +26,7 @@ from pixellm.engine.rows import Row, Sample
 from pixellm.errors import PixelLMError
 from workers.asking import Asked, Asking, Future, Part, Reply, Unanswered, halve
 from workers.errors import ReplicaBroken
+from workers.meter import Meter, Stage
 
 STEP_SECONDS = 2 * 60 * 60
 """A step in which many questions enter a 7B model on a slow CPU takes minutes; what takes so long
@@ -46,10 +47,11 @@ class ModelThread:
 
     Args:
         engine: is used by that thread alone.
+        meter: hears of its steps.
     """
 
-    def __init__(self, engine: Asking) -> None:
-        self._engine = engine
+    def __init__(self, engine: Asking, meter: Meter | None = None) -> None:
+        self._engine, self._meter = engine, meter or Meter()
         self._line: SimpleQueue[Asked | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._broken: ReplicaBroken | None = None
@@ -191,7 +193,12 @@ class ModelThread:
 
     def _step(self) -> list[Job]:
         self._beat = time.monotonic()
-        return self._engine.step()
+        with self._meter.timing(Stage.MODEL):
+            done = self._engine.step()
+        asked = sum(len(each.sample.questions) for each in self._at_hand)
+        in_step = self._engine.in_step
+        self._meter.stepped(in_step, max(0, asked - in_step))
+        return done
 
     def _sift(self) -> None:
         """Asks all that is at hand anew, until whoever is at fault has failed alone."""

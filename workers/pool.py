@@ -5,12 +5,15 @@ commits in the output and not by Ray.
 """
 
 import logging
+import math
+import queue
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.data
@@ -19,19 +22,22 @@ from ray.exceptions import RayError
 from workers.cluster import Machine, connected, list_machines
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
+from workers.metrics import RayMeter
 from workers.progress import Progress, Say
 from workers.replica import (
+    ERRAND,
     MAX_SETUP_DEATHS,
-    SHARD,
     SUMMARY,
     Assignment,
+    Errand,
     ShardBatch,
     ShardLabeller,
-    shard_to_json,
 )
 from workers.settings import LabelSettings
-from workers.shards.plan import Shard
+from workers.stopping import Stop
 from workers.summaries import Pulse, ShardSummary
+
+Row = TypeVar("Row")
 
 MOST_BLOCKS = 4_000
 """That Ray Data is given: the driver keeps some KB for each. Where there are more shards, a block
@@ -58,37 +64,43 @@ class PoolSize:
 
 
 def label_on_ray(
-    shards: Sequence[Shard],
+    errands: Sequence[Errand],
     settings: LabelSettings,
-    begin: Callable[[], Assignment],
+    begin: Callable[[], Sequence[Assignment]],
     progress: Progress,
+    stop: Stop,
 ) -> Generator[ShardSummary, None, None]:
     """Labels shards and yields what became of each, in the order in which they finish.
 
     Args:
-        shards: at least one.
+        errands: at least one.
         settings: with GPUs and precision settled.
         begin: called once it is sure that there is room for a replica, since it writes to the
-            output; returns what a replica must know.
+            outputs; returns what a replica must know of each run.
         progress: hears of replicas that are ready, and of records while shards are under way.
+        stop: once it has a reason, no shard is begun; after its grace, none is waited for. Those
+            that were not begun are not heard of.
 
     Raises:
         SettingsError: no machine can hold a replica.
         LineError: the cluster can't be reached, or no replica could be set up.
     """
-    with connected(progress.say) as own:
+    as_text = settings.log_format == "text"  # lines of JSON are whole only in the files of workers
+    with connected(progress.say, worker_logs=as_text) as own:
         machines = list_machines()
         size = size_pool(settings, machines)
         _check_room(size, machines, own, progress.say)
-        assignment = begin()
+        assignments = begin()
         progress.say(f"starting {_replicas(size)}; the first one loads the model")
         progress.say(RAY_COMPLAINT)
         logbook = _SharedLogbook()
-        rows = _flow(shards, assignment, size, logbook).iter_rows()
-        with _listening(logbook, progress):
+        flow = _flow(errands, assignments, size, logbook)
+        with _listening(logbook, progress, stop, size.gpus):
             try:
-                for row in rows:
-                    yield ShardSummary.from_json(row[SUMMARY])
+                for row in until_stopped(flow.iter_rows(), stop):
+                    summary = ShardSummary.from_json(row[SUMMARY])
+                    if not summary.not_begun:
+                        yield summary
             except RayError as error:
                 raise LineError(f"Ray gave up: {_last_line(error)}") from error
 
@@ -110,7 +122,10 @@ def fair_share(blocks: int, size: PoolSize) -> int:
 
 
 def _flow(
-    shards: Sequence[Shard], assignment: Assignment, size: PoolSize, logbook: "_SharedLogbook"
+    errands: Sequence[Errand],
+    assignments: Sequence[Assignment],
+    size: PoolSize,
+    logbook: "_SharedLogbook",
 ) -> "ray.data.Dataset":
     """One block a shard while they are few: what a replica has finished is known at once."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -118,12 +133,13 @@ def _flow(
     context.enable_progress_bars = False
     # only of those that raise: Ray restarts those that are killed and counts nothing, `Book` does
     context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
-    blocks = min(len(shards), MOST_BLOCKS)
-    under_way = min(assignment.settings.replica.shards_in_flight, fair_share(blocks, size))
-    items: list[ShardBatch] = [{SHARD: shard_to_json(shard)} for shard in shards]
+    blocks = min(len(errands), MOST_BLOCKS)
+    in_flight = assignments[0].settings.replica.shards_in_flight
+    under_way = min(in_flight, fair_share(blocks, size))
+    items: list[ShardBatch] = [{ERRAND: errand.to_json()} for errand in errands]
     return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         ShardLabeller,
-        fn_constructor_args=(assignment, size.cpus, logbook),
+        fn_constructor_args=(assignments, size.cpus, logbook, RayMeter),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=size.least,
@@ -160,6 +176,10 @@ class _SharedLogbook(Logbook):
         pulse: Pulse = ray.get(self._book.pulse.remote())
         return pulse
 
+    def close(self) -> None:
+        """Lets no shard be begun from now on."""
+        self._book.close.remote()
+
     async def begin(self, shard_id: str) -> Begun:
         begun: Begun = await self._book.begin.remote(shard_id)
         return begun
@@ -169,14 +189,22 @@ class _SharedLogbook(Logbook):
 
 
 @contextmanager
-def _listening(logbook: _SharedLogbook, progress: Progress) -> Iterator[None]:
-    """Hands on what the replicas tell, while shards are being labelled."""
+def _listening(
+    logbook: _SharedLogbook, progress: Progress, stop: Stop, gpus: float
+) -> Iterator[None]:
+    """Hands on what the replicas tell, while shards are being labelled, and when to stop."""
     ended = threading.Event()
 
     def listen() -> None:
+        before = time.monotonic()
         while not ended.wait(LISTEN_SECONDS):
             with suppress(RayError):  # the book is being made anew, or the cluster is gone
-                progress.hear(logbook.pulse())
+                pulse = logbook.pulse()
+                progress.hear(pulse)
+                before, passed = time.monotonic(), time.monotonic() - before
+                stop.spend(pulse.kept * gpus * passed)
+                if stop.reason:  # again and again, since a book that is made anew is open
+                    logbook.close()
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
@@ -185,6 +213,42 @@ def _listening(logbook: _SharedLogbook, progress: Progress) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(LISTEN_SECONDS)
+
+
+def until_stopped(rows: Iterable[Row], stop: Stop) -> Iterator[Row]:
+    """The rows, as long as there is no reason to stop, and for a time of grace after that.
+
+    Args:
+        rows: may let wait for the next one; read in a thread that is left behind at the end.
+        stop: says when.
+    """
+    heard = queue.SimpleQueue[Iterator[Row]]()
+    threading.Thread(target=_read_into, args=(heard, rows), daemon=True).start()
+    end = math.inf
+    while time.monotonic() < end:
+        if stop.reason:
+            end = min(end, time.monotonic() + stop.grace_seconds)
+        with suppress(queue.Empty):
+            try:
+                row = next(heard.get(timeout=LISTEN_SECONDS))
+            except StopIteration:
+                return
+            yield row
+
+
+def _read_into(heard: "queue.SimpleQueue[Iterator[Row]]", rows: Iterable[Row]) -> None:
+    """Each row as an iterator of it; then an empty one, or one that raises what was raised."""
+    try:
+        for row in rows:
+            heard.put(iter((row,)))
+        heard.put(iter(()))
+    except Exception as error:
+        heard.put(_raising(error))
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    raise error
+    yield
 
 
 def _own_name() -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from workers.logs import Level, json_line
 from workers.storage.uris import shown
 from workers.summaries import Pulse, RunSummary, ShardSummary, Tally
 
@@ -35,11 +36,15 @@ class Progress:
 
     Args:
         stream: where to; standard error, so that what a command prints stays apart.
+        name: of the command, before each line.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, name: str = "label") -> None:
+        self._name = name
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
+        self._as_json = False
+        self._run: str | None = None
         self._lock = threading.Lock()
         self._line_open = False
         self.tally = Tally()
@@ -47,22 +52,88 @@ class Progress:
         self._shards = 0
         self._records: int | None = None
         self._started = time.monotonic()
-        self.pace = 0.0
-        """questions per second, once it is over; 0 when there was nothing to ask"""
+        self._seconds = 0.0
         self._worried = False
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
+    @property
+    def pace(self) -> float:
+        """Questions per second, so far or until it was over; 0 when there was nothing to ask."""
+        asked = sum(self.tally.counts.values()) - self.tally.reused
+        return asked / max(self.seconds, 1e-9)
+
+    @property
+    def replicas(self) -> int:
+        """That have loaded the model since the start."""
+        return self._pulse.replicas
+
+    @property
+    def seconds(self) -> float:
+        """From when the first replica was ready, so far or until it was over."""
+        return self._seconds or time.monotonic() - self._started
+
+    def speak_json(self) -> None:
+        """From now on every line is a JSON object, and none moves; see `workers.logs`."""
+        self._as_json, self._terminal = True, False
+
+    def about(self, run: str) -> None:
+        """Lines that name no other run are about this one from now on."""
+        self._run = run
+
+    def say(
+        self,
+        text: str,
+        level: Level = Level.INFO,
+        *,
+        run: str | None = None,
+        shard: str | None = None,
+    ) -> None:
+        """A line of its own.
+
+        Args:
+            text: of the line.
+            level: how much it matters.
+            run: that it is about, if it is about one.
+            shard: likewise.
+        """
         with self._lock:
             self._wipe()
-            print(f"label: {text}", file=self._stream, flush=True)
+            self._print(text, level, run=run, shard=shard)
+
+    def conclude(self, summary: RunSummary) -> None:
+        """The table at the end goes to standard output, or its numbers to the log."""
+        if not self._as_json:
+            print(describe_run(summary))
+            return
+        self._print(
+            "the run has ended",
+            Level.ERROR if summary.failures else Level.INFO,
+            run=summary.run_id,
+            shards=summary.shards,
+            committed=summary.shards - len(summary.failures),
+            rows=dict(summary.counts),
+            reasons=dict(summary.errors),
+            masks=summary.targets,
+            seconds=round(summary.seconds, 3),
+            exit_code=summary.exit_code,
+        )
+
+    def tell(self, name: str, text: str) -> None:
+        """One more line of that table."""
+        if self._as_json:
+            self.say(f"{name}: {text}")
+        else:
+            print(f"{name:<10} {text}")
 
     def add(self, summary: ShardSummary) -> None:
         """Counts a shard in."""
         with self._lock:
             self.tally.add(summary)
         if summary.error is not None:
-            self.say(f"shard {summary.shard_id} failed: {summary.error}")
+            self.say(
+                f"shard {summary.shard_id} failed: {summary.error}",
+                Level.ERROR,
+                shard=summary.shard_id,
+            )
 
     def hear(self, pulse: Pulse) -> None:
         """Takes in how far the replicas are; pace is measured from when the first one is ready."""
@@ -72,10 +143,10 @@ class Progress:
             waited, now = time.monotonic() - self._started, time.monotonic()
             self._started = now if first else self._started
         if first:
-            self.say(f"the first replica has loaded the model, after {_duration(waited)}")
+            self.say(f"the first replica has loaded the model, after {duration(waited)}")
         elif not pulse.replicas and waited > PATIENCE_SECONDS and not self._worried:
             self._worried = True
-            self.say(f"no replica is ready after {_duration(waited)}: {WORRY}")
+            self.say(f"no replica is ready after {duration(waited)}: {WORRY}", Level.WARNING)
 
     @contextmanager
     def running(self, shards: int, records: int | None = None) -> Iterator[None]:
@@ -86,6 +157,7 @@ class Progress:
             records: in all of them; None where that isn't known before they are read.
         """
         self._shards, self._records, self._started = shards, records, time.monotonic()
+        self.tally, self._pulse, self._seconds = Tally(), Pulse(), 0.0
         ended = threading.Event()
         ticker = threading.Thread(target=self._tick, args=(ended,), daemon=True)
         ticker.start()
@@ -96,8 +168,7 @@ class Progress:
             ticker.join()
             with self._lock:
                 self._show(final=True)
-                asked = sum(self.tally.counts.values()) - self.tally.reused
-                self.pace = asked / max(time.monotonic() - self._started, 1e-9)
+                self._seconds = self.seconds
 
     def line(self, seconds: float) -> str:
         """The line, `seconds` after the first replica was ready."""
@@ -114,7 +185,7 @@ class Progress:
         ]
         done, total = (records, self._records) if self._records else (shards, self._shards)
         if 0 < done < total:
-            parts.append(f"{_duration(seconds / done * (total - done))} left")
+            parts.append(f"{duration(seconds / done * (total - done))} left")
         return "  ".join(parts)
 
     def _tick(self, ended: threading.Event) -> None:
@@ -125,11 +196,19 @@ class Progress:
     def _show(self, *, final: bool = False) -> None:
         text = self.line(time.monotonic() - self._started)
         if not self._terminal:
-            print(f"label: {text}", file=self._stream, flush=True)
+            self._print(text)
             return
         end = "\n" if final else ""
         print(f"\r{text[:WIDTH]:<{WIDTH}}", end=end, file=self._stream, flush=True)
         self._line_open = not final
+
+    def _print(self, text: str, level: Level = Level.INFO, **facts: object) -> None:
+        line = f"{self._name}: {text}"
+        if self._as_json:
+            line = json_line(
+                text, level, "label", **{**facts, "run": facts.get("run") or self._run}
+            )
+        print(line, file=self._stream, flush=True)
 
     def _wipe(self) -> None:
         if self._line_open:
@@ -150,7 +229,7 @@ def describe_run(summary: RunSummary) -> str:
         *(f"  {status:<15}{count:>10,}" for status, count in sorted(summary.counts.items())),
         *_reasons(summary),
         f"masks      {summary.targets:,}",
-        f"time       {_duration(summary.seconds)}{asked if summary.at_once else ''}",
+        f"time       {duration(summary.seconds)}{asked if summary.at_once else ''}",
         *_pace(summary),
         f"labels     {shown(summary.output)}",
     ]
@@ -167,7 +246,7 @@ def _pace(summary: RunSummary) -> list[str]:
     """What a pilot is for: how long a large input would take."""
     if not summary.pace:
         return []
-    pace, million = f"{summary.pace:,.1f}", _duration(MILLION / summary.pace)
+    pace, million = f"{summary.pace:,.1f}", duration(MILLION / summary.pace)
     return [f"pace       {pace} questions/s with the model loaded: {million} a million"]
 
 
@@ -186,7 +265,8 @@ def _reasons(summary: RunSummary) -> list[str]:
     return [f"reasons    {', '.join(told)}{behind}"] if told else []
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "3 min 05 s", "2 h 10 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -22,14 +22,14 @@ Ray itself repeats nothing that raised: retries in two layers multiply.
 import asyncio
 import json
 import os
-import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import cast
+from types import MappingProxyType
+from typing import Self
 
 import torch
 
@@ -46,6 +46,8 @@ from workers.errors import (
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
 from workers.logbook import Begun, Logbook, Teller
+from workers.logs import log_as_json, log_error
+from workers.meter import Meter
 from workers.model_files import ModelIdentity, load_engine
 from workers.model_thread import ModelThread
 from workers.settings import LabelSettings
@@ -73,12 +75,12 @@ BROKEN_CODE = 70
 
 ShardBatch = dict[str, Sequence[str]]
 """A batch of Ray Data: column -> values; ours has one row and one column of JSON."""
-SHARD, SUMMARY = "shard", "summary"
+ERRAND, SUMMARY = "errand", "summary"
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a replica must know; travels to it once."""
+    """What a replica must know of a run; travels to it once."""
 
     settings: LabelSettings
     """with GPUs and precision settled"""
@@ -88,82 +90,120 @@ class Assignment:
     earlier: EarlierIndex
 
 
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A shard to be labelled, and the run that it is a part of."""
+
+    run_id: str
+    shard: Shard
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({"run_id": self.run_id, "shard": asdict(self.shard)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote."""
+        values = json.loads(text)
+        shard = values["shard"]
+        return cls(values["run_id"], Shard(**{**shard, "kind": ShardKind(shard["kind"])}))
+
+
 class ShardLabeller:
     """The class that Ray Data makes an actor of; some shards are under way in it at once.
 
     Args:
-        assignment: of the run.
+        assignments: of the runs whose shards it is given, with the same model.
         threads: of the model, when it runs on a CPU.
         logbook: hears of each set-up and shard that is begun, and why a replica broke.
+        make_meter: makes what hears of the rest, in the process of the replica.
     """
 
-    def __init__(self, assignment: Assignment, threads: int, logbook: Logbook) -> None:
+    _benches: Mapping[str, Workbench] = MappingProxyType({})
+    """by run; none before it is set up"""
+
+    def __init__(
+        self,
+        assignments: Sequence[Assignment],
+        threads: int,
+        logbook: Logbook,
+        make_meter: Callable[[], Meter] = Meter,
+    ) -> None:
         torch.set_num_threads(threads)
+        if assignments[0].settings.log_format == "json":
+            log_as_json()
+        self._meter = make_meter()
         self._logbook = logbook
         self._teller = Teller(logbook.answered)
         self._at_hand: set[str] = set()
+        settings = assignments[0].settings
         # Ray may run several shards of a block at once, and several blocks
-        self._turns = asyncio.Semaphore(assignment.settings.replica.shards_in_flight)
-        self._bench: Workbench | None = None
+        self._turns = asyncio.Semaphore(settings.replica.shards_in_flight)
         self._why_not = ""
         deaths = logbook.setup_begins()
         if deaths > MAX_SETUP_DEATHS:  # what kills them would kill this one too
-            self._why_not = describe_setup_deaths(deaths, assignment.settings)
+            self._why_not = describe_setup_deaths(deaths, settings)
             return
         try:
-            self.setup(assignment)
+            self.setup(assignments)
         except PixelLMError as error:  # raised from here, Ray would bury it in tracebacks
             self._why_not = f"the model can't be used: {error}"
         logbook.setup_ends(loaded=not self._why_not)
 
-    def setup(self, assignment: Assignment) -> None:
+    def setup(self, assignments: Sequence[Assignment]) -> None:
         """Loads the model and puts everything else within reach."""
-        self._bench = lay_out_bench(assignment, self._teller)
+        self._benches = lay_out_benches(assignments, self._teller, self._meter)
 
     async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
-        """One shard in, one summary out."""
-        (text,) = batch[SHARD]
+        """One errand in, one summary out."""
+        (text,) = batch[ERRAND]
         async with self._turns:
-            summary = await self.take(shard_from_json(text))
+            summary = await self.take(Errand.from_json(text))
         yield {SUMMARY: [summary.to_json()]}
 
-    async def take(self, shard: Shard) -> ShardSummary:
+    async def take(self, errand: Errand) -> ShardSummary:
         """Labels a shard, unless it is done already, or has cost too many workers."""
-        begun = await self._logbook.begin(shard.shard_id)
-        if begun.times > 1 and (done := await self.find_commit(shard)) is not None:
+        shard_id = errand.shard.shard_id
+        begun = await self._logbook.begin(shard_id)
+        if begun.closed:
+            return ShardSummary(shard_id, not_begun=True)
+        if begun.times > 1 and (done := await self.find_commit(errand)) is not None:
             return done  # whoever had it died only after that
         if begun.times > 1 + MAX_DEATHS:
-            return ShardSummary(shard.shard_id, error=describe_deaths(begun))
-        self._at_hand.add(shard.shard_id)
-        summary = await self.process(shard)
-        self._at_hand.discard(shard.shard_id)
+            return ShardSummary(shard_id, error=describe_deaths(begun))
+        self._at_hand.add(shard_id)
+        summary = await self.process(errand)
+        self._at_hand.discard(shard_id)
         self._teller.flush()
+        for bench in self._benches.values():
+            bench.meter.flush()
         return summary
 
-    async def find_commit(self, shard: Shard) -> ShardSummary | None:
+    async def find_commit(self, errand: Errand) -> ShardSummary | None:
         """What became of a shard that is committed already."""
-        if self._bench is None:
+        if (bench := self._benches.get(errand.run_id)) is None:
             return None
         try:
-            commit = await self._bench.in_thread(self._bench.ledger.get, shard.shard_id)
+            commit = await bench.in_thread(bench.ledger.get, errand.shard.shard_id)
         except LineError:  # then it is labelled again, and told what is wrong if that lasts
             return None
         if commit is None:
             return None
         return ShardSummary(
-            shard_id=shard.shard_id,
+            shard_id=errand.shard.shard_id,
             rows=commit.rows,
             counts=commit.counts,
             errors=commit.errors,
             targets=commit.targets,
         )
 
-    async def process(self, shard: Shard) -> ShardSummary:
+    async def process(self, errand: Errand) -> ShardSummary:
         """Labels a shard; whatever goes wrong is told in the summary, but for a broken replica."""
-        if self._bench is None:
+        shard = errand.shard
+        if not self._benches:
             return ShardSummary(shard.shard_id, error=self._why_not, ends_run=True)
         try:
-            return await _try_label(shard, self._bench)
+            return await _try_label(shard, self._benches[errand.run_id])
         except ReplicaBroken as error:
             await self._say_why(f"{error}")
             os._exit(BROKEN_CODE)  # at once: what holds a broken device may hang at exit
@@ -173,47 +213,61 @@ class ShardLabeller:
             return ShardSummary(shard.shard_id, error=traceback.format_exc(), ends_run=True)
 
     async def _say_why(self, why: str) -> None:
-        print(f"this replica is broken and will be replaced: {why}", file=sys.stderr, flush=True)
+        log_error(f"this replica is broken and will be replaced: {why}")
         with suppress(Exception):  # this process ends, whether it was heard or not
             await asyncio.wait_for(self._logbook.broke(self._at_hand, why), LAST_WORDS_SECONDS)
 
     def destroy(self) -> None:
         """Lets the threads go; the process ends soon after."""
-        if self._bench is not None:
-            self._bench.model.close()
-            self._bench.threads.shutdown(wait=False, cancel_futures=True)
+        for bench in self._benches.values():  # they share both
+            bench.model.close()
+            bench.threads.shutdown(wait=False, cancel_futures=True)
 
     def __del__(self) -> None:
         self.destroy()
 
 
-def lay_out_bench(assignment: Assignment, tell: Callable[[str, int], None]) -> Workbench:
-    """Loads the model and puts everything else within reach.
+def lay_out_benches(
+    assignments: Sequence[Assignment],
+    tell: Callable[[str, int], None],
+    meter: Meter | None = None,
+) -> dict[str, Workbench]:
+    """Loads the model and puts everything else within reach, for each run.
 
     Args:
-        assignment: of the run.
+        assignments: of the runs; settings of the model, of decoding and of reading are those of
+            the first.
         tell: see `Workbench.tell`.
+        meter: hears what the time goes to; silent without one.
     """
-    settings, identity = assignment.settings, assignment.identity
-    engine = _load_patiently(settings, identity)
-    store, output = Anywhere(), settings.output
-    ledger = Ledger(store, output, assignment.run_id, assignment.guarantee)
-    return Workbench(
-        model=ModelThread(engine),
-        image_side=engine.model.config.image_side,
-        room=lambda text: engine.room(engine.prompt_ids(text)),
-        ledger=ledger,
-        provenance=identity.provenance(assignment.run_id),
-        earlier=EarlierRows(assignment.earlier, store, output),
-        store=store,
-        threads=ThreadPoolExecutor(settings.reading.threads, thread_name_prefix="reader"),
-        pictures=asyncio.Semaphore(settings.pictures_at_once),
-        questions=settings.questions,
-        fields=settings.field_map,
-        limits=settings.picture_limits,
-        roots=(settings.input, *settings.reading.roots),
-        tell=tell,
-    )
+    meter = meter or Meter()
+    settings = assignments[0].settings
+    engine = _load_patiently(settings, assignments[0].identity)
+    model, store = ModelThread(engine, meter), Anywhere()
+    threads = ThreadPoolExecutor(settings.reading.threads, thread_name_prefix="reader")
+    pictures = asyncio.Semaphore(settings.pictures_at_once)
+
+    def lay_out(each: Assignment) -> Workbench:
+        output = each.settings.output
+        return Workbench(
+            model=model,
+            image_side=engine.model.config.image_side,
+            room=lambda text: engine.room(engine.prompt_ids(text)),
+            ledger=Ledger(store, output, each.run_id, each.guarantee),
+            provenance=each.identity.provenance(each.run_id),
+            earlier=EarlierRows(each.earlier, store, output),
+            store=store,
+            threads=threads,
+            pictures=pictures,
+            questions=each.settings.questions,
+            fields=each.settings.field_map,
+            limits=each.settings.picture_limits,
+            roots=(each.settings.input, *each.settings.reading.roots),
+            tell=tell,
+            meter=meter,
+        )
+
+    return {each.run_id: lay_out(each) for each in assignments}
 
 
 def describe_deaths(begun: Begun) -> str:
@@ -247,20 +301,10 @@ async def _try_label(shard: Shard, bench: Workbench) -> ShardSummary:
         try:
             return await label_shard(shard, bench, number)
         except StorageUnavailable:
+            bench.meter.retried()
             await asyncio.sleep(wait)
     return await label_shard(shard, bench, SHARD_ATTEMPTS)
 
 
 def _concerns_all(error: LineError) -> bool:
     return not isinstance(error, StorageError) or isinstance(error, AccessDenied)
-
-
-def shard_to_json(shard: Shard) -> str:
-    """A shard as Ray Data carries it."""
-    return json.dumps(asdict(shard))
-
-
-def shard_from_json(text: str) -> Shard:
-    """Reads what `shard_to_json` wrote."""
-    values = cast(dict[str, object], json.loads(text))
-    return Shard(**{**values, "kind": ShardKind(str(values["kind"]))})  # type: ignore[arg-type]

@@ -47,18 +47,23 @@ class Run:
     beside: str
     """of images that only count where a list names them; empty where there are none"""
 
+    only: frozenset[str] | None = None
+    """ids of the shards that this start is about; None for all"""
+
     @property
     def todo(self) -> list[Shard]:
         """What is left, in the order of the plan."""
-        return [shard for shard in self.shards if shard.shard_id not in self.committed]
+        left = (shard for shard in self.shards if shard.shard_id not in self.committed)
+        return [shard for shard in left if self.only is None or shard.shard_id in self.only]
 
 
-def plan_run(settings: LabelSettings, say: Say) -> Run:
+def plan_run(settings: LabelSettings, say: Say, *, shallow: bool = False) -> Run:
     """Finds out what there is to do, and writes nothing: that begins with `label_run`.
 
     Args:
         settings: with GPUs and precision settled.
         say: takes lines for the user.
+        shallow: only what lies in the input itself, and not in its folders.
 
     Raises:
         PlanError: there is nothing to label, or nothing is asked of what there is.
@@ -67,7 +72,7 @@ def plan_run(settings: LabelSettings, say: Say) -> Run:
     """
     planned_at = now()
     lists = WaitingListings(join_uri(settings.output, PLANS))
-    plan = _plan(settings, lists, say)
+    plan = _plan(settings, lists, say, shallow=shallow)
     shards = plan.shards
     with_adapter = f" and the adapter {shown(settings.adapter)}" if settings.adapter else ""
     model = f"the model {shown(settings.model_place)}{with_adapter}"
@@ -100,7 +105,7 @@ def describe_plan(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _plan(settings: LabelSettings, lists: WaitingListings, say: Say) -> Plan:
+def _plan(settings: LabelSettings, lists: WaitingListings, say: Say, *, shallow: bool) -> Plan:
     inside = under(settings.output, settings.input) is not None
     own = settings.output if inside else join_uri(settings.output, PARTS)
     plan = plan_shards(
@@ -109,6 +114,7 @@ def _plan(settings: LabelSettings, lists: WaitingListings, say: Say) -> Plan:
         records_per_shard=settings.reading.records_per_shard,
         listing_writer=lists.keep,
         exclude=(own,),
+        shallow=shallow,
     )
     if beside := _describe_beside(plan):
         say(beside)

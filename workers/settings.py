@@ -10,6 +10,7 @@ under a field is its `--help`. How the tree is filled, and what is refused, is i
 No secrets are settings: credentials come from the usual AWS chain only.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -24,6 +25,7 @@ from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
 from workers.settings_sources import SettingsTree, Verbatim
+from workers.stopping import GRACE_SECONDS, Stop, read_deadline
 from workers.storage.uris import normalise_uri
 
 SHIPPED_MODEL = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
@@ -52,6 +54,18 @@ def _place(text: str) -> str:
         raise ValueError(f"{error}") from error
 
 
+def _when(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return read_deadline(value, datetime.now(UTC))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; give a duration (5h30m), a time of day in UTC (06:00), or a time with its"
+            " zone (2027-01-31T06:00Z)"
+        ) from error
+
+
 def _home(path: Path) -> Path:
     try:
         return path.expanduser()
@@ -73,6 +87,7 @@ FILE = TypeAliasType("FILE", str)
 COUNT = TypeAliasType("COUNT", Annotated[int, Field(ge=1, le=1_000_000)] | None)
 PLACES = TypeAliasType("PLACES", tuple[Annotated[str, AfterValidator(_place)], ...])
 NAMES = TypeAliasType("NAMES", tuple[str, ...])
+WHEN = TypeAliasType("WHEN", datetime | None)
 
 Place = Annotated[PLACE, AfterValidator(_place)]
 File = Annotated[FILE, AfterValidator(_place)]
@@ -80,6 +95,7 @@ Texts = Annotated[TEXT, NoDecode, BeforeValidator(_lines), Verbatim]
 Places = Annotated[PLACES, NoDecode, BeforeValidator(_lines), Verbatim]
 Count = Annotated[COUNT, BeforeValidator(_count)]
 Names = Annotated[NAMES, NoDecode, BeforeValidator(_names)]
+When = Annotated[WHEN, NoDecode, BeforeValidator(_when)]
 
 
 class Group(BaseModel):
@@ -194,10 +210,25 @@ class LabelSettings(SettingsTree):
     labels are taken over"""
     dry_run: bool = False
     """list the shards and what is left to do, and write nothing"""
+    deadline: When = None
+    """begin nothing after this: a duration (5h30m), a time of day in UTC (06:00), or a time with
+    its zone (2027-01-31T06:00Z); the same command does the rest"""
+    max_gpu_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """begin nothing once the replicas of this start have had so many GPU hours together"""
+    grace_seconds: int = Field(default=GRACE_SECONDS, ge=0)
+    """what shards under way get to end and be committed, when a deadline has come or the process
+    was asked to end (SIGTERM)"""
+    log_format: Literal["text", "json"] = "text"
+    """what is said while it runs: lines for people, or a JSON object a line, with time, level, and
+    the ids of run, shard and record; replicas write theirs to Ray's log files then"""
     model_cache: Annotated[Path, AfterValidator(_home)] = Field(
         default=Path("~/.cache/pixellm"), validate_default=True
     )
     """folder of each machine where models from a bucket are kept"""
+    model_cache_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """most that models and adapters from buckets may take of that folder, in GiB: when a new one
+    needs the room, those that were used longest ago are removed, never one in use; without it, as
+    much as the disk holds"""
     config: FILE | None = None
     """YAML file with settings: a path or s3://bucket/key"""
     reading: Reading = Reading()
@@ -240,6 +271,11 @@ class LabelSettings(SettingsTree):
     def pictures_at_once(self) -> int:
         """Images that one replica holds ready, once it is settled whether it has a GPU."""
         return self.reading.pictures or (256 if self.num_gpus_per_replica else 64)
+
+    @property
+    def stop(self) -> Stop:
+        """A new count of what may end the work early."""
+        return Stop(self.deadline, self.max_gpu_hours, self.grace_seconds)
 
     @property
     def decode_settings(self) -> DecodeSettings:

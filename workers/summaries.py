@@ -17,6 +17,8 @@ class Pulse:
     """that have loaded the model since the start"""
     records: int = 0
     """that are answered, also in shards that aren't committed yet"""
+    kept: int = 0
+    """replicas that have been given room since the start, ready or not: what GPUs are kept for"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class ShardSummary(Sums):
     """why it is not committed"""
     ends_run: bool = False
     """the other shards would fail like this one"""
+    not_begun: bool = False
+    """nothing more was to be begun when its turn came"""
 
     def to_json(self) -> str:
         """One line."""
@@ -69,13 +73,23 @@ class RunSummary:
     last, and 0 when there was nothing to ask"""
     failures: Mapping[str, str]
     """shards that are not committed, with the reason"""
-    stopped: bool = False
-    """by the user, before the end"""
+    records: int = 0
+    """that were answered since this start, in the shards that are committed"""
+    replicas: int = 0
+    """that have loaded the model since this start"""
+    records_per_second: float = 0.0
+    """of all replicas together, from when the first was ready; of all runs that share them"""
+    interrupted: bool = False
+    """by Ctrl-C, before the end"""
+    stopped: str = ""
+    """why it ended before its end, on purpose; see `workers.stopping`"""
 
     @property
     def exit_code(self) -> int:
-        """0 all committed, 1 some shards are not, 130 stopped by the user."""
-        return 130 if self.stopped else 1 if self.failures else 0
+        """0 all committed, 1 some shards are not, 3 stopped on purpose, 130 by Ctrl-C."""
+        if self.interrupted or not self.failures:
+            return 130 if self.interrupted else 0
+        return 3 if self.stopped else 1
 
 
 @dataclass(slots=True)

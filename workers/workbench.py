@@ -9,6 +9,7 @@ from typing import TypeVar
 from workers.earlier import EarlierRows
 from workers.labels.commits import Ledger
 from workers.labels.rows import Provenance
+from workers.meter import Meter
 from workers.model_thread import ModelThread
 from workers.records.instructions import Instruction
 from workers.records.pictures import PictureLimits
@@ -48,6 +49,8 @@ class Workbench:
     """where images may lie besides the folder of the file that names them"""
     tell: Callable[[str, int], None] = _to_nobody
     """hears, after each record, of which shard it was and how many of that one are done"""
+    meter: Meter = field(default_factory=Meter)
+    """hears what the time goes to, and what comes out"""
 
     async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         """Runs blocking work beside the event loop."""

@@ -118,6 +118,11 @@ class Engine:
         """Questions under way in a step, on average."""
         return self.generator.at_once
 
+    @property
+    def in_step(self) -> int:
+        """Questions that the newest step brought on."""
+        return self.generator.in_step
+
     @torch.inference_mode()
     def step(self) -> list[Job]:
         """Brings everything under way one step on.

@@ -68,7 +68,7 @@ class Generator:
         self.schedule = Schedule(slots, limits)
         self._alike, self._run = replay, Replays(self._read, lambda: recorder_for(model.device))
         self._numbers = count()
-        self._steps = self._advanced = 0
+        self._steps = self._advanced = self._newest = 0
         self._predict = predict or (lambda states, _: model.language.lm_head(states))
 
     @property
@@ -80,6 +80,11 @@ class Generator:
     def at_once(self) -> float:
         """Questions under way in a step, on average."""
         return self._advanced / max(1, self._steps)
+
+    @property
+    def in_step(self) -> int:
+        """Questions that the newest step brought on."""
+        return self._newest
 
     def add(self, picture: Picture, prompt: Sequence[int], budget: int) -> Row:
         """Puts a question at the end of the line.
@@ -100,6 +105,7 @@ class Generator:
     def step(self) -> list[Row]:
         """Brings every question under way one step on; returns those that ended with it."""
         # 1) questions that wait take the places of those that have ended
+        self._newest = 0
         self._read_pictures(self.schedule.enter())
         if not self.schedule.rows:
             return []
@@ -113,6 +119,7 @@ class Generator:
         slots.write_states(plan.owners, plan.places, states)
         # 3) and says the next word
         self._choose(states, plan, layout.wanted)
+        self._newest = len(rows)
         self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
         for row, read in zip(rows, layout.read, strict=True):
             row.read = read

@@ -59,6 +59,11 @@ class Sleeping:
         """One."""
         return 1.0
 
+    @property
+    def in_step(self) -> int:
+        """One."""
+        return 1
+
     def add(self, sample: Sample) -> Job:
         """Puts all questions of a sample at the end of the line."""
         job = Job(sample, tuple(Row(Picture(), [], 1, at) for at in range(len(sample.questions))))
@@ -107,6 +112,11 @@ class Clocked:
     def at_once(self) -> float:
         """As the model's."""
         return self._engine.at_once
+
+    @property
+    def in_step(self) -> int:
+        """As the model's."""
+        return self._engine.in_step
 
     def add(self, sample: Sample) -> Job:
         """As the model's."""

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pixellm.drawn.stages import Stage, Turn
-from pixellm.loop import Alone, Loop, StepReport
+from pixellm.loop import Loop, StepReport
+from pixellm.peers import Alone
 from workers.errors import SettingsError
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown

@@ -26,7 +26,8 @@ from pixellm.drawn.recipe import SCHEDULES, STAGES, Recipe, small_schedule
 from pixellm.drawn.scenes import TRAIN_SEEDS
 from pixellm.drawn.stages import fill
 from pixellm.drawn.start import SIDE
-from pixellm.loop import Alone, Schedule
+from pixellm.loop import Schedule
+from pixellm.peers import Alone
 from workers.drawn.plan import DrawnPlan
 from workers.drawn.running import Say, StagePlace, StageRunner
 from workers.drawn.table import ArmResult, write_table

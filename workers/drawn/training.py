@@ -18,7 +18,7 @@ from torch import Tensor
 from pixellm.checkpoints import save_checkpoint
 from pixellm.drawn.recipe import Beginnings
 from pixellm.drawn.stages import fill
-from pixellm.loop import Alone
+from pixellm.peers import Alone
 from workers.drawn.plan import DrawnPlan
 from workers.drawn.running import Say, StagePlace, StageRunner
 from workers.errors import SettingsError

@@ -14,7 +14,7 @@ from workers.imports.shapes import read_segmentation
 from workers.imports.source import Source, read_category_id, read_size
 from workers.json_stream import Entry
 from workers.records.record import ImageRef
-from workers.records.rejections import Reason, quote
+from workers.records.rejections import Reason, Rejection, quote
 
 Id = int | str
 Json = Mapping[str, object]
@@ -104,23 +104,23 @@ class Annotations:
 class PlacedImage:
     """Where an image may lie, what it is called, and how large it is."""
 
-    refs: tuple[ImageRef, ...]
-    name: str
-    size: Size | None
+    refs: tuple[ImageRef, ...] = ()
+    name: str = ""
+    size: Size | None = None
+    rejection: Rejection | None = None
+    """why nothing is known of it: it is not in the file, or leads out of the images"""
 
 
 def place_image(image: Json | None, number: object, source: Source) -> PlacedImage:
-    """Finds out where an image of the file lies.
-
-    Raises:
-        RecordRejected: it is not there, or leads out of the images.
-    """
+    """Finds out where an image of the file lies."""
     if image is None:
-        raise RecordRejected(
-            Reason.ANNOTATION_MISSING, f"there is no image {quote(number)} in the file"
-        )
+        message = f"there is no image {quote(number)} in the file"
+        return PlacedImage(rejection=Rejection(Reason.ANNOTATION_MISSING, message))
     name = image.get("file_name")
-    refs = source.find_image(name, _FOLDER)
+    try:
+        refs = source.find_image(name, _FOLDER)
+    except RecordRejected as error:
+        return PlacedImage(rejection=Rejection.of(error))
     return PlacedImage(refs, str(name), read_size(image.get("height"), image.get("width")))
 
 

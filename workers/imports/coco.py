@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from workers.errors import PlanError, RecordRejected
-from workers.imports.annotations import Annotations, Id, PlacedImage, place_image, read_key
+from workers.imports.annotations import Annotations, Id, place_image, read_key
 from workers.imports.gold import (
     Asked,
     GoldQuestion,
@@ -52,17 +52,13 @@ def read_coco(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:
 
 def _make_record(number: Id, known: Annotations, source: Source) -> GoldRecord:
     image = known.images.get(number)
-    placed, rejection = PlacedImage((), "", None), None
-    try:
-        placed = place_image(image, number, source)
-    except RecordRejected as error:
-        rejection = Rejection.of(error)
+    placed = place_image(image, number, source)
     return GoldRecord(
         source_id=f"{number}",
         images=placed.refs,
         questions=tuple(_ask(number, image or {}, placed.name, known, source)),
         size=placed.size,
-        rejection=rejection,
+        rejection=placed.rejection,
     )
 
 

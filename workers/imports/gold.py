@@ -5,7 +5,7 @@ frame, and many files don't say how large it is. Nothing that is wrong with an e
 ends as a rejection, because every entry must end as rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -91,6 +91,33 @@ class Asked:
     kind: str
     """see `Instruction`"""
     classes: tuple[str, ...] = ()
+
+
+def make_record(
+    source_id: str | None,
+    find: Callable[[], tuple[ImageRef, ...]],
+    questions: Iterable[GoldQuestion],
+    size: Size | None,
+) -> GoldRecord:
+    """An entry with its image; with a rejection where there is none to look for.
+
+    Args:
+        source_id: the source's own name for the entry.
+        find: says where its image may lie, or raises a `RecordRejected`.
+        questions: about it.
+        size: of the image, where the source says it.
+    """
+    asked = tuple(questions)
+    try:
+        return GoldRecord(source_id, find(), asked, size)
+    except RecordRejected as error:
+        return GoldRecord(source_id, (), asked, size, Rejection.of(error))
+
+
+def refuse_record(entry: object) -> GoldRecord:
+    """An entry that is no object, so that there is nothing to be read in it."""
+    why = Rejection(Reason.RECORD_BROKEN, f"an entry must be an object, not {quote(entry)}")
+    return GoldRecord(None, (), (), rejection=why)
 
 
 def answer_question(

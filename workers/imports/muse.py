@@ -10,6 +10,7 @@ repeats the instances for the official loader and is not read. One entry is held
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 
 from pixellm.answers import SEG_MARK
@@ -21,6 +22,7 @@ from workers.imports.gold import (
     GoldRecord,
     GoldTarget,
     answer_question,
+    make_record,
     refuse_question,
 )
 from workers.imports.shapes import read_segmentation
@@ -43,27 +45,18 @@ def read_muse(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:
     Raises:
         PlanError: it is no JSON.
     """
-    for entry in source.entries(source.input):
-        yield _read_entry(entry.value, source)
+    return source.records(partial(_read_entry, source))
 
 
-def _read_entry(entry: object, source: Source) -> GoldRecord:
-    if not isinstance(entry, Mapping):
-        why = Rejection(Reason.RECORD_BROKEN, f"an entry must be an object, not {quote(entry)}")
-        return GoldRecord(None, (), (), rejection=why)
+def _read_entry(source: Source, entry: Json) -> GoldRecord:
     key = "coco_url" if "file_name" not in entry and "coco_url" in entry else "file_name"
-    name, images, rejection = entry.get(key), tuple[ImageRef, ...](), None
-    try:
-        images = _find_image(name, key, source)
-    except RecordRejected as error:
-        rejection = Rejection.of(error)
+    name = entry.get(key)
     origin = Origin(image=name if isinstance(name, str) else "", image_key=key)
-    return GoldRecord(
-        source_id=read_id(entry.get("id", name)),
-        images=images,
-        questions=tuple(_read_questions(entry, origin, source)),
-        size=read_size(entry.get("height"), entry.get("width")),
-        rejection=rejection,
+    return make_record(
+        read_id(entry.get("id", name)),
+        partial(_find_image, name, key, source),
+        _read_questions(entry, origin, source),
+        read_size(entry.get("height"), entry.get("width")),
     )
 
 

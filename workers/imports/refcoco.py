@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count, cycle
 
 from workers.errors import PlanError, RecordRejected
-from workers.imports.annotations import Annotations, Id, PlacedImage, place_image, read_key
+from workers.imports.annotations import Annotations, Id, place_image, read_key
 from workers.imports.gold import (
     Asked,
     GoldQuestion,
@@ -141,11 +141,7 @@ def _list_annotations(ref: Json) -> tuple[object, ...]:
 def _make_record(
     number: Id, expressions: Sequence[Expression], known: Annotations, source: Source
 ) -> GoldRecord:
-    placed, rejection = PlacedImage((), "", None), None
-    try:
-        placed = place_image(known.images.get(number), number, source)
-    except RecordRejected as error:
-        rejection = Rejection.of(error)
+    placed = place_image(known.images.get(number), number, source)
     origin = Origin(image=placed.name, image_key="file_name")
     asker = _Asker(known, source, origin)
     return GoldRecord(
@@ -153,7 +149,7 @@ def _make_record(
         images=placed.refs,
         questions=tuple(asker.ask(expressions)),
         size=placed.size,
-        rejection=rejection,
+        rejection=placed.rejection,
     )
 
 

@@ -9,6 +9,7 @@ it is composed. One entry is held at a time.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from pixellm.answers import SEG_MARK
@@ -20,13 +21,13 @@ from workers.imports.gold import (
     GoldTarget,
     Shape,
     answer_question,
+    make_record,
     refuse_question,
 )
 from workers.imports.shapes import MaskPicture, read_segmentation
 from workers.imports.source import Source, read_id, read_size
 from workers.imports.wording import compose_unnamed
 from workers.labels.origins import Origin
-from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
 
 SEG = "{seg}"
@@ -48,25 +49,16 @@ def read_referring(source: Source, left_out: Counter[str]) -> Iterator[GoldRecor
     Raises:
         PlanError: it is no JSON.
     """
-    for entry in source.entries(source.input):
-        yield _read_entry(entry.value, source)
+    return source.records(partial(_read_entry, source))
 
 
-def _read_entry(entry: object, source: Source) -> GoldRecord:
-    if not isinstance(entry, Mapping):
-        why = Rejection(Reason.RECORD_BROKEN, f"an entry must be an object, not {quote(entry)}")
-        return GoldRecord(None, (), (), rejection=why)
-    name, rejection, images = _find(entry, _IMAGE).value, None, tuple[ImageRef, ...]()
-    try:
-        images = source.find_image(name)
-    except RecordRejected as error:
-        rejection = Rejection.of(error)
-    return GoldRecord(
-        source_id=read_id(entry.get("id")),
-        images=images,
-        questions=(_read_question(entry, name, source),),
-        size=read_size(entry.get("height"), entry.get("width")),
-        rejection=rejection,
+def _read_entry(source: Source, entry: Json) -> GoldRecord:
+    name = _find(entry, _IMAGE).value
+    return make_record(
+        read_id(entry.get("id")),
+        partial(source.find_image, name),
+        (_read_question(entry, name, source),),
+        read_size(entry.get("height"), entry.get("width")),
     )
 
 

@@ -1,13 +1,13 @@
 """What is imported, and where its files lie."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from typing import Literal
 
 from workers.errors import ObjectMissing, PlanError, RecordRejected
-from workers.imports.gold import Size
+from workers.imports.gold import GoldRecord, Size, refuse_record
 from workers.imports.wording import NAME_FORM, SENTENCE_FORM
 from workers.json_stream import Entry, read_entries
 from workers.records.addresses import resolve_image
@@ -59,6 +59,20 @@ class Source:
         """
         with self.store.open(uri) as file:
             yield from read_entries(file, shown(uri))
+
+    def records(self, read: Callable[[Mapping[str, object]], GoldRecord]) -> Iterator[GoldRecord]:
+        """Streams the records of the input, a JSON file with a list of objects.
+
+        Args:
+            read: makes a record of an object; whatever else stands there is refused.
+
+        Raises:
+            PlanError: it is no JSON.
+            StorageError: the store failed.
+        """
+        for entry in self.entries(self.input):
+            value = entry.value
+            yield read(value) if isinstance(value, Mapping) else refuse_record(value)
 
     def find_image(self, name: object, folder: str = "") -> tuple[ImageRef, ...]:
         """Where the image of a name may lie.

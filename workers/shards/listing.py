@@ -180,20 +180,24 @@ class Inputs(AbstractContextManager["Inputs"]):
         return None
 
 
-def find_inputs(store: Store, prefix: str, exclude: Sequence[str] = ()) -> Inputs:
+def find_inputs(
+    store: Store, prefix: str, exclude: Sequence[str] = (), *, shallow: bool = False
+) -> Inputs:
     """Look at all objects under a prefix, or at the one file that it names.
 
     Args:
         store: where the prefix lies.
         prefix: a folder, a file that lists records, or an image.
         exclude: folders to leave out, such as the output when it lies inside the input.
+        shallow: leave out all folders.
     """
     single = _single_file(store, prefix)
     with ExitStack() as failed:
         root = prefix.rpartition("/")[0] if single else prefix
         inputs = failed.enter_context(Inputs(root))
         for info in single or store.list(prefix):
-            if all(under(info.uri, folder) is None for folder in exclude):
+            inner = shallow and "/" in (under(info.uri, root) or "")
+            if not inner and all(under(info.uri, folder) is None for folder in exclude):
                 inputs.add(info)
         if inputs.is_empty and (file := _stat(store, prefix)):
             inputs.others.append(file.uri)

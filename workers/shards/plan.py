@@ -87,6 +87,7 @@ def plan_shards(
     records_per_shard: int,
     listing_writer: ListingWriter,
     exclude: Sequence[str] = (),
+    shallow: bool = False,
 ) -> Plan:
     """Cut everything under a prefix into shards of at most `records_per_shard` records.
 
@@ -101,13 +102,14 @@ def plan_shards(
         listing_writer: stores a listing of images (`LISTING_BYTES` at most, unless one shard is
             longer) and returns its URI; see `WaitingListings`.
         exclude: folders that are no input although they lie under the prefix.
+        shallow: only what lies in the prefix itself, and not in its folders.
 
     Raises:
         PlanError: there is nothing to label.
         StorageError: see `workers.errors`.
     """
     border, identity = Border(records_per_shard), Identity()
-    with find_inputs(store, prefix, exclude) as inputs:
+    with find_inputs(store, prefix, exclude, shallow=shallow) as inputs:
         shards = [s for info in inputs.files for s in _cut_file(store, info, border, identity)]
         shards += _cut_images(inputs, prefix, border, identity, listing_writer)
         if not shards:

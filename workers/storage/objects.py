@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 from typing import BinaryIO, Protocol, cast
 
 from workers.errors import StorageError
+from workers.storage.checksums import Checksum
 from workers.storage.uris import shown
 
 READ_AHEAD_BYTES = 4 * 2**20  # an S3 request costs about 30 ms, in which some 4 MiB would have come
@@ -55,6 +56,25 @@ class Store(Protocol):
     @abstractmethod
     def open(self, uri: str) -> BinaryIO:
         """Open for reading in pieces, seekable; never holds the whole object."""
+
+    def checksum(self, info: ObjectInfo) -> Checksum | None:
+        """What the store says of the bytes of this version; None when nothing we can check.
+
+        Raises:
+            StorageError: another version is there by now.
+        """
+        return None
+
+    def any_under(self, prefix: str) -> ObjectInfo | None:
+        """One of the objects under a folder, whichever is found soonest; None when there is none.
+
+        A listing that is sorted here begins only when the last of ten million names has come.
+        """
+        return next(self.list(prefix), None)
+
+    def clock(self, place: str) -> float | None:
+        """What time it is there, in seconds since 1970; None where the store doesn't tell."""
+        return None
 
     @abstractmethod
     def put(self, uri: str, data: bytes) -> ObjectInfo:
@@ -126,6 +146,23 @@ class RangedReader(io.RawIOBase):
 def buffered(reader: RangedReader) -> BinaryIO:
     """The reader with a read-ahead of `READ_AHEAD_BYTES`."""
     return cast(BinaryIO, io.BufferedReader(reader, READ_AHEAD_BYTES))
+
+
+def open_version(store: Store, info: ObjectInfo) -> BinaryIO:
+    """Open this version of an object and no other.
+
+    Raises:
+        StorageError: another one is there by now.
+    """
+    file = store.open(info.uri)
+    try:
+        # S3's reader is bound to what it found when it was opened; that must be what was listed
+        if store.stat(info.uri).etag != info.etag:
+            raise StorageError(f"{shown(info.uri)} changed while it was fetched; start again")
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def in_key_order(infos: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
 from typing import Any, BinaryIO, cast
 
@@ -27,7 +28,9 @@ from workers.errors import (
     StorageError,
     StorageUnavailable,
 )
+from workers.storage.checksums import Checksum
 from workers.storage.objects import ObjectInfo, RangedReader, Store, buffered, in_key_order
+from workers.storage.s3_checksums import Answer, read_checksum
 from workers.storage.uris import redact, shown, split_bucket
 
 ATTEMPTS = (
@@ -106,6 +109,30 @@ class S3Store(Store):
         info = self.stat(uri)
         same = {"IfMatch": f'"{info.etag}"'}
         return buffered(RangedReader(info, lambda at, length: self._get(uri, at, length, same)))
+
+    def checksum(self, info: ObjectInfo) -> Checksum | None:
+        place = {**_place(info.uri), "IfMatch": f'"{info.etag}"'}
+
+        def head_of_part(number: int) -> Answer:
+            try:
+                return cast(Answer, _client().head_object(**place, PartNumber=number))
+            except aws.ClientError:  # a server that knows no parts any more: nothing to check by
+                return {"ContentLength": 0}
+
+        with _told(info.uri):
+            head = _client().head_object(**place, ChecksumMode="ENABLED")
+            return read_checksum(head, head_of_part)
+
+    def any_under(self, prefix: str) -> ObjectInfo | None:
+        return next(self._pages(prefix), None)
+
+    def clock(self, place: str) -> float | None:
+        """It stands in every answer, in whole seconds."""
+        bucket, key = split_bucket(place)
+        with _told(place):
+            answer = _client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(told).timestamp() if told else None
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
         for attempt in range(ATTEMPTS):

@@ -12,6 +12,7 @@ from functools import cache
 from typing import BinaryIO, assert_never
 
 from workers.errors import SettingsError
+from workers.storage.checksums import Checksum
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.storage.objects import ObjectInfo, Store
@@ -65,6 +66,15 @@ class Anywhere(Store):
 
     def open(self, uri: str) -> BinaryIO:
         return open_store(uri).open(uri)
+
+    def checksum(self, info: ObjectInfo) -> Checksum | None:
+        return open_store(info.uri).checksum(info)
+
+    def any_under(self, prefix: str) -> ObjectInfo | None:
+        return open_store(prefix).any_under(prefix)
+
+    def clock(self, place: str) -> float | None:
+        return open_store(place).clock(place)
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
         return open_store(uri).put(uri, data)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from pixellm.loop import Alone
+from pixellm.peers import Alone
 from workers.training.evaluation import Choice, Graded, is_better
 from workers.training.parallel import Together
 from workers.training.states import States

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from pixellm.added_tokens import IMAGE_END, IMAGE_START
 from pixellm.answers import SEG_MARK
 from pixellm.config import PixelLMConfig
 from pixellm.errors import InstructionError
 from pixellm.prompts import LabelledIds, label_conversation, system_text
-from pixellm.tokenizer import IMAGE_END, IMAGE_START, IMAGE_TOKEN_INDEX, Tokenizer
+from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
 from workers.training.examples import Example, Skipped, Why
 
 

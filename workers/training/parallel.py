@@ -39,7 +39,7 @@ def share(
 
 
 class Together:
-    """All workers of the process group that `torch.distributed` knows (`pixellm.loop.Peers`)."""
+    """All workers of the process group that `torch.distributed` knows (`pixellm.peers.Peers`)."""
 
     @property
     def rank(self) -> int:

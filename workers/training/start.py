@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pixellm.checkpoints import Checkpoint
-from pixellm.loop import Alone, Loop
+from pixellm.loop import Loop
+from pixellm.peers import Alone
 from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
 from workers.errors import SettingsError

@@ -17,7 +17,8 @@ import torch
 
 from pixellm.checkpoints import load_checkpoint
 from pixellm.errors import TrainingDiverged
-from pixellm.loop import Alone, Loop, StepReport
+from pixellm.loop import Loop, StepReport
+from pixellm.peers import Alone
 from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
 from workers.storage.stores import Anywhere

@@ -1,0 +1,91 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from tests.test_progress import make_run
+from workers.piloting.estimate import Estimate, compare, count_records, describe_estimate
+from workers.piloting.rates import Range
+from workers.shards.listing import ShardKind
+from workers.shards.plan import Shard
+from workers.storage.memory import MemoryStore
+
+OUT = "mem://b/out"
+
+
+def shard(name: str, count: int, size: int = 100) -> Shard:
+    return Shard(name, ShardKind.TAR, "u", "u", "e", size, count=count)
+
+
+ESTIMATE = Estimate(
+    run_id="label-1",
+    records=Range(10_000, 10_000, 10_000),
+    left=Range(7_200, 7_200, 7_200),
+    rate=Range(0.5, 1.0, 2.0),
+    start_seconds=0.0,
+    replicas=4,
+    gpus=1.0,
+    cpus=8,
+)
+
+
+def test_hours_are_those_of_all_replicas_together():
+    assert ESTIMATE.hours == Range(0.25, 0.5, 1.0)
+    later = replace(ESTIMATE, start_seconds=360.0)
+    assert later.hours == Range(0.35, 0.6, 1.1)
+
+
+def test_the_table_says_what_it_takes_and_what_it_costs():
+    text = describe_estimate(ESTIMATE, gpu_price=2.5, cpu_price=0.125)
+    assert "records    10,000, 7,200 of them left" in text
+    assert "rate       1.00 (0.50 to 2.00) records/s of one replica" in text
+    assert "time left  30 min 00 s (15 min 00 s to 1 h 00 min)" in text
+    assert "GPU hours  2.00 (1.00 to 4.00)" in text
+    assert "CPU hours  16.00 (8.00 to 32.00)" in text
+    assert "money      7.00 (3.50 to 14.00)" in text  # 2 x 2.5 + 16 x 0.125
+
+
+def test_without_a_price_no_money_is_named():
+    assert "money" not in describe_estimate(ESTIMATE, None, None)
+    assert "GPU" not in describe_estimate(replace(ESTIMATE, gpus=0.0), None, None)
+
+
+def test_an_estimate_waits_in_the_output_for_the_end_of_the_run():
+    store = MemoryStore()
+    assert Estimate.load(store, OUT, "label-1") is None
+    ESTIMATE.save(store, OUT)
+    assert Estimate.load(store, OUT, "label-1") == ESTIMATE
+    store.put(f"{OUT}/_plans/label-1.estimate.json", b"{}")
+    assert Estimate.load(store, OUT, "label-1") is None
+
+
+@pytest.mark.parametrize(
+    ("pace", "where"), [(4.0, "within of what"), (8.4, "outside of what"), (1.9, "outside of what")]
+)
+def test_a_run_is_held_against_its_plan(pace, where):
+    run = make_run(records=100, replicas=4, records_per_second=pace)
+    assert where in compare(ESTIMATE, run)
+    assert f"{pace / 4:,.2f} records/s of one replica" in compare(ESTIMATE, run)
+
+
+def test_a_run_that_found_nothing_to_do_is_held_against_nothing():
+    assert compare(ESTIMATE, make_run()) == ""
+
+
+def test_records_are_those_of_the_plan_where_it_knows_them():
+    assert count_records([shard("a", 3), shard("b", 4)], []) == Range(7, 7, 7)
+
+
+def test_files_that_nobody_has_counted_are_estimated_by_their_bytes():
+    shards = [shard("a", 5), shard("b", -1, 1000), shard("c", -1, 3000)]
+    read = [(shard("x", -1, 100), 10), (shard("y", -1, 200), 20), (shards[0], 5)]
+    found = count_records(shards, read)
+    assert (found.low, found.middle, found.high) == pytest.approx((405, 405, 405))
+    uneven = [(shard("x", -1, 100), 10), (shard("y", -1, 100), 20)]
+    assert count_records(shards, uneven).middle == pytest.approx(605)
+    assert count_records(shards, uneven).low < 605 < count_records(shards, uneven).high
+
+
+def test_files_of_which_none_was_read_are_not_guessed():
+    found = count_records([shard("a", 5), shard("b", -1)], [])
+    assert (found.low, found.high) == (5, math.inf)

@@ -1,0 +1,158 @@
+"""The doctor's checks of a model: each is made to fail by a folder that is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pixellm.checkpoints import save_checkpoint
+from pixellm.tiny import tiny_checkpoint
+from tests.test_model_folders import put_folder
+from workers.doctor.findings import Outcome
+from workers.doctor.weights import check_weights, read_header
+from workers.settings import SHIPPED_MODEL
+from workers.storage.checksums import Checksum
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.storage.stores import open_store
+
+OK, WARNING, FAILURE = Outcome.OK, Outcome.WARNING, Outcome.FAILURE
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory) -> Path:
+    """The folder of a tiny model; not to be changed."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint = tiny_checkpoint(0)
+    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(shelf, tmp_path) -> Path:
+    return Path(shutil.copytree(shelf, tmp_path / "tiny"))
+
+
+def examine(place, store=None):
+    found = check_weights(store or open_store(f"{place}"), f"{place}")
+    return {each.check.removeprefix("weights."): each for each in found}
+
+
+def test_the_shipped_model_has_nothing_to_complain_of():
+    found = examine(SHIPPED_MODEL)
+    assert {each.outcome for each in found.values()} == {OK}
+    assert "128 x 8, images of 128 pixels, 2 scales of 3 tokens" in found["sizes"].seen
+    assert "Apache-2.0" in found["licence"].seen
+
+
+def test_a_model_in_a_real_bucket_is_looked_at_without_fetching_its_weights(folder, bucket):
+    put_folder(folder, f"s3://{bucket}/tiny")
+    found = examine(f"s3://{bucket}/tiny")
+    outcomes = [found[name].outcome for name in ("form", "whole", "sizes", "checksum")]
+    assert outcomes == [OK] * 4
+    read = []
+
+    class Watched(MemoryStore):
+        def get(self, uri, start=0, length=None):
+            data = super().get(uri, start, length)
+            read.append((uri.rpartition("/")[2], len(data)))
+            return data
+
+    store = Watched()
+    for path in folder.iterdir():
+        store.put(f"mem://b/tiny/{path.name}", path.read_bytes())
+    assert examine("mem://b/tiny", store)["sizes"].outcome is OK
+    of_weights = sum(count for name, count in read if name == "model.safetensors")
+    assert 0 < of_weights < (folder / "model.safetensors").stat().st_size / 4
+
+
+def test_pickled_weights_are_refused_with_the_command_that_converts_them(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    found = examine(folder)["form"]
+    assert found.outcome is FAILURE
+    assert "only pickled weights (pytorch_model.bin)" in found.seen
+    assert "python -m pixellm.convert" in found.to_do
+
+
+def test_pickles_beside_the_weights_are_a_warning(folder):
+    (folder / "optimizer.pt").write_bytes(b"")
+    assert examine(folder)["form"].outcome is WARNING
+
+
+def test_a_folder_without_weights_and_one_that_is_not_there_are_failures(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    for place in (folder, tmp_path / "nowhere"):
+        found = examine(place)["form"]
+        assert (found.outcome, "no *.safetensors" in found.seen) == (FAILURE, True)
+
+
+def test_a_file_that_was_cut_off_is_found_by_its_header(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    found = examine(folder)["whole"]
+    assert (found.outcome, "its header says" in found.seen) == (FAILURE, True)
+
+
+@pytest.mark.parametrize("data", [b"", b"not one", b"\x02" + bytes(7) + b"[]", bytes(9)])
+def test_a_file_that_is_no_safetensors_is_told(folder, data):
+    (folder / "model.safetensors").write_bytes(data)
+    assert examine(folder)["whole"].outcome is FAILURE
+
+
+def test_a_header_says_what_the_loaded_weights_are(folder):
+    path = folder / "model.safetensors"
+    header = read_header(LocalStore(), LocalStore().stat(f"{path}"))
+    assert header.bytes_due == header.bytes_there == path.stat().st_size
+    from pixellm.weights import WeightFiles
+
+    weights = WeightFiles(folder)
+    assert header.shapes == {key: weights.shape(key) for key in weights.keys()}  # noqa: SIM118
+
+
+def test_sizes_that_do_not_fit_together_are_a_failure(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 3}))
+    found = examine(folder)["sizes"]
+    assert found.outcome is FAILURE
+    assert "don't belong together" in found.seen
+    assert "/tmp" not in found.seen
+    (folder / "config.json").write_text("{}")
+    assert "pixellm.convert" in examine(folder)["sizes"].to_do
+    (folder / "config.json").unlink()
+    assert examine(folder)["sizes"].outcome is FAILURE
+
+
+def test_a_store_that_says_no_checksum_is_a_warning_that_names_the_files(folder):
+    class Silent(MemoryStore):
+        def checksum(self, info):
+            return None if info.uri.endswith(".safetensors") else Checksum("md5", "ab")
+
+    store = Silent()
+    for path in folder.iterdir():
+        store.put(f"mem://b/tiny/{path.name}", path.read_bytes())
+    found = examine("mem://b/tiny", store)["checksum"]
+    assert found.outcome is WARNING
+    assert "model.safetensors" in found.seen
+    assert "config.json" not in found.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("README.md", "---\nlicense: llama2\n---\n# A model", "README.md says 'llama2'"),
+        ("README.md", "| Licence: | x |\n\nLicence: CC BY 4.0\n", "README.md says 'CC BY 4.0'"),
+        ("LICENSE", "\n  Apache License\n", "LICENSE begins 'Apache License'"),
+        ("LICENSE.txt", "MIT", "LICENSE.txt begins 'MIT'"),
+    ],
+)
+def test_what_a_folder_says_of_its_licence_is_read_out(folder, name, text, said):
+    (folder / name).write_text(text)
+    found = examine(folder)["licence"]
+    assert (found.outcome, found.seen) == (OK, said)
+
+
+def test_a_folder_that_says_nothing_of_a_licence_is_a_warning(folder):
+    (folder / "README.md").write_text("# A model\n")
+    found = examine(folder)["licence"]
+    assert (found.outcome, "LLaMA" in found.to_do) == (WARNING, True)

@@ -1,0 +1,38 @@
+import pytest
+
+from workers.errors import PlanError, SettingsError, StorageError
+from workers.exit_codes import end, speaker
+
+
+def ended(raised, **more):
+    told = []
+
+    def work():
+        raise raised
+
+    return end(work, told.append, **more), told
+
+
+def test_what_the_work_says_is_the_exit_code():
+    assert end(lambda: 3, print) == 3
+
+
+def test_an_error_is_told_line_by_line_and_a_wrong_setting_has_another_code():
+    assert ended(StorageError("it is full\nof sand")) == (1, ["it is full", "of sand"])
+    assert ended(SettingsError("--steps: no")) == (2, ["--steps: no"])
+    assert ended(PlanError("no file")) == (1, ["no file"])
+    assert ended(PlanError("no file"), wrong=(SettingsError, PlanError))[0] == 2
+
+
+def test_ctrl_c_is_told_and_has_the_code_that_shells_know():
+    assert ended(KeyboardInterrupt(), stopped="all is kept") == (130, ["all is kept"])
+
+
+def test_a_bug_is_a_crash():
+    with pytest.raises(ZeroDivisionError):
+        ended(ZeroDivisionError())
+
+
+def test_a_job_speaks_with_its_name_before_the_line(capsys):
+    speaker("train")("step 1")
+    assert capsys.readouterr() == ("", "train: step 1\n")

@@ -1,0 +1,101 @@
+import os
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from workers.errors import SettingsError
+from workers.settings import LabelSettings
+from workers.stopping import Stop, ended_by_sigterm, read_deadline
+
+NOW = datetime(2027, 1, 31, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "when"),
+    [
+        ("5h30m", NOW + timedelta(hours=5, minutes=30)),
+        ("45m", NOW + timedelta(minutes=45)),
+        ("2d", NOW + timedelta(days=2)),
+        ("90s", NOW + timedelta(seconds=90)),
+        ("12:30", NOW + timedelta(minutes=30)),
+        ("12:00", NOW + timedelta(days=1)),
+        ("06:00", NOW + timedelta(hours=18)),
+        ("2027-01-31T14:00+01:00", NOW + timedelta(hours=1)),
+        ("2027-01-31T13:00Z", NOW + timedelta(hours=1)),
+    ],
+)
+def test_a_deadline_is_read_in_each_of_its_forms(text, when):
+    assert read_deadline(text, NOW) == when
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("2027-01-31T13:00", "no time zone"),
+        ("2027-01-31T11:00Z", "has passed"),
+        ("soon", "Invalid isoformat"),
+        ("", "Invalid isoformat"),
+        ("25:00", "hour must be in"),
+    ],
+)
+def test_what_is_no_deadline_is_refused(text, why):
+    with pytest.raises(ValueError, match=why):
+        read_deadline(text, NOW)
+
+
+def test_a_wrong_deadline_is_told_with_the_forms_that_it_has():
+    flags = ["--input", "/in", "--output", "/out", "--deadline", "tomorrow"]
+    with pytest.raises(SettingsError, match=r"--deadline: .*tomorrow.*5h30m.*06:00"):
+        LabelSettings.from_everywhere(flags, "label")
+
+
+def test_settings_become_a_stop_with_what_they_say():
+    flags = ["--input", "/in", "--output", "/out", "--deadline", "1h", "--max-gpu-hours", "2"]
+    settings = LabelSettings.from_everywhere([*flags, "--grace-seconds", "7"], "label")
+    stop = settings.stop
+    assert (stop.reason, stop.grace_seconds) == ("", 7)
+    stop.spend(7200)
+    assert stop.reason == "2 GPU hours are used up"
+
+
+def test_there_is_no_reason_to_stop_until_there_is_one():
+    assert Stop().reason == ""
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert Stop(deadline=later).reason == ""
+    assert Stop(deadline=NOW.replace(year=2020)).reason.startswith("the deadline has come")
+    stop = Stop(max_gpu_hours=1)
+    stop.spend(3599)
+    assert stop.reason == ""
+    stop.spend(1)
+    assert "1 GPU hours" in stop.reason
+
+
+def test_the_first_reason_stays():
+    stop = Stop()
+    stop.ask("one")
+    stop.ask("two")
+    assert stop.reason == "one"
+
+
+def test_sigterm_is_a_reason_to_stop_and_then_ends_processes_as_before():
+    stop, before = Stop(), signal.getsignal(signal.SIGTERM)
+    with ended_by_sigterm(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.reason == "asked to end (SIGTERM)"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_thread_leaves_signals_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work():
+        with ended_by_sigterm(Stop()):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

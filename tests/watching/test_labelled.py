@@ -1,0 +1,55 @@
+import pytest
+
+from workers.storage.memory import MemoryStore
+from workers.watching.labelled import Changes, Labelled
+
+OUT = "mem://b/out"
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+def test_a_drop_is_known_by_the_digest_it_was_labelled_with(store):
+    labelled = Labelled(store, OUT)
+    assert labelled.digests() == {}
+    labelled.put("a", "one", [("1.jpg", "e1")])
+    labelled.put("b", "two", [])
+    assert Labelled(store, OUT).digests() == {"a": {"one"}, "b": {"two"}}
+    assert Labelled(store, OUT).of("a") == {"one"}
+    assert Labelled(store, OUT).of("none") == frozenset()
+
+
+def test_what_was_in_it_can_be_read_by_any_watcher(store):
+    content = {"deep/1 ü.jpg": "e1", "2.jpg": "e2"}
+    Labelled(store, OUT).put("a", "one", content.items())
+    assert Labelled(store, OUT).content("a") == content
+    assert Labelled(store, OUT).content("none") == {}
+
+
+def test_a_drop_that_is_labelled_again_has_one_digest(store):
+    labelled = Labelled(store, OUT)
+    labelled.put("a", "one", [("1.jpg", "e1")])
+    assert labelled.content("a") == {"1.jpg": "e1"}
+    labelled.put("a", "two", [("1.jpg", "e2")])
+    assert labelled.of("a") == {"two"}
+    assert labelled.content("a") == {"1.jpg": "e2"}
+    labelled.forget("a")
+    assert labelled.of("a") == frozenset()
+
+
+def test_a_watcher_that_is_killed_between_two_writes_leaves_a_drop_that_is_not_up_to_date(store):
+    labelled = Labelled(store, OUT)
+    labelled.put("a", "one", [("1.jpg", "e1")])
+    store.put(f"{OUT}/_watch/labelled/a/two.jsonl.gz", b"")
+    assert labelled.digests()["a"] != {"one"}
+    assert labelled.digests()["a"] != {"two"}
+    labelled.put("a", "two", [("1.jpg", "e2")])
+    assert labelled.digests()["a"] == {"two"}
+
+
+def test_changes_tell_what_is_new_replaced_and_deleted():
+    before, after = {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}
+    assert Changes.between(before, after) == Changes(("d",), ("b",), ("a",))
+    assert Changes.between(after, after) == Changes()

@@ -1,0 +1,156 @@
+import threading
+
+import pytest
+
+from tests.clock import Clock
+from workers.errors import StorageUnavailable
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.watching.leases import Leases
+
+OUT = "mem://b/out"
+SECONDS = 60.0
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def watcher(store, clock, output=OUT) -> Leases:
+    return Leases(store, output, SECONDS, clock)
+
+
+def test_a_drop_is_in_one_hand_at_a_time(store, clock):
+    one, two = watcher(store, clock), watcher(store, clock)
+    lease = one.take("a")
+    assert lease is not None
+    assert two.take("a") is None
+    assert one.take("a") is None
+    assert two.take("b") is not None
+    lease.release()
+    assert two.take("a") is not None
+
+
+def test_a_holder_that_beats_keeps_its_lease_and_is_known_to_be_alive(store, clock):
+    one, two = watcher(store, clock), watcher(store, clock)
+    lease = one.take("a")
+    assert two.take("a") is None
+    assert not two.is_alive("a")  # nobody knows yet
+    for _ in range(20):
+        clock.pass_by(SECONDS / 3)
+        lease.beat()
+        assert two.take("a") is None
+    assert two.is_alive("a")
+    assert not lease.is_lost
+
+
+def test_a_silent_holder_loses_its_lease_only_after_it_knows_so_itself(store, clock):
+    one, two = watcher(store, clock), watcher(store, clock)
+    lease = one.take("a")
+    assert two.take("a") is None
+    clock.pass_by(SECONDS + 1)
+    assert lease.is_lost
+    assert two.take("a") is None  # not yet
+    clock.pass_by(SECONDS / 2)
+    assert two.take("a") is not None
+    assert not two.is_alive("a")
+
+
+def test_a_holder_that_wakes_up_late_does_not_disturb_its_successor(store, clock):
+    one, two, three = (watcher(store, clock) for _ in range(3))
+    old = one.take("a")
+    two.take("a")
+    clock.pass_by(2 * SECONDS)
+    new = two.take("a")
+    old.beat()
+    old.release()
+    assert three.take("a") is None
+    new.beat()
+    assert not new.is_lost
+    assert one.take("a") is None
+
+
+def test_clocks_of_watchers_need_not_agree(store):
+    late, early = Clock(10.0), Clock(10.0**9)
+    one, two = watcher(store, late), watcher(store, early)
+    lease = one.take("a")
+    assert two.take("a") is None
+    for _ in range(10):
+        for clock in (late, early):
+            clock.pass_by(SECONDS / 3)
+        lease.beat()
+        assert two.take("a") is None
+
+
+def test_a_store_that_is_away_for_a_moment_costs_no_lease(store, clock, monkeypatch):
+    lease = watcher(store, clock).take("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", _away)
+        clock.pass_by(SECONDS / 3)
+        lease.beat()
+    assert not lease.is_lost
+    clock.pass_by(SECONDS / 3)
+    lease.beat()
+    clock.pass_by(SECONDS * 0.9)
+    assert not lease.is_lost
+
+
+def test_a_store_that_is_away_for_long_does(store, clock, monkeypatch):
+    lease = watcher(store, clock).take("a")
+    monkeypatch.setattr(store, "put", _away)
+    for _ in range(4):
+        clock.pass_by(SECONDS / 3)
+        lease.beat()
+    assert lease.is_lost
+
+
+def _away(*_):
+    raise StorageUnavailable("away")
+
+
+def test_whoever_saw_an_old_number_does_not_get_it_once_it_was_removed(store, clock, monkeypatch):
+    slow, quick, third = (watcher(store, clock) for _ in range(3))
+    quick.take("a").release()
+    put_if_absent, hurried = store.put_if_absent, []
+
+    def overtaken(uri, data):
+        if not hurried:  # between the look of the slow one and its write
+            hurried.append(uri)
+            quick.take("a").release()
+            assert third.take("a") is not None
+        return put_if_absent(uri, data)
+
+    monkeypatch.setattr(store, "put_if_absent", overtaken)
+    assert slow.take("a") is None
+    assert watcher(store, clock).take("a") is None  # the third one's is the newest still
+
+
+def test_of_many_watchers_at_once_one_gets_a_drop(tmp_path):
+    got, barrier = [], threading.Barrier(8)
+
+    def work():
+        leases = Leases(LocalStore(), str(tmp_path), SECONDS)
+        barrier.wait()
+        got.append(leases.take("a"))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sum(each is not None for each in got) == 1
+    assert len(got) == 8
+
+
+def test_a_lease_that_holds_nonsense_is_waited_for_and_taken(store, clock):
+    store.put(f"{OUT}/_watch/leases/a/00000003.json", b"nonsense")
+    leases = watcher(store, clock)
+    assert leases.take("a") is None
+    clock.pass_by(2 * SECONDS)
+    assert leases.take("a") is not None

@@ -1,0 +1,35 @@
+import pytest
+
+from workers.errors import SettingsError
+from workers.settings import LabelSettings
+from workers.watching.settings import WatchSettings
+
+PLACES = ["--input", "/in", "--output", "/out"]
+
+
+def test_whatever_a_labelling_run_can_be_told_a_watcher_can():
+    given = ["--instruction", "the dog", "--replica.precision", "fp32", "--max-replicas", "3"]
+    watch = WatchSettings.from_everywhere([*PLACES, *given], "watch")
+    label = LabelSettings.from_everywhere([*PLACES, *given], "label")
+    assert label == LabelSettings.model_construct(
+        **{name: getattr(watch, name) for name in LabelSettings.model_fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--export-coco", "x.json"], "--coco"),
+        (["--dry-run"], "jobs/label.py"),
+        (["--refresh"], "add --once"),
+        (["--settle-seconds", "-1"], "settle-seconds"),
+        (["--lease-seconds", "0"], "lease-seconds"),
+    ],
+)
+def test_what_makes_no_sense_for_a_watcher_is_refused(flags, why):
+    with pytest.raises(SettingsError, match=why):
+        WatchSettings.from_everywhere([*PLACES, *flags], "watch")
+
+
+def test_once_a_refresh_is_taken():
+    assert WatchSettings.from_everywhere([*PLACES, "--once", "--refresh"], "watch").refresh

@@ -1,0 +1,347 @@
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.here import label_runs_here, replicas_here
+from tests.photos import load_photos
+from workers.driver import label_runs
+from workers.errors import StorageUnavailable
+from workers.storage.stores import Anywhere
+from workers.summaries import ShardSummary
+from workers.watching.drops import LOOSE, find_drops
+from workers.watching.leases import Leases
+
+
+def test_what_is_dropped_is_labelled_and_its_owner_is_told(place):
+    place.drop("friday", 0, 1, 2)
+    place.drop(".", 3)
+    assert place.watch_once().unfinished == []
+    assert place.images("friday") == ["0.jpg", "1.jpg", "2.jpg"]
+    assert place.images(LOOSE) == ["3.jpg"]
+    status = place.status("friday")
+    assert (status["state"], status["files"], status["rows"]) == ("done", 3, 3)
+    assert status["labels"] == str(place.output / "friday")
+    assert status["changes"] == {"new": 3, "replaced": 0, "deleted": 0}
+    assert "labelled: 3 answers" in status["message"]
+
+
+def test_what_is_labelled_is_not_touched_again(place):
+    place.drop("friday", 0)
+    place.watch_once()
+    before = snapshot(place.output)
+    place.watch_once(label=never)
+    assert snapshot(place.output) == before
+
+
+def never(*_):
+    raise AssertionError("there is nothing to label")
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_is_added_replaced_and_deleted_makes_the_table_follow(place):
+    folder = place.drop("friday", 0, 1, 2)
+    place.watch_once()
+    first = {row.image_uri: row.created_at for row in place.rows("friday")}
+    (folder / "0.jpg").write_bytes(load_photos()[5].data)
+    (folder / "1.jpg").unlink()
+    (folder / "9.jpg").write_bytes(load_photos()[6].data)
+    place.watch_once()
+    status = place.status("friday")
+    assert status["changes"] == {"new": 1, "replaced": 1, "deleted": 1}
+    assert status["changed"] == {"new": ["9.jpg"], "replaced": ["0.jpg"], "deleted": ["1.jpg"]}
+    assert place.images("friday") == ["0.jpg", "2.jpg", "9.jpg"]
+    second = {row.image_uri: row.created_at for row in place.rows("friday")}
+    same = {uri for uri in first.keys() & second.keys() if first[uri] == second[uri]}
+    assert same == {str(folder / "2.jpg")}  # the others were asked
+
+
+def test_the_labels_of_a_drop_that_is_deleted_are_kept(place):
+    folder = place.drop("friday", 0)
+    place.watch_once()
+    (folder / "0.jpg").unlink()
+    place.watch_once()
+    assert place.status("friday")["state"] == "gone"
+    assert place.status("friday")["changed"] == {"deleted": ["0.jpg"]}
+    assert place.images("friday") == ["0.jpg"]
+    before = snapshot(place.output)
+    place.watch_once()
+    assert snapshot(place.output) == before  # told once
+    place.drop("friday", 0)
+    place.watch_once()
+    assert place.status("friday")["state"] == "done"
+
+
+def test_a_drop_that_may_still_grow_waits_and_one_that_is_marked_does_not(place, clock):
+    place.drop("growing", 0)
+    (place.drop("ready", 1) / "_READY").touch()
+    watcher = place.watcher("--settle-seconds", "60", clock=clock)
+    watcher._look()
+    watcher._label()
+    assert place.status("ready")["state"] == "done"
+    assert not (place.output / "growing").exists()
+    clock.pass_by(59)
+    place.drop("growing", 2)
+    clock.pass_by(1)
+    watcher._look()
+    watcher._label()
+    assert not (place.output / "growing").exists()
+    clock.pass_by(60)
+    watcher._look()
+    watcher._label()
+    assert place.images("growing") == ["0.jpg", "2.jpg"]
+
+
+def test_once_what_is_settling_is_waited_for(place):
+    place.drop("friday", 0)
+    place.watch_once("--settle-seconds", "0.6")
+    assert place.status("friday")["state"] == "done"
+
+
+def test_a_drop_asks_its_own_question(place):
+    folder = place.drop("friday", 0)
+    (folder / "_pixellm.yaml").write_text("instruction: the cat\ncoco: true\n")
+    place.watch_once()
+    assert [row.instruction for row in place.rows("friday")] == ["the cat"]
+    assert (place.output / "friday" / "coco.json").exists()
+
+
+def test_a_drop_that_asks_for_what_it_may_not_is_refused_and_the_others_are_labelled(place):
+    (place.drop("greedy", 0) / "_pixellm.yaml").write_text("model: /etc\n")
+    place.drop("friday", 1)
+    assert place.watch_once().unfinished == []
+    status = place.status("greedy")
+    assert status["state"] == "refused"
+    assert "a drop can't set 'model'" in status["message"]
+    assert place.status("friday")["state"] == "done"
+    place.watch_once(label=never)  # it is not looked at again
+    (place.input / "greedy" / "_pixellm.yaml").unlink()
+    place.watch_once()
+    assert place.status("greedy")["state"] == "done"
+
+
+def test_a_drop_with_nothing_to_label_is_told_so(place):
+    (place.drop("notes") / "minutes.docx").write_text("hello")
+    place.watch_once()
+    status = place.status("notes")
+    assert status["state"] == "refused"
+    assert "nothing to label" in status["message"]
+
+
+def test_bad_files_are_told_with_reasons_and_the_rest_is_labelled(place):
+    folder = place.drop("friday", 0)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    place.watch_once()
+    status = place.status("friday")
+    assert status["counts"]["rejected_input"] == 1
+    (problem,) = status["problems"]
+    assert problem["image"].endswith("broken.jpg")
+    assert problem["reason"] in status["reasons"]
+    assert "1 have none" in status["message"]
+
+
+def test_what_another_watcher_has_in_hand_is_left_to_it(place, clock):
+    place.drop("friday", 0)
+    place.drop("monday", 1)
+    other = Leases(Anywhere(), str(place.output), 60.0, clock)
+    lease = other.take("friday")
+    watcher = place.watcher(clock=clock)
+    watcher._look()
+    watcher._label()
+    assert not (place.output / "friday").exists()
+    assert place.status("monday")["state"] == "done"
+    lease.release()
+    clock.pass_by(60)
+    watcher._look()
+    watcher._label()
+    assert place.status("friday")["state"] == "done"
+
+
+def test_what_another_watcher_has_labelled_meanwhile_is_not_done_again(place, clock):
+    place.drop("friday", 0)
+    watcher = place.watcher(clock=clock, label=never)
+    watcher._look()
+    place.watch_once()
+    watcher._label()
+    assert watcher.unfinished == []
+
+
+def test_two_watchers_at_once_do_each_drop_once(place):
+    for name in "abcdef":
+        place.drop(name, 0)
+    labelled: list[str] = []
+
+    def counting(runs, progress, _, stop):
+        labelled.extend(run.ledger.output for run in runs)
+        return label_runs_here(runs, progress, None, stop)
+
+    watchers = [place.watcher("--once", "--drops-at-once", "1", label=counting) for _ in range(2)]
+    threads = [threading.Thread(target=each.watch) for each in watchers]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(60)
+    assert sorted(labelled) == [str(place.output / name) for name in "abcdef"]
+    assert {place.status(name)["state"] for name in "abcdef"} == {"done"}
+
+
+def test_a_drop_that_fails_is_tried_again_later_and_later(place, clock, monkeypatch):
+    place.drop("friday", 0)
+    attempts = []
+
+    def failing(runs, progress, _, stop):
+        attempts.append(clock())
+        yield from broken(runs, progress, stop)
+
+    watcher = place.watcher(clock=clock, label=failing)
+    for _ in range(40):
+        watcher._look()
+        watcher._label()
+        clock.pass_by(1)
+    waits = [after - before for before, after in pairwise(attempts)]
+    assert waits == [5, 10, 20]
+    assert watcher.unfinished == ["friday"]
+    status = place.status("friday")
+    assert status["state"] == "unfinished"
+    assert "the bucket burns" in status["message"]
+
+
+def broken(runs, progress, stop):
+    """Label nothing, since every shard fails."""
+
+    def replicas(errands, settings, begin, progress, stop):
+        for each in errands:
+            yield ShardSummary(each.shard.shard_id, error="the bucket burns")
+
+    return label_runs(runs, progress, replicas, stop)
+
+
+def test_once_a_drop_that_fails_ends_the_watcher_with_it_named(place):
+    place.drop("friday", 0)
+    watcher = place.watch_once(label=lambda runs, progress, _, stop: broken(runs, progress, stop))
+    assert watcher.unfinished == ["friday"]
+
+
+def test_a_store_that_is_away_is_waited_for(place, monkeypatch):
+    place.drop("friday", 0)
+    monkeypatch.setattr("workers.watching.watcher.FIRST_WAIT", 0.01)
+    find, times = find_drops, []
+
+    def away(*arguments):
+        times.append(1)
+        if len(times) < 3:
+            raise StorageUnavailable("the bucket is away")
+        return find(*arguments)
+
+    monkeypatch.setattr("workers.watching.watcher.find_drops", away)
+    place.watch_once()
+    assert place.status("friday")["state"] == "done"
+    assert place.told.getvalue().count("the bucket is away; tried again") == 2
+
+
+def test_once_a_store_that_stays_away_ends_the_watcher(place, monkeypatch):
+    monkeypatch.setattr("workers.watching.watcher.FIRST_WAIT", 0.01)
+
+    def away(*_):
+        raise StorageUnavailable("the bucket is away")
+
+    monkeypatch.setattr("workers.watching.watcher.find_drops", away)
+    with pytest.raises(StorageUnavailable):
+        place.watch_once()
+
+
+def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the_rest(place):
+    place.drop("friday", *range(6))
+
+    def half(runs, progress, _, stop):
+        def replicas(errands, settings, begin, progress, stop):
+            for summary in replicas_here(errands, settings, begin, progress, stop):
+                yield summary
+                stop.ask("asked to end")
+
+        return label_runs(runs, progress, replicas, stop)
+
+    place.watcher(label=half).watch()
+    status = place.status("friday")
+    assert status["state"] == "unfinished"
+    assert "asked to end" in status["message"]
+    place.stop = type(place.stop)()
+    place.watch_once()
+    assert place.status("friday")["state"] == "done"
+    assert place.images("friday") == [f"{number}.jpg" for number in range(6)]
+    assert len(list((place.output / "friday" / "_commits").rglob("*.json"))) == len(
+        {row.shard_id for row in place.rows("friday")}
+    )
+
+
+def test_a_refresh_looks_at_all_again_once(place):
+    place.drop("friday", 0)
+    place.watch_once()
+    place.watch_once("--refresh")
+    assert len(list((place.output / "_days").rglob("*.json"))) == 2
+    assert place.status("friday")["reused"] == 1
+
+
+def test_the_page_of_the_day_tells_of_every_drop(place):
+    (place.drop("friday | 1", 0) / "bad.jpg").write_bytes(b"x")
+    place.drop("empty")
+    (place.input / "empty" / "x.docx").touch()
+    place.watch_once()
+    (page,) = (place.output / "_days").glob("*.md")
+    text = page.read_text()
+    assert "2 drops, 2 answers" in text
+    assert "friday &#124; 1" in text
+    assert "refused" in text
+    assert "nothing to label" in text
+    assert "image&#95;" in text or "image_" in text
+
+
+def test_leases_are_given_back(place, clock):
+    place.drop("friday", 0)
+    place.watch_once()
+    assert Leases(Anywhere(), str(place.output), 60.0, clock).take("friday") is not None
+
+
+def test_names_of_drops_may_be_anything_that_is_text(place):
+    name = "photos of Zoë (2026) #1 %20 'x'"
+    place.drop(name, 0)
+    place.watch_once()
+    assert place.status(name)["state"] == "done"
+    place.watch_once(label=never)
+
+
+def test_an_output_inside_the_input_is_no_drop(place):
+    place.drop("friday", 0)
+    inside = place.input / "labels"
+    place.watch_once("--output", str(inside))
+    place.watch_once("--output", str(inside), label=never)
+    assert not (inside / "labels").exists()
+    assert (inside / "friday" / "_status.json").exists()
+
+
+def test_a_watcher_that_was_frozen_leaves_the_last_word_to_its_successor(place, clock):
+    place.drop("friday", 0)
+
+    def freezing(runs, progress, _, stop):
+        for summary in label_runs_here(runs, progress, None, stop):
+            clock.pass_by(61)  # and no beat came in that time
+            yield summary
+
+    watcher = place.watcher(clock=clock, label=freezing)
+    watcher._look()
+    watcher._label()
+    assert place.status("friday")["state"] == "labelling"
+    assert "friday" in watcher._waiting
+    assert watcher.unfinished == []
+    other = place.watcher(clock=clock)
+    for _ in range(3):
+        other._look()
+        other._label()
+        clock.pass_by(60)
+    assert place.status("friday")["state"] == "done"
+    watcher._look()
+    assert watcher._waiting == {}

@@ -1,0 +1,145 @@
+"""Checks of the stores: may the input be read, may the output be written, and how does it write."""
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from workers.doctor.findings import Finding, failed_by, ok, skipped, warning
+from workers.errors import (
+    AccessDenied,
+    ConditionUnsupported,
+    LineError,
+    ObjectMissing,
+    StorageError,
+)
+from workers.storage.objects import ObjectInfo, Store
+from workers.storage.uris import join_uri, shown
+
+PROBES = "_doctor"
+"""Folder of the output for what is written to try whether it can be."""
+CLOCK_SECONDS = 10.0
+"""Two clocks that differ by more are not kept right; S3 tells the time in whole seconds."""
+READ = "allow s3:ListBucket on the bucket and s3:GetObject on the prefix, or correct --input"
+WRITE = "allow s3:PutObject on the prefix (infra/ has a policy), or correct --output"
+LOOK = "allow s3:ListBucket on the bucket and s3:GetObject on the prefix of the output"
+
+
+def check_input(store: Store, place: str) -> Iterator[Finding]:
+    """Whether the input can be listed and read."""
+    name = "storage.input"
+    try:
+        info = _look_for_one(store, place)
+        if info is None:
+            yield warning(
+                name,
+                f"nothing lies under {shown(place)}",
+                "put something there, or correct --input; a watcher may begin with nothing",
+            )
+            return
+        store.get(info.uri, 0, 1)
+    except LineError as error:
+        yield failed_by(name, error, READ)
+        return
+    yield ok(name, f"{shown(info.uri)} ({info.size:,} bytes) was found and read")
+
+
+def check_output(store: Store, place: str) -> Iterator[Finding]:
+    """Whether the output can be written, read, and tidied up; and what its conditions are worth."""
+    uri = join_uri(place, PROBES, f"probe-{uuid.uuid4().hex}")
+    try:
+        store.put(uri, b"written")
+    except LineError as error:
+        yield failed_by("storage.output.write", error, WRITE)
+        return
+    yield ok("storage.output.write", f"an object was written to {shown(join_uri(place, PROBES))}")
+    try:
+        yield _read_back(store, uri)
+        yield _try_conditions(store, f"{uri}-once")
+    finally:
+        removed = _remove(store, (uri, f"{uri}-once"))
+    yield removed
+
+
+def check_clock(store: Store, place: str) -> Iterator[Finding]:
+    """Whether this machine and the store agree on the time."""
+    name = "storage.clock"
+    before = time.time()
+    try:
+        theirs = store.clock(place)
+    except LineError as error:
+        yield failed_by(name, error)
+        return
+    ours = (before + time.time()) / 2
+    if theirs is None:
+        yield skipped(name, f"the store of {shown(place)} tells no time")
+    elif abs(ours - theirs) <= CLOCK_SECONDS:
+        yield ok(name, f"this machine and the store agree to {CLOCK_SECONDS:g} s")
+    else:
+        yield warning(
+            name,
+            f"this machine is {abs(ours - theirs):,.0f} s"
+            f" {'ahead of' if ours > theirs else 'behind'} the store",
+            "set the clock (chrony, systemd-timesyncd): leases of watchers end by it, and S3"
+            " refuses requests that are a quarter of an hour off",
+        )
+
+
+def _look_for_one(store: Store, place: str) -> ObjectInfo | None:
+    """Any object under a prefix, or the one that the place itself is."""
+    if (info := store.any_under(place)) is not None:
+        return info
+    with suppress(ObjectMissing):
+        return store.stat(place)
+    return None
+
+
+def _read_back(store: Store, uri: str) -> Finding:
+    """A second start reads what the first has committed, and finds it by listing."""
+    name = "storage.output.read"
+    try:
+        data = store.get(uri)
+        listed = store.any_under(uri.rpartition("/")[0])
+    except LineError as error:
+        return failed_by(name, error, LOOK)
+    if data != b"written" or listed is None:
+        return failed_by(name, StorageError(f"{shown(uri)} doesn't come back as written"), LOOK)
+    return ok(name, "it was listed, and read back as it was written")
+
+
+def _try_conditions(store: Store, uri: str) -> Finding:
+    """The first write creates the object, and the second must be refused since it is there."""
+    name = "storage.output.conditions"
+    try:
+        honoured = [store.put_if_absent(uri, data) for data in (b"1", b"2")] == [True, False]
+    except ConditionUnsupported:
+        honoured = False
+    except LineError as error:
+        return failed_by(name, error, WRITE)
+    if honoured:
+        return ok(name, "a conditional put is refused when the object is there: exactly once")
+    return warning(
+        name,
+        "the store ignores If-None-Match: shards are committed at least once, not exactly once",
+        "never start the same command twice at a time, nor two watchers for one prefix; or take a"
+        " store with conditional puts",
+    )
+
+
+def _remove(store: Store, uris: Sequence[str]) -> Finding:
+    """What was written to try is not left to the user."""
+    name = "storage.output.delete"
+    for uri in uris:
+        try:
+            store.delete(uri)
+            store.stat(uri)
+        except ObjectMissing:
+            continue
+        except AccessDenied:
+            why = "may not be removed: labelling needs no such right, a watcher's leases do"
+            to_do = f"remove what lies under {PROBES}, or allow s3:DeleteObject there"
+            return warning(name, f"{shown(uri)} {why}", to_do)
+        except LineError as error:
+            return failed_by(name, error)
+        return warning(name, f"{shown(uri)} is there after it was removed", "remove it by hand")
+    return ok(name, "what was written was removed again")

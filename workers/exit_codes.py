@@ -1,0 +1,47 @@
+"""How a job ends: its exit code, and what is told where it was no good end."""
+
+import sys
+from collections.abc import Callable
+
+from pixellm.errors import PixelLMError
+from workers.errors import SettingsError
+
+BROKE_OFF, WRONG, STOPPED = 1, 2, 130
+"""Something failed on the way; a setting or the input is wrong; Ctrl-C, as shells count it."""
+
+
+def speaker(job: str) -> Callable[[str], None]:
+    """What tells a user a line, on standard error, with the job's name before it."""
+
+    def say(text: str) -> None:
+        print(f"{job}: {text}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def end(
+    work: Callable[[], int],
+    say: Callable[[str], None],
+    wrong: tuple[type[PixelLMError], ...] = (SettingsError,),
+    stopped: str = "stopped",
+) -> int:
+    """Does the work of a job; what goes wrong on purpose ends in lines and not in a traceback.
+
+    Args:
+        work: returns the exit code.
+        say: takes lines for the user.
+        wrong: the errors that say that nothing can be done with such settings or such an input.
+        stopped: what is told after Ctrl-C.
+
+    Returns:
+        The exit code. A bug is raised, as everywhere.
+    """
+    try:
+        return work()
+    except PixelLMError as error:
+        for line in f"{error}".splitlines():
+            say(line)
+        return WRONG if isinstance(error, wrong) else BROKE_OFF
+    except KeyboardInterrupt:
+        say(stopped)
+        return STOPPED

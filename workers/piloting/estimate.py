@@ -1,0 +1,124 @@
+"""What a run will take, worked out from its pilot; kept in the output for the run's end.
+
+OUTPUT/_plans/<run>.estimate.json
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Self
+
+from workers.errors import ObjectMissing
+from workers.piloting.rates import EXACTLY_ONE, Range
+from workers.progress import duration
+from workers.runs import PLANS
+from workers.shards.plan import Shard
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri
+from workers.summaries import RunSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take."""
+
+    run_id: str
+    records: Range
+    """in all of the input"""
+    left: Range
+    """of these, not labelled yet"""
+    rate: Range
+    """records per second of one replica"""
+    start_seconds: float
+    """until a replica is ready"""
+    replicas: int
+    gpus: float
+    """of each"""
+    cpus: int
+    """likewise; 0 where nobody said how many"""
+
+    @property
+    def hours(self) -> Range:
+        """For what is left, by all replicas together, their start included."""
+        seconds = self.left.over(self.rate).scaled(1 / self.replicas)
+        return seconds.plus(self.start_seconds if self.left.high else 0.0).scaled(1 / 3600)
+
+    def save(self, store: Store, output: str) -> None:
+        """Keeps it for the end of the run."""
+        store.put(_uri(output, self.run_id), json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, store: Store, output: str, run_id: str) -> Self | None:
+        """What was kept; None where no pilot was made."""
+        try:
+            values = json.loads(store.get(_uri(output, run_id)))
+            ranges = {name: Range(**values[name]) for name in ("records", "left", "rate")}
+            return cls(**{**values, **ranges})
+        except (ObjectMissing, ValueError, TypeError, KeyError):  # or of another version
+            return None
+
+
+def count_records(shards: Sequence[Shard], counted: Sequence[tuple[Shard, int]]) -> Range:
+    """How many records shards hold: what the plan knows, and the others by their bytes.
+
+    Args:
+        shards: of a plan.
+        counted: shards that were read, with their records.
+    """
+    known = sum(shard.count for shard in shards if shard.count >= 0)
+    unknown = sum(shard.size for shard in shards if shard.count < 0)
+    if not unknown:
+        return EXACTLY_ONE.scaled(known)
+    by_byte = [records / shard.size for shard, records in counted if shard.count < 0 and shard.size]
+    if not by_byte:
+        return Range(known, math.nan, math.inf)
+    return Range.of_mean(by_byte).scaled(unknown).plus(known)
+
+
+def describe_estimate(estimate: Estimate, gpu_price: float | None, cpu_price: float | None) -> str:
+    """The table that is printed."""
+    hours, rate = estimate.hours, estimate.rate
+    gpu_hours = hours.scaled(estimate.replicas * estimate.gpus)
+    cpu_hours = hours.scaled(estimate.replicas * estimate.cpus)
+    lines = [
+        f"records    {_shown(estimate.records, 0)}, {_shown(estimate.left, 0)} of them left",
+        f"rate       {_shown(rate, 2)} records/s of one replica",
+        f"replicas   {estimate.replicas}, ready after {duration(estimate.start_seconds)}",
+        f"time left  {_between(hours)}",
+        *([f"GPU hours  {_shown(gpu_hours, 2)}"] if estimate.gpus else []),
+        *([f"CPU hours  {_shown(cpu_hours, 2)}"] if estimate.cpus else []),
+    ]
+    if gpu_price is not None or cpu_price is not None:
+        price = estimate.gpus * (gpu_price or 0.0) + estimate.cpus * (cpu_price or 0.0)
+        lines.append(f"money      {_shown(hours.scaled(estimate.replicas * price), 2)}")
+    return "\n".join(lines)
+
+
+def compare(estimate: Estimate, summary: RunSummary) -> str:
+    """A line on how a run went beside what its pilot said; empty where it labelled nothing."""
+    if not summary.records or not summary.replicas or not summary.records_per_second:
+        return ""
+    own = summary.records_per_second / summary.replicas
+    said = estimate.rate
+    where = "within" if said.low <= own <= said.high else "outside"
+    return f"{own:,.2f} records/s of one replica, {where} of what the pilot said: {_shown(said, 2)}"
+
+
+def _shown(number: Range, digits: int) -> str:
+    if number.low == number.high:
+        return f"{number.middle:,.{digits}f}"
+    low, high = f"{number.low:,.{digits}f}", f"{number.high:,.{digits}f}"
+    return f"{number.middle:,.{digits}f} ({low} to {high})"
+
+
+def _between(hours: Range) -> str:
+    low, middle, high = (
+        duration(3600 * each) if math.isfinite(each) else "nobody knows how long"
+        for each in (hours.low, hours.middle, hours.high)
+    )
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _uri(output: str, run_id: str) -> str:
+    return join_uri(output, PLANS, f"{run_id}.estimate.json")

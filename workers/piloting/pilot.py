@@ -1,0 +1,96 @@
+"""A pilot: some shards of a run, chosen at random, are labelled as the run would label them."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from workers.driver import Replicas, label_run
+from workers.errors import LineError
+from workers.piloting.estimate import Estimate, count_records
+from workers.piloting.rates import rate_of
+from workers.piloting.settings import PlanSettings
+from workers.progress import Progress, counted
+from workers.runs import Run
+from workers.stopping import Stop
+from workers.summaries import Pulse, ShardSummary
+
+SHORT_SECONDS = 20.0
+"""Of a pilot whose rate says little: batches were filling and draining for most of it."""
+
+
+class PilotProgress(Progress):
+    """Tells what `Progress` does, and keeps what it hears with its time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(name="plan")
+        self._clock = clock
+        self.began = clock()
+        self.heard: list[tuple[float, Pulse]] = []
+        self.records: dict[str, int] = {}
+        """of each shard that is done"""
+
+    def add(self, summary: ShardSummary) -> None:
+        """Counts a shard in."""
+        super().add(summary)
+        if summary.error is None:
+            self.records[summary.shard_id] = summary.records
+
+    def hear(self, pulse: Pulse) -> None:
+        """Takes in how far the replicas are."""
+        self.heard.append((self._clock(), pulse))
+        super().hear(pulse)
+
+
+def choose_shards(run: Run, count: int, seed: int) -> frozenset[str]:
+    """Ids of shards that are to do, at random, and the same for the same seed."""
+    todo = sorted(shard.shard_id for shard in run.todo)
+    return frozenset(random.Random(seed).sample(todo, min(count, len(todo))))
+
+
+def make_pilot(
+    run: Run,
+    settings: PlanSettings,
+    progress: PilotProgress,
+    replicas: Replicas | None = None,
+    stop: Stop | None = None,
+) -> Estimate:
+    """Labels the pilot and works out what the whole run will take.
+
+    Args:
+        run: from `plan_run`, with something to do.
+        settings: of the plan.
+        progress: hears of all that happens.
+        replicas: see `workers.driver.label_runs`.
+        stop: likewise.
+
+    Raises:
+        LineError: nothing was labelled, or too little to say anything.
+    """
+    chosen = choose_shards(run, settings.pilot_shards, settings.seed)
+    progress.say(f"a pilot of {counted(len(chosen), 'shard')} out of {len(run.todo):,} to do")
+    summary = label_run(replace(run, only=chosen), progress, replicas, stop)
+    rate = rate_of(progress.heard)
+    if rate is None or not summary.records:
+        failed = (summary.failures[each] for each in chosen if each in summary.failures)
+        why = next(failed, "it was over before a replica said a word")
+        raise LineError(f"the pilot says nothing: {why}. Give more --pilot-shards.")
+    first = next(when for when, pulse in progress.heard if pulse.replicas)
+    if progress.heard[-1][0] - first < SHORT_SECONDS:
+        progress.say(f"a pilot of less than {SHORT_SECONDS:.0f} s says little: --pilot-shards more")
+    done = run.committed | run.ledger.committed_ids()
+    left = [shard for shard in run.shards if shard.shard_id not in done]
+    ids = {shard.shard_id: shard for shard in run.shards}
+    read = [(ids[shard_id], count) for shard_id, count in progress.records.items()]
+    estimate = Estimate(
+        run_id=run.ledger.run_id,
+        records=count_records(run.shards, read),
+        left=count_records(left, read),
+        rate=rate,
+        start_seconds=first - progress.began,
+        replicas=settings.replicas or settings.max_replicas or max(1, summary.replicas),
+        gpus=settings.num_gpus_per_replica or 0.0,
+        cpus=settings.replica.num_cpus or 0,
+    )
+    estimate.save(run.ledger.store, run.ledger.output)
+    return estimate

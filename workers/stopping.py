@@ -1,0 +1,108 @@
+"""When work ends before all of it is done: at a time, when GPU hours are used up, or when told to.
+
+What is under way is then ended and committed, and nothing more is begun: the same command does the
+rest another day.
+"""
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+
+GRACE_SECONDS = 60
+"""What shards under way get to end: that of a spot machine of AWS is 120 s, a pod's usually 30."""
+_DURATION = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", re.IGNORECASE)
+_TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d{2})")
+
+
+class Stop:
+    """Whether to begin anything more, and why not. May be asked from any thread.
+
+    Args:
+        deadline: with its time zone.
+        max_gpu_hours: of all replicas together.
+        grace_seconds: for what is under way.
+    """
+
+    def __init__(
+        self,
+        deadline: datetime | None = None,
+        max_gpu_hours: float | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self.grace_seconds = grace_seconds
+        self._deadline, self._max_gpu_hours = deadline, max_gpu_hours
+        self._told = ""
+        self._lock = threading.Lock()
+        self.gpu_hours = 0.0
+        """spent so far"""
+
+    @property
+    def reason(self) -> str:
+        """Why no more is begun; empty as long as more is."""
+        if self._told:
+            return self._told
+        if self._deadline is not None and datetime.now(UTC) >= self._deadline:
+            return f"the deadline has come ({self._deadline.isoformat(timespec='seconds')})"
+        if self._max_gpu_hours is not None and self.gpu_hours >= self._max_gpu_hours:
+            return f"{self._max_gpu_hours:g} GPU hours are used up"
+        return ""
+
+    def ask(self, why: str) -> None:
+        """Asks for the end; the first reason stays."""
+        self._told = self._told or why
+
+    def spend(self, gpu_seconds: float) -> None:
+        """Counts GPU time, of all GPUs that are kept for replicas."""
+        with self._lock:
+            self.gpu_hours += gpu_seconds / 3600
+
+
+@contextmanager
+def ended_by_sigterm(stop: Stop) -> Iterator[None]:
+    """SIGTERM, by which clusters and `kill` ask a process to end, becomes a reason to stop.
+
+    Only the main thread may say what a signal does; elsewhere nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def told(_: int, __: FrameType | None) -> None:
+        stop.ask("asked to end (SIGTERM)")
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def read_deadline(text: str, now: datetime) -> datetime:
+    """A time as people write it -> that time in UTC.
+
+    Args:
+        text: a duration from now on (`5h30m`, `45m`, `2d`), a time of day in UTC (`06:00`, the
+            next one), or an ISO 8601 time with its zone (`2027-01-31T06:00+01:00`).
+        now: with its zone.
+
+    Raises:
+        ValueError: it is none of these, or has passed.
+    """
+    if (named := _DURATION.fullmatch(text.strip())) is not None:
+        days, hours, minutes, seconds = (int(each or 0) for each in named.groups())
+        return now + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if (named := _TIME_OF_DAY.fullmatch(text.strip())) is not None:
+        today = now.astimezone(UTC).replace(
+            hour=int(named[1]), minute=int(named[2]), second=0, microsecond=0
+        )
+        return today if today > now else today + timedelta(days=1)
+    when = datetime.fromisoformat(text.strip())
+    if when.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone: put Z (UTC) or +01:00 behind it")
+    if when <= now:
+        raise ValueError(f"{text!r} has passed")
+    return when.astimezone(UTC)

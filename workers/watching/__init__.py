@@ -1,0 +1,1 @@
+"""Watching: what people drop under a prefix is found, labelled by the line, and told about."""

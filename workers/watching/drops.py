@@ -1,0 +1,144 @@
+"""Drops: what people put under the watched prefix, one folder each.
+
+    PREFIX/friday/1.jpg          the drop "friday", with all that lies in it at any depth
+    PREFIX/friday/_READY         it is complete: its settle time needn't be waited for
+    PREFIX/friday/_pixellm.yaml  what its owner wants to have otherwise, see `drop_settings`
+    PREFIX/1.jpg                 belongs to the drop of all that lies in no folder
+
+A drop is known by a digest of the names, sizes and etags in it: whoever adds, replaces or removes
+an object has made another drop of it, whether an event told so or not. What the line does not read
+(hidden names, and names that begin with "_") does not count, but for the files that say what is
+asked of the drop.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from workers.shards.listing import INSTRUCTION_NAMES
+from workers.storage.objects import ObjectInfo, Store
+from workers.storage.uris import join_uri, under
+
+LOOSE = "_loose"
+"""The drop of the files that lie in no folder; no folder that counts can have this name."""
+READY_MARK = "_READY"
+SETTINGS_NAME = "_pixellm.yaml"
+COUNTED = frozenset({*INSTRUCTION_NAMES, SETTINGS_NAME})
+"""Hidden names that are part of a drop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A drop as it was when it was listed."""
+
+    name: str
+    """of its folder, or `LOOSE`"""
+    input: str
+    """its folder; the watched prefix where it is loose"""
+    digest: str
+    """32 hex digits, of all that counts in it"""
+    files: int
+    """that count"""
+    size: int
+    """bytes of these"""
+    is_marked: bool
+    """whether it says that it is complete"""
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether it is made of files in no folder."""
+        return self.name == LOOSE
+
+
+def find_drops(store: Store, prefix: str, exclude: Sequence[str] = ()) -> Iterator[Drop]:
+    """All drops under a prefix, by one listing; the loose one comes last.
+
+    Args:
+        store: where the prefix lies.
+        prefix: the watched one.
+        exclude: folders that are no drops, such as the output when it lies inside.
+    """
+    loose, folder = _Sum(LOOSE, prefix), None
+    for info in store.list(prefix):
+        if any(under(info.uri, each) is not None for each in exclude):
+            continue
+        name, inside, rest = (under(info.uri, prefix) or "").partition("/")
+        if not inside:
+            loose.add(name, info)
+        elif not is_hidden(name):
+            if folder is None or folder.name != name:  # a sorted listing has a folder in one piece
+                yield from folder.drops() if folder else ()
+                folder = _Sum(name, join_uri(prefix, name))
+            folder.add(rest, info)
+    yield from folder.drops() if folder else ()
+    yield from loose.drops()
+
+
+def look_at(store: Store, prefix: str, name: str, exclude: Sequence[str] = ()) -> Drop | None:
+    """One drop as it is now; None where nothing is in it."""
+    sum_ = _Sum(name, prefix if name == LOOSE else join_uri(prefix, name))
+    for inner, info in _inside(store, sum_.input, name == LOOSE, exclude):
+        sum_.add(inner, info)
+    return next(sum_.drops(), None)
+
+
+def list_drop(store: Store, drop: Drop, exclude: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """The names below its input, and etags, of all that counts in it."""
+    for name, info in _inside(store, drop.input, drop.is_loose, exclude):
+        if counts(name):
+            yield name, info.etag
+
+
+def drop_of(uri: str, prefix: str) -> tuple[str, str] | None:
+    """The drop that an object is in, and its name below the drop's input; None if in none."""
+    if (path := under(uri, prefix)) is None:
+        return None
+    name, inside, rest = path.partition("/")
+    if not inside:
+        return LOOSE, name
+    return None if is_hidden(name) else (name, rest)
+
+
+def counts(name: str) -> bool:
+    """Whether an object of that name below its drop is part of it."""
+    *folders, last = name.split("/")
+    return not any(map(is_hidden, folders)) and (last in COUNTED or not is_hidden(last))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the line reads over this folder or file."""
+    return name.startswith((".", "_"))
+
+
+class _Sum:
+    """What a drop is made of, object by object."""
+
+    def __init__(self, name: str, input_: str) -> None:
+        self.name, self.input = name, input_
+        self._digest, self._files, self._size, self._marked = sha256(), 0, 0, False
+
+    def add(self, name: str, info: ObjectInfo) -> None:
+        """Takes an object in; they must come sorted."""
+        if name == READY_MARK:
+            self._marked = True
+        elif counts(name):
+            line = f"{name}\0{info.size}\0{info.etag}\n"
+            self._digest.update(line.encode("utf-8", "surrogateescape"))
+            self._files += 1
+            self._size += info.size
+
+    def drops(self) -> Iterator[Drop]:
+        """The drop, unless nothing is in it."""
+        if self._files:
+            digest = self._digest.hexdigest()[:32]
+            yield Drop(self.name, self.input, digest, self._files, self._size, self._marked)
+
+
+def _inside(
+    store: Store, input_: str, is_loose: bool, exclude: Iterable[str]
+) -> Iterator[tuple[str, ObjectInfo]]:
+    for info in store.list(input_):
+        name = under(info.uri, input_) or ""
+        inner = is_loose and "/" in name
+        if not inner and all(under(info.uri, each) is None for each in exclude):
+            yield name, info

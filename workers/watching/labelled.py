@@ -1,0 +1,109 @@
+"""The cursor of a watcher: which drops are labelled, and what was in them then.
+
+    OUTPUT/_watch/labelled/<drop>/<digest>.jsonl.gz    name and etag of all that was in it
+
+One listing of these names tells which drops are up to date; their content is read when a person is
+to be told what has changed, or an event asks whether its object was in it. A cursor by name or by
+time would be smaller, and blind for what comes late, is replaced or is removed.
+"""
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from workers.errors import ObjectMissing
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri, under
+
+WATCH = "_watch"  # folder of the output
+LABELLED = "labelled"
+_END = ".jsonl.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is different in a drop since it was labelled last; names below its input."""
+
+    new: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+    @classmethod
+    def between(cls, before: Mapping[str, str], after: Mapping[str, str]) -> Self:
+        """Two contents, etags by name -> what happened in between."""
+        return cls(
+            tuple(sorted(after.keys() - before.keys())),
+            tuple(name for name in sorted(after.keys() & before) if after[name] != before[name]),
+            tuple(sorted(before.keys() - after.keys())),
+        )
+
+
+UNCHANGED = Changes()
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What is known of drops that were labelled.
+
+    Args:
+        store: where the output lies.
+        output: of the watcher.
+    """
+
+    store: Store
+    output: str
+    _contents: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
+    """of drops that were asked for, by name and digest; one for each name"""
+
+    def digests(self) -> Mapping[str, frozenset[str]]:
+        """Digests by drop. Two stand there only when a watcher was killed between two writes."""
+        found = defaultdict[str, set[str]](set)
+        for info in self.store.list(self._place()):
+            drop, _, name = (under(info.uri, self._place()) or "").rpartition("/")
+            if name.endswith(_END):
+                found[drop].add(name.removesuffix(_END))
+        return {drop: frozenset(digests) for drop, digests in found.items()}
+
+    def of(self, drop: str) -> frozenset[str]:
+        """The digests of one drop."""
+        infos = self.store.list(join_uri(self._place(), drop))
+        names = (info.uri.rpartition("/")[2] for info in infos)
+        return frozenset(name.removesuffix(_END) for name in names if name.endswith(_END))
+
+    def content(self, drop: str) -> Mapping[str, str]:
+        """Etags by name, of what was in a drop when it was labelled last; empty if it never was."""
+        digests = sorted(self.of(drop))
+        if not digests:
+            return {}
+        key = drop, digests[0]
+        if key not in self._contents:
+            content = self._read(*key)
+            for old in [each for each in self._contents if each[0] == drop]:
+                del self._contents[old]
+            self._contents[key] = content
+        return self._contents[key]
+
+    def put(self, drop: str, digest: str, content: Iterable[tuple[str, str]]) -> None:
+        """Notes that a drop is labelled as it is now; in the place of what was there before."""
+        lines = "".join(json.dumps(each) + "\n" for each in content)
+        self.store.put(self._place(drop, digest), gzip.compress(lines.encode(), mtime=0))
+        self.forget(drop, keep=digest)
+
+    def forget(self, drop: str, keep: str = "") -> None:
+        """Takes out what is noted of a drop, but for one digest."""
+        for digest in self.of(drop) - {keep}:
+            self.store.delete(self._place(drop, digest))
+
+    def _read(self, drop: str, digest: str) -> dict[str, str]:
+        try:
+            lines = gzip.decompress(self.store.get(self._place(drop, digest))).splitlines()
+        except ObjectMissing:  # another watcher was here in between
+            return {}
+        return dict(json.loads(line) for line in lines)
+
+    def _place(self, drop: str = "", digest: str = "") -> str:
+        names = [drop, f"{digest}{_END}"] if drop else []
+        return join_uri(self.output, WATCH, LABELLED, *names)

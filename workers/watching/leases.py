@@ -1,0 +1,182 @@
+"""Leases: who has a drop in hand, for all to see, so that two watchers share a prefix.
+
+    OUTPUT/_watch/leases/<drop>/00000007.json    the seventh lease of this drop
+
+A lease is a number that only one watcher can create. Its holder writes it again and again with
+another beat; at the end, as released. Whoever sees the same beat for longer than the lease says
+takes the next number. No clock is compared with another one's: only the beat counts, and the time
+between two looks of one watcher.
+
+A lease saves work, and decides nothing: a holder that was frozen and goes on beside its successor
+commits the same shards under the same names, and of each the first commit counts
+(`workers.labels.commits`).
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from workers.errors import LineError, ObjectMissing, StorageError
+from workers.labels.commits import JsonFile
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri
+from workers.watching.labelled import WATCH
+
+LEASES = "leases"
+PATIENCE = 1.5
+"""Times the lease's own seconds: a beat that is late by half is no death."""
+BEATS = 3
+"""In the seconds of a lease: two may be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(JsonFile):
+    """What stands in a lease."""
+
+    holder: str
+    seconds: float
+    """without a new beat, after which others may take over"""
+    beat: int = 0
+    released: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    number: int
+    hold: Hold | None
+    """None where it can't be read: it is being removed"""
+
+
+class Lease:
+    """A drop in this watcher's hand.
+
+    Args:
+        store: where it lies.
+        drop: its name.
+        uri: of the lease.
+        hold: what stands in it.
+        clock: seconds, never set back.
+    """
+
+    def __init__(
+        self, store: Store, drop: str, uri: str, hold: Hold, clock: Callable[[], float]
+    ) -> None:
+        self.drop = drop
+        self._store, self._uri, self._hold, self._clock = store, uri, hold, clock
+        self._beaten = clock()
+        self._lock = threading.Lock()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether others may have taken over by now."""
+        return self._clock() - self._beaten > self._hold.seconds
+
+    def beat(self) -> None:
+        """Says that its holder is alive; a store that is away for a moment is forgiven."""
+        with self._lock:
+            if self._hold.released or self.is_lost:  # a late word must not wake a lost lease
+                return
+            try:
+                self._hold = replace(self._hold, beat=self._hold.beat + 1)
+                self._store.put(self._uri, self._hold.to_json())
+            except StorageError:
+                return
+            self._beaten = self._clock()
+
+    def release(self) -> None:
+        """Lets the drop go; where that fails, the lease expires."""
+        with self._lock:
+            if self._hold.released or self.is_lost:
+                return
+            self._hold = replace(self._hold, released=True)
+            try:
+                self._store.put(self._uri, self._hold.to_json())
+            except StorageError:
+                return
+
+
+class Leases:
+    """Takes leases for one watcher.
+
+    Args:
+        store: where the output lies; it must honour conditional writes, else two watchers may both
+            get a lease.
+        output: of the watcher.
+        seconds: of each lease.
+        clock: seconds, never set back.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        output: str,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.holder = uuid.uuid4().hex[:12]
+        self._store, self._output, self._seconds, self._clock = store, output, seconds, clock
+        self._seen: dict[str, tuple[tuple[int, int], float, bool]] = {}
+        """by drop: number and beat, since when, and whether the number has ever beaten"""
+
+    def take(self, drop: str) -> Lease | None:
+        """The lease of a drop; None while somebody else has it, or may have."""
+        newest = self._newest(drop)
+        if newest is not None and not self._is_free(drop, newest):
+            return None
+        number = newest.number + 1 if newest else 1
+        hold = Hold(self.holder, self._seconds)
+        uri = self._uri(drop, number)
+        if not self._store.put_if_absent(uri, hold.to_json()):
+            return None
+        # A number is free again once it was removed: only the highest one is a lease.
+        numbers = self._numbers(drop)
+        if numbers[-1:] != [number]:
+            self._store.delete(uri)
+            return None
+        for old in numbers[:-1]:
+            self._store.delete(self._uri(drop, old))
+        self._seen.pop(drop, None)
+        return Lease(self._store, drop, uri, hold, self._clock)
+
+    def is_alive(self, drop: str) -> bool:
+        """Whether the holder that kept this watcher from a drop was seen to beat."""
+        return self._seen.get(drop, ((0, 0), 0.0, False))[2]
+
+    def _is_free(self, drop: str, newest: _Newest) -> bool:
+        """Whether a lease is released, or has not beaten for long."""
+        hold, now = newest.hold, self._clock()
+        if hold is None:
+            return False
+        if hold.released:
+            return True
+        state = newest.number, hold.beat
+        before, since, alive = self._seen.get(drop, (state, now, False))
+        if before == state:
+            self._seen[drop] = before, since, alive
+            return now - since > PATIENCE * hold.seconds
+        self._seen[drop] = state, now, before[0] == state[0]
+        return False
+
+    def _newest(self, drop: str) -> _Newest | None:
+        numbers = self._numbers(drop)
+        if not numbers:
+            return None
+        uri = self._uri(drop, numbers[-1])
+        try:
+            return _Newest(numbers[-1], Hold.from_json(self._store.get(uri), uri))
+        except ObjectMissing:
+            return _Newest(numbers[-1], None)
+        except StorageError:
+            raise
+        except LineError:  # what stands in it is no lease: as good as silent
+            return _Newest(numbers[-1], Hold("", self._seconds))
+
+    def _numbers(self, drop: str) -> list[int]:
+        infos = self._store.list(join_uri(self._output, WATCH, LEASES, drop))
+        names = (info.uri.rpartition("/")[2].removesuffix(".json") for info in infos)
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _uri(self, drop: str, number: int) -> str:
+        return join_uri(self._output, WATCH, LEASES, drop, f"{number:08}.json")

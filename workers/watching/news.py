@@ -1,0 +1,122 @@
+"""What the queue tells: which drops to look at, and which messages are done with.
+
+Nothing is labelled because a message says so. A message makes the watcher look at a drop, and is
+done with when the drop as it is now is labelled, or what it says of its object was known when the
+drop was labelled last. A million messages about one drop so cost one look at it, not a million.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from itertools import chain
+
+from workers.progress import Say
+from workers.storage.uris import shown, under
+from workers.watching.drops import READY_MARK, counts, drop_of
+from workers.watching.event_queue import EventQueue, Message
+from workers.watching.events import Event
+from workers.watching.labelled import Labelled
+
+NO_DEAD_LETTERS = (
+    "has no redrive policy: messages that can't be understood come again until they expire, and "
+    "nobody finds them. Give it a dead-letter queue (infra/README.md)"
+)
+
+
+class News:
+    """The queue of a watcher, read.
+
+    Args:
+        queue: where messages come from.
+        prefix: the watched one.
+        labelled: what is labelled already.
+        say: takes lines for the user.
+        note: keeps what is told of a message that says nothing, for people.
+    """
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        prefix: str,
+        labelled: Labelled,
+        say: Say,
+        note: Callable[[str], None],
+    ) -> None:
+        self._queue, self._prefix, self._labelled = queue, prefix, labelled
+        self._say, self._note = say, note
+        self._told: set[str] = set()
+        """ids of messages that say nothing, and were told of"""
+
+    def check(self) -> None:
+        """Looks whether the queue can be used, and has a place for dead letters.
+
+        Raises:
+            QueueTrouble: it can't.
+        """
+        if not self._queue.look().dead_letters:
+            self._say(f"the queue {shown(self._queue.url)} {NO_DEAD_LETTERS}")
+
+    def prolong(self) -> None:
+        """Keeps the messages in hand; see `EventQueue.prolong`."""
+        self._queue.prolong()
+
+    def receive(self, wait_seconds: int) -> set[str]:
+        """Takes new messages; the names of the drops to look at for their sake.
+
+        Raises:
+            QueueTrouble: the queue does not answer, or refuses.
+        """
+        for message in self._queue.receive(wait_seconds):
+            if problem := message.problem or self._why_foreign(message):
+                self._tell(message, problem)
+        known = [each for each in self._queue.held if all(map(self._is_known, each.events))]
+        self._queue.delete(known)
+        return set(chain.from_iterable(map(self._drops, self._queue.held)))
+
+    def settle(self, waiting: Collection[str], failed: Collection[str]) -> None:
+        """Deletes the messages about drops that are done with, and lets go of some others.
+
+        Args:
+            waiting: names of drops that are not labelled as they are now.
+            failed: of these, the ones that will not be worked on for a while.
+
+        Raises:
+            QueueTrouble: the queue does not answer, or refuses.
+        """
+        held = self._queue.held
+        self._queue.let_go(each for each in held if not self._drops(each).isdisjoint(failed))
+        self._queue.delete([each for each in held if self._drops(each).isdisjoint(waiting)])
+
+    def _drops(self, message: Message) -> set[str]:
+        return {place[0] for place in self._places(message.events)}
+
+    def _places(self, events: tuple[Event, ...]) -> Iterator[tuple[str, str]]:
+        """Drop and name in it, of those objects that are in one."""
+        for event in events:
+            if (place := drop_of(event.uri, self._prefix)) is not None:
+                yield place
+
+    def _is_known(self, event: Event) -> bool:
+        """Whether what it says is in what was labelled, or concerns no drop."""
+        place = drop_of(event.uri, self._prefix)
+        if place is None or not self._may_matter(place[1]):
+            return True
+        etag = self._labelled.content(place[0]).get(place[1])
+        return etag is not None and etag == event.etag and not event.is_removal
+
+    @staticmethod
+    def _may_matter(name: str) -> bool:
+        return counts(name) or name == READY_MARK
+
+    def _why_foreign(self, message: Message) -> str:
+        """Why a message is not for this watcher: then another one should have it."""
+        for event in message.events:
+            if under(event.uri, self._prefix) is None:
+                self._queue.let_go([message])
+                return f"it is about {shown(event.uri)}, which is not under {shown(self._prefix)}"
+        return ""
+
+    def _tell(self, message: Message, problem: str) -> None:
+        if message.message_id not in self._told:
+            self._told.add(message.message_id)
+            text = f"message {message.message_id} of the queue is left to it: {problem}"
+            self._say(text)
+            self._note(text)

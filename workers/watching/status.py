@@ -1,0 +1,182 @@
+"""What became of a drop, for the person who dropped it: OUTPUT/<drop>/_status.json.
+
+The same is kept for its day, see `workers.watching.days`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from itertools import islice
+from typing import Self
+
+from workers.errors import CommitError
+from workers.labels.commits import now
+from workers.labels.manifests import current_commits
+from workers.labels.parts import read_rows
+from workers.labels.rows import LABELLED
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri, redact, shown, written
+from workers.summaries import RunSummary
+from workers.watching.drops import Drop
+from workers.watching.labelled import UNCHANGED, Changes
+
+STATUS_NAME = "_status.json"
+NAMES_SHOWN = 20
+"""Of changed files, and of rows without an answer: enough to see what is wrong, and no list of
+all. Those are in the table."""
+_COLUMNS = ("image_uri", "image_member", "instruction_id", "status", "error_code", "error_message")
+
+
+class State(StrEnum):
+    """Where a drop is on its way."""
+
+    LABELLING = "labelling"
+    """a watcher has it in hand; if that one dies, another takes over"""
+    DONE = "done"
+    UNFINISHED = "unfinished"
+    """some of it is not labelled; it is tried again"""
+    REFUSED = "refused"
+    """nothing can be done before something in it is changed"""
+    GONE = "gone"
+    """all of it was deleted; the labels are kept"""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A row without an answer."""
+
+    image: str
+    instruction_id: str
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropStatus:
+    """What there is to say of a drop."""
+
+    drop: str
+    state: State
+    message: str
+    """one sentence for people"""
+    input: str
+    labels: str
+    """prefix of the label table"""
+    began_at: str
+    """UTC, ISO 8601"""
+    updated_at: str
+    """likewise"""
+    files: int = 0
+    size: int = 0
+    """bytes of the files"""
+    changes: Mapping[str, int] = field(default_factory=dict)
+    """files that are new, replaced and deleted since it was labelled last"""
+    changed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """some of their names"""
+    run_id: str = ""
+    rows: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """rows by status"""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """rows without an answer by reason"""
+    masks: int = 0
+    reused: int = 0
+    """rows that were carried over, since their image and question are the same as before"""
+    problems: tuple[Problem, ...] = ()
+    """some of the rows without an answer; all are in the table"""
+    not_done: Mapping[str, str] = field(default_factory=dict)
+    """some of the shards that are not committed, with the reason"""
+
+    @classmethod
+    def begin(
+        cls,
+        drop: str,
+        state: State,
+        message: str,
+        *,
+        source: str,
+        labels: str,
+        changes: Changes = UNCHANGED,
+        files: int = 0,
+        size: int = 0,
+    ) -> Self:
+        """A first word on a drop; for what each means, see the fields."""
+        named = {"new": changes.new, "replaced": changes.replaced, "deleted": changes.deleted}
+        moment = now()
+        return cls(
+            drop=drop,
+            state=state,
+            message=message,
+            input=source,
+            labels=labels,
+            began_at=moment,
+            updated_at=moment,
+            files=files,
+            size=size,
+            changes={kind: len(names) for kind, names in named.items()},
+            changed={
+                kind: tuple(map(written, names[:NAMES_SHOWN]))
+                for kind, names in named.items()
+                if names
+            },
+        )
+
+    def to_json(self) -> bytes:
+        """As people read it."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """Reads what `to_json` wrote; names and problems stay as JSON has them."""
+        values = json.loads(text)
+        return cls(**{**values, "state": State(values["state"])})
+
+
+def find_problems(store: Store, output: str, run_id: str) -> tuple[Problem, ...]:
+    """The first rows without an answer that a run has committed; none where nothing is."""
+    return tuple(islice(_problems(store, output, run_id), NAMES_SHOWN))
+
+
+def _problems(store: Store, output: str, run_id: str) -> Iterator[Problem]:
+    try:
+        commits = [
+            each
+            for each in current_commits(store, output, run_id)
+            if any(status not in LABELLED for status in each.counts)
+        ]
+    except CommitError:  # nothing is committed
+        return
+    for row in read_rows(store, output, commits, _COLUMNS):
+        if row.status not in LABELLED:
+            member = f" in it: {row.image_member}" if row.image_member else ""
+            yield Problem(
+                redact(row.image_uri) + member,
+                row.instruction_id,
+                row.status,
+                row.error_code or "",
+                row.error_message or "",
+            )
+
+
+def say_what_came(drop: Drop, summary: RunSummary) -> str:
+    """One sentence on a drop whose run has ended."""
+    rows = sum(summary.counts.values())
+    bad = sum(count for status, count in summary.counts.items() if status not in LABELLED)
+    if summary.failures:
+        left = f"{len(summary.failures)} of {summary.shards} parts are not labelled yet"
+        why = summary.stopped or next(iter(summary.failures.values()))
+        return f"{left} ({why}); what is labelled is kept, and the rest is tried again"
+    masks = f"{rows:,} answers with {summary.targets:,} masks for {drop.files:,} files"
+    rejected = f"; {bad:,} have none, see `reasons` and `problems`" if bad else ""
+    return f"labelled: {masks}{rejected}. They are in {shown(summary.output)}"
+
+
+def status_uri(output: str) -> str:
+    """Where the status of a drop lies.
+
+    Args:
+        output: of the drop.
+    """
+    return join_uri(output, STATUS_NAME)

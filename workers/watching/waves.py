@@ -1,0 +1,174 @@
+"""A wave: drops in this watcher's hand, labelled together by the same replicas as one job.
+
+Each drop is a run of its own, planned, labelled and committed as by `jobs/label.py`, with a label
+table of its own; they share the model that was loaded once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from workers.driver import label_runs
+from workers.errors import LineError, PlanError, SettingsError, StorageUnavailable
+from workers.exports.formats import export_run
+from workers.labels.commits import now
+from workers.progress import Progress
+from workers.runs import Run, plan_run
+from workers.stopping import Stop
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri
+from workers.summaries import RunSummary
+from workers.watching.days import note
+from workers.watching.drop_settings import settle_drop
+from workers.watching.drops import Drop, list_drop
+from workers.watching.labelled import Changes, Labelled
+from workers.watching.leases import Lease
+from workers.watching.settings import WatchSettings
+from workers.watching.status import (
+    DropStatus,
+    State,
+    find_problems,
+    say_what_came,
+    status_uri,
+)
+
+COCO_NAME = "coco.json"
+LabelRuns = Callable[[Sequence[Run], Progress, None, Stop], Iterator[RunSummary]]
+"""See `workers.driver.label_runs`."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """A drop in hand."""
+
+    drop: Drop
+    lease: Lease
+    content: Mapping[str, str]
+    """etags by name, of what was in it when it was taken"""
+    status: DropStatus
+    """as it was told last"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """Labels drops for a watcher.
+
+    Args:
+        store: where everything lies.
+        settings: of the watcher, with GPUs and precision settled.
+        labelled: what is labelled already; is told of each drop that is.
+        progress: hears of all that happens.
+        stop: what may end the work early.
+        label: labels the runs.
+    """
+
+    store: Store
+    settings: WatchSettings
+    labelled: Labelled
+    progress: Progress
+    stop: Stop
+    label: LabelRuns = label_runs
+    _coco: dict[str, bool] = field(default_factory=dict)
+
+    def run(self, drops: Sequence[tuple[Drop, Lease]]) -> Iterator[tuple[Drop, State]]:
+        """Labels drops, and tells what became of each as soon as that is known.
+
+        Raises:
+            LineError: nothing could be begun, for a reason that concerns all drops.
+        """
+        taken = [self._take(drop, lease) for drop, lease in drops]
+        runs: dict[str, tuple[Taken, Run]] = {}
+        for each in taken:
+            try:
+                run = self._plan(each)
+            except (PlanError, SettingsError) as error:
+                yield each.drop, self._refuse(each, f"{error}")
+            except StorageUnavailable as error:
+                yield each.drop, self._tell(each, State.UNFINISHED, f"{error}")
+            else:
+                runs[run.ledger.run_id] = each, run
+        if runs:
+            planned = [run for _, run in runs.values()]
+            for summary in self.label(planned, self.progress, None, self.stop):
+                each, run = runs[summary.run_id]
+                yield each.drop, self._end(each, run, summary)
+
+    def _take(self, drop: Drop, lease: Lease) -> Taken:
+        exclude = (self.settings.output,)
+        content = dict(list_drop(self.store, drop, exclude))
+        before = self.labelled.content(drop.name)
+        status = DropStatus.begin(
+            drop.name,
+            State.LABELLING,
+            "a watcher has it in hand",
+            source=drop.input,
+            labels=join_uri(self.settings.output, drop.name),
+            changes=Changes.between(before, content),
+            files=drop.files,
+            size=drop.size,
+        )
+        taken = Taken(drop, lease, content, status)
+        self._put(taken)
+        return taken
+
+    def _plan(self, each: Taken) -> Run:
+        settings = settle_drop(self.store, each.drop, self.settings)
+        self._coco[each.drop.name] = settings.coco
+        return plan_run(settings, self.progress.say, shallow=each.drop.is_loose)
+
+    def _end(self, each: Taken, run: Run, summary: RunSummary) -> State:
+        """What is to be told of a drop whose run has ended."""
+        store, output = self.store, summary.output
+        failures = list(summary.failures.items())[:5]
+        each.status = replace(
+            each.status,
+            run_id=summary.run_id,
+            rows=sum(summary.counts.values()),
+            counts=dict(summary.counts),
+            reasons=dict(summary.errors),
+            masks=summary.targets,
+            reused=summary.reused,
+            problems=find_problems(store, output, summary.run_id) if summary.errors else (),
+            not_done=dict(failures),
+        )
+        if each.lease.is_lost:
+            self.progress.say(f"{each.drop.name}: its lease was lost meanwhile; looked at again")
+            return State.LABELLING
+        message = say_what_came(each.drop, summary)
+        if summary.failures:
+            return self._tell(each, State.UNFINISHED, message)
+        if self._coco[each.drop.name]:
+            message += self._export(run)
+        self._mark(each)
+        return self._tell(each, State.DONE, message)
+
+    def _export(self, run: Run) -> str:
+        """What is to be said of the COCO file; without one, the labels are as good."""
+        uri = join_uri(run.ledger.output, COCO_NAME)
+        try:
+            export_run("coco", self.store, run.ledger.output, run.ledger.run_id, uri)
+        except LineError as error:
+            return f". {COCO_NAME} could not be written: {error}"
+        return f", also as {COCO_NAME}"
+
+    def _refuse(self, each: Taken, why: str) -> State:
+        """Nothing can be done before something in the drop changes, so it counts as seen."""
+        self._mark(each)
+        return self._tell(each, State.REFUSED, why)
+
+    def _mark(self, each: Taken) -> None:
+        if not each.lease.is_lost:
+            self.labelled.put(each.drop.name, each.drop.digest, each.content.items())
+
+    def _tell(self, each: Taken, state: State, message: str) -> State:
+        """For the person who dropped it; a successor's words are not written over."""
+        each.status = replace(each.status, state=state, message=message, updated_at=now())
+        self.progress.say(f"{each.drop.name}: {message}")
+        if not each.lease.is_lost:
+            self._put(each)
+            note(self.store, self.settings.output, each.status)
+        each.lease.release()
+        return state
+
+    def _put(self, each: Taken) -> None:
+        uri = status_uri(join_uri(self.settings.output, each.drop.name))
+        self.store.put(uri, each.status.to_json())
