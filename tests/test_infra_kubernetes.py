@@ -27,8 +27,7 @@ from workers.settings import LabelSettings
 
 VERSIONS = ("1.34", "1.37")
 """Of Kubernetes: that of infra/aws/eks.yaml, and the newest that is known here."""
-GRACE_SECONDS = 60
-"""--grace-seconds of a watcher, unless it is told otherwise."""
+GRACE_SECONDS = LabelSettings.model_fields["grace_seconds"].default
 
 
 def validate(thing):
