@@ -1,3 +1,4 @@
+import io
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -6,8 +7,15 @@ import pytest
 
 from tests.here import label_runs_here, replicas_here
 from tests.photos import load_photos
+from tests.same import assert_same_rows
 from workers.driver import label_runs
 from workers.errors import StorageUnavailable
+from workers.labels.manifests import current_commits
+from workers.labels.parts import read_rows
+from workers.labels.schema import LabelRow
+from workers.progress import Progress
+from workers.runs import plan_run
+from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.summaries import ShardSummary
 from workers.watching.drops import LOOSE, find_drops
@@ -345,3 +353,34 @@ def test_a_watcher_that_was_frozen_leaves_the_last_word_to_its_successor(place, 
     assert place.status("friday")["state"] == "done"
     watcher._look()
     assert watcher._waiting == {}
+
+
+def test_a_drop_that_changes_while_it_is_labelled_ends_as_if_it_had_never_been_other(place):
+    folder = place.drop("friday", 0, 1, 2)
+    other, data = load_photos()[5].data, load_photos()[6].data
+
+    def meanwhile(runs, progress, _, stop):
+        (folder / "0.jpg").write_bytes(other)  # after the plan, before it is read
+        (folder / "2.jpg").unlink()
+        (folder / "7.jpg").write_bytes(data)
+        return label_runs_here(runs, progress, None, stop)
+
+    place.watch_once(label=meanwhile)
+    place.watch_once()
+    assert place.status("friday")["changes"] == {"new": 1, "replaced": 1, "deleted": 1}
+    assert place.images("friday") == ["0.jpg", "1.jpg", "7.jpg"]
+    assert_same_rows(by_image(place.rows("friday")), by_image(undisturbed(place, folder)))
+
+
+def by_image(rows: list[LabelRow]) -> list[LabelRow]:
+    return sorted(rows, key=lambda row: row.image_uri)
+
+
+def undisturbed(place, folder: Path) -> list[LabelRow]:
+    """The rows of a labelling run over what is in a folder now."""
+    output = str(place.output / "alone")
+    settings = place.settings().model_copy(update={"input": str(folder), "output": output})
+    list(
+        label_runs_here([plan_run(settings, lambda _: None)], Progress(io.StringIO()), None, Stop())
+    )
+    return list(read_rows(Anywhere(), output, current_commits(Anywhere(), output)))
