@@ -32,7 +32,7 @@ def test_what_is_dropped_is_labelled_and_its_owner_is_told(place):
     assert (status["state"], status["files"], status["rows"]) == ("done", 3, 3)
     assert status["labels"] == str(place.output / "friday")
     assert status["changes"] == {"new": 3, "replaced": 0, "deleted": 0}
-    assert "labelled: 3 answers" in status["message"]
+    assert "labelled: 3 answers with" in status["message"]
 
 
 def test_what_is_labelled_is_not_touched_again(place):
@@ -149,7 +149,7 @@ def test_bad_files_are_told_with_reasons_and_the_rest_is_labelled(place):
     (problem,) = status["problems"]
     assert problem["image"].endswith("broken.jpg")
     assert problem["reason"] in status["reasons"]
-    assert "1 have none" in status["message"]
+    assert "1 question without one" in status["message"]
 
 
 def test_what_another_watcher_has_in_hand_is_left_to_it(place, clock):
@@ -301,7 +301,7 @@ def test_the_page_of_the_day_tells_of_every_drop(place):
     place.watch_once()
     (page,) = (place.output / "_days").glob("*.md")
     text = page.read_text()
-    assert "2 drops, 2 answers" in text
+    assert "2 drops, 1 answers" in text
     assert "friday &#124; 1" in text
     assert "refused" in text
     assert "nothing to label" in text
@@ -384,3 +384,30 @@ def undisturbed(place, folder: Path) -> list[LabelRow]:
         label_runs_here([plan_run(settings, lambda _: None)], Progress(io.StringIO()), None, Stop())
     )
     return list(read_rows(Anywhere(), output, current_commits(Anywhere(), output)))
+
+
+def test_files_that_are_not_read_are_named(place):
+    folder = place.drop("friday", 0)
+    for name in ("0.txt", "film.mp4", "IMG_1.HEIC", "notes.txt", "_pixellm.yaml"):
+        (folder / name).write_text("")
+    place.watch_once()
+    status = place.status("friday")
+    assert status["not_read"] == ["IMG_1.HEIC", "film.mp4", "notes.txt"]
+    assert "3 files of a kind that is not read" in status["message"]
+
+
+def test_a_watcher_that_finds_nothing_says_so_once(place):
+    place.watch_once()
+    assert "holds nothing yet" in place.told.getvalue()
+    place.drop("friday", 0)
+    place.watch_once()
+    watcher = place.watcher()
+    watcher._sweep()
+    watcher._sweep()
+    assert place.told.getvalue().count("nothing is new: 1 drop, all labelled") == 1
+
+
+def test_a_drop_that_is_waited_for_is_told_of(place, clock):
+    place.drop("friday", 0)
+    place.watcher("--settle-seconds", "60", clock=clock)._look()
+    assert "friday: 1 file, complete in 60 s if nothing changes" in place.told.getvalue()
