@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from tests.processes import (
 )
 from tests.readme_tree import ROOT
 from tests.same import assert_same_rows
+from workers.cluster import Machine
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
@@ -378,12 +379,23 @@ def test_what_can_not_be_begun_is_told_in_a_line(new_job, grown, bucket, capsys,
     assert list(open_store(job.output).list(job.output)) == []
 
 
+def test_what_no_machine_can_hold_is_told_in_a_line(new_job, grown, monkeypatch, capsys):
+    monkeypatch.setattr("workers.pool.connected", lambda say: nullcontext(True))
+    monkeypatch.setattr("workers.pool.list_machines", lambda: [Machine(8, 0)])
+    job = new_job(grown.job.source)
+    assert main([*job.command()[1:], "--replica.num-cpus", "999"]) == 2
+    told = capsys.readouterr()
+    (line,) = [line for line in told.err.splitlines() if "the largest machine has 8 and 0" in line]
+    assert line.startswith("label: a replica needs 999 CPUs and 0 GPUs, ")
+    assert told.out == ""
+    assert list(open_store(job.output).list(job.output)) == []
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "told"),
     [
         (("--input", "s3://no-such-bucket-anywhere/x"), 2, "there is no bucket"),
         (("--num-gpus-per-replica", "64"), 2, "--num-gpus-per-replica 64: this machine has"),
-        (("--replica.num-cpus", "999"), 2, "lower --num-gpus-per-replica or --replica.num-cpus"),
     ],
 )
 def test_the_process_ends_with_the_code_and_without_a_traceback(new_job, grown, flags, code, told):

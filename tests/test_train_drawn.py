@@ -5,21 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as processes
 
 from jobs.train import main
 from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.recipe import STAGES, Beginnings, Recipe, small_schedule
 from pixellm.drawn.stages import Turn
-from pixellm.loop import Alone
-from tests.test_training_parallel import free_port, joined
+from pixellm.peers import Alone
 from workers.drawn.plan import DrawnPlan
 from workers.drawn.training import DrawnTraining
 from workers.errors import SettingsError
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
-from workers.training.parallel import Together
 from workers.training.states import States
 
 OUTPUT = "mem://b/out"
@@ -46,9 +42,9 @@ class DyingStore(MemoryStore):
         return super().put(uri, data)
 
 
-def run(plan, store, cache, peers=None):
+def run(plan, store, cache):
     said = []
-    place = DrawnTraining(plan, cache, store, peers or Alone(), said.append).run()
+    place = DrawnTraining(plan, cache, store, Alone(), said.append).run()
     return place, said
 
 
@@ -115,6 +111,15 @@ def test_a_stage_whose_beginning_is_not_there_is_refused(tmp_path):
         run(replace(PLAN, stages=("language",)), MemoryStore(), tmp_path)
 
 
+def test_it_is_the_same_run_whoever_learns_from_which_batches_of_a_step():
+    digests = [
+        replace(PLAN, accumulate=own).digest("words", "x", world)
+        for own, world in [(4, 1), (2, 2), (1, 4), (1, 1)]
+    ]
+    assert len(set(digests[:3])) == 1
+    assert digests[3] != digests[0]
+
+
 def test_a_stage_of_other_settings_is_refused(tmp_path):
     store, stages = MemoryStore(), {"stages": ("words",)}
     run(replace(PLAN, **stages), store, tmp_path)
@@ -126,21 +131,14 @@ def test_a_stage_of_other_settings_is_refused(tmp_path):
     assert run(other, store, tmp_path)[1] == ["words: done already"]  # which saw no picture
 
 
-def work(rank, port, folder):
-    with joined(rank, port):
-        plan = replace(PLAN, output=f"{folder}/out", stages=("words",))
-        run(plan, Anywhere(), folder, Together())
-        assert dist.get_rank() == rank
-
-
-@pytest.mark.slow
-def test_workers_learn_a_stage_together_each_from_scenes_of_its_own(tmp_path):
-    processes.spawn(work, (free_port(), tmp_path), nprocs=2)
-    (file,) = (tmp_path / "out/_stages/words/metrics").glob("*1.jsonl")
-    first = json.loads(file.read_text().splitlines()[0])["losses"]
+def test_a_step_of_two_batches_has_the_mean_of_their_losses(tmp_path):
+    store = MemoryStore()
+    run(replace(PLAN, stages=("words",), accumulate=2), store, tmp_path)
+    file = store.get(f"{OUTPUT}/_stages/words/metrics/000000001.jsonl")
+    first = json.loads(file)["losses"]
     lessons = Beginnings(RECIPE, tmp_path).stage("words", dict).lessons
     with torch.no_grad():
-        alone = [lessons(Turn("words", 0, 2, rank)) for rank in (0, 1)]
+        alone = [lessons(Turn("words", 0, 2, batch)) for batch in (0, 1)]
     for name, value in first.items():
         assert value == pytest.approx((alone[0][name] + alone[1][name]).item() / 2, rel=1e-5)
     assert first["ce"] != pytest.approx(alone[0]["ce"].item(), rel=1e-5)

@@ -1,5 +1,6 @@
 """Several workers learn what one would from all of their batches (gloo, on CPUs)."""
 
+import gc
 import os
 import socket
 from contextlib import contextmanager
@@ -54,33 +55,40 @@ def run_alone():
 
 @contextmanager
 def joined(rank, port):
-    """Within it, this process is one of the workers."""
+    """Within it, this process is one of the workers; what has learned must not outlive it."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # by itself it asks for the host's name, and may wait
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
     try:
         yield
     finally:
+        # DDP that is freed behind its group ends the group, and with it a thread that waits for
+        # Python's lock, which it holds meanwhile: seen once to hang for ever
+        gc.collect()
         dist.destroy_process_group()
 
 
 def work(rank, kind, port, folder):
     with joined(rank, port):
-        results = []
-        for stop in (SCHEDULE.steps, 3):
-            learner = Small()
-            shared = share(learner, list(learner.layers), kind)
-            loop = Loop(shared, trained(learner), SCHEDULE, Together())
-            results.append(learn(loop, rank, stop))
-        tensors, rest = loop.state()
+        learn_in_parts(rank, kind, folder)
+
+
+def learn_in_parts(rank, kind, folder):
+    results = []
+    for stop in (SCHEDULE.steps, 3):
         learner = Small()
         shared = share(learner, list(learner.layers), kind)
         loop = Loop(shared, trained(learner), SCHEDULE, Together())
-        loop.restore(tensors, rest)
-        results.append(learn(loop, rank, SCHEDULE.steps))
-        state = loop.state()[0]
-        if rank == 0:
-            torch.save((results, state), f"{folder}/results.pt")
+        results.append(learn(loop, rank, stop))
+    tensors, rest = loop.state()
+    learner = Small()
+    shared = share(learner, list(learner.layers), kind)
+    loop = Loop(shared, trained(learner), SCHEDULE, Together())
+    loop.restore(tensors, rest)
+    results.append(learn(loop, rank, SCHEDULE.steps))
+    state = loop.state()[0]
+    if rank == 0:
+        torch.save((results, state), f"{folder}/results.pt")
 
 
 def learn(loop, rank, stop):

@@ -1,14 +1,12 @@
 """What a run leaves behind: a model or an adapter, with where it comes from."""
 
 import json
-import os
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from pixellm.adapters import load_adapter
@@ -17,7 +15,7 @@ from pixellm.losses import LossWeights
 from pixellm.peers import Alone
 from pixellm.tiny import tiny_checkpoint
 from pixellm.weights import unpack_tensors
-from tests.test_training_parallel import free_port
+from tests.test_training_parallel import free_port, joined
 from tests.test_training_worker import OUTPUT, PLAN, Killed
 from tests.test_tuning import learned
 from tests.training_tables import memory_table, photo_rows
@@ -166,21 +164,20 @@ def test_scores_and_the_line_of_descent_stand_on_the_page(done, tmp_path):
 
 
 def work(rank, port, folder):
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # by itself it asks for the host's name, and may wait
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    try:
-        tuned = learned()
-        model = tuned.model
-        layers = [*model.language.model.layers, *model.vision.clip.encoder.layers]
-        share(Learner(model, LossWeights()), layers, "fsdp")
-        peers = Together()
-        if rank == 0:
-            tuned.save_adapter(Path(folder), peers.whole)
-        else:
-            deque(tuned.learned_state(peers.whole), maxlen=0)
-    finally:
-        dist.destroy_process_group()
+    with joined(rank, port):
+        write_adapter_of_parts(rank, folder)
+
+
+def write_adapter_of_parts(rank, folder):
+    tuned = learned()
+    model = tuned.model
+    layers = [*model.language.model.layers, *model.vision.clip.encoder.layers]
+    share(Learner(model, LossWeights()), layers, "fsdp")
+    peers = Together()
+    if rank == 0:
+        tuned.save_adapter(Path(folder), peers.whole)
+    else:
+        deque(tuned.learned_state(peers.whole), maxlen=0)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ray.train import ScalingConfig
 from torch import Tensor
 
 from jobs.train import main
@@ -17,8 +18,12 @@ from pixellm.tiny import tiny_checkpoint
 from pixellm.weights import unpack_tensors
 from tests.processes import descendants, end, named, start, wait_for, wait_for_end
 from tests.training_tables import put_local_photos
-from workers.storage.stores import open_store
+from workers.cluster import Machine
+from workers.errors import SettingsError
+from workers.storage.stores import Anywhere, open_store
 from workers.storage.uris import join_uri
+from workers.training.states import States
+from workers.worker_group import Group
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -126,9 +131,9 @@ def test_a_killed_worker_costs_no_step(training, alone):
     both = named(process, WORKER)
     assert len(both) == 2
     os.kill(both[0], signal.SIGKILL)
-    told, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, told
-    assert "a worker died; all begin anew after step" in told
+    code, told = wait_for_end(process)
+    assert code == 0, told
+    assert "a worker died; all begin anew after the" in told
     assert f"step {STEPS} of {STEPS}" in told
     check_like(training, alone)
 
@@ -156,7 +161,80 @@ def test_a_loss_that_explodes_ends_the_run_with_the_newest_state_kept(training):
     assert training.states()
 
 
-def test_more_workers_than_processors_are_refused(training):
-    code, told = training.run("--num-workers", "4096")
-    assert code == 2, told
-    assert "--num-workers 4096 needs 4096 processors, and there are" in told
+# ---- what they need ----
+
+
+@pytest.fixture
+def scale(monkeypatch):
+    """What a group asks Ray for, on such machines; and what it says."""
+
+    def of(group: Group, machine: Machine, own: bool = True) -> tuple[ScalingConfig, list[str]]:
+        monkeypatch.setattr("workers.worker_group.list_machines", lambda: [machine])
+        told: list[str] = []
+        return group.scale(own, told.append), told
+
+    return of
+
+
+def test_more_workers_than_a_machine_can_have_are_refused(scale):
+    with pytest.raises(SettingsError) as refused:
+        scale(Group(4096), Machine(8, 0))
+    assert "--num-workers 4096 needs 4096 processors, and there are 8 on" in f"{refused.value}"
+    with pytest.raises(SettingsError, match="--num-workers 3 needs 3 GPUs, and there are 2 on"):
+        scale(Group(3), Machine(8, 2))
+
+
+def test_a_cluster_may_grow(scale):
+    _, (told,) = scale(Group(3), Machine(8, 2), own=False)
+    assert told.endswith("needs 3 GPUs, and there are 2 in the cluster: waiting until it has grown")
+
+
+def test_a_worker_gets_its_share_of_the_machine_and_a_gpu_where_it_has_use_for_one(scale):
+    found, _ = scale(Group(2), Machine(8, 2))
+    assert (found.use_gpu, found.resources_per_worker) == (True, {"CPU": 4.0, "GPU": 1.0})
+    found, _ = scale(Group(2, gpus=False), Machine(8, 2))
+    assert (found.use_gpu, found.resources_per_worker) == (False, {"CPU": 4.0})
+    found, _ = scale(Group(2, cpus=1), Machine(8, 0))
+    assert found.resources_per_worker == {"CPU": 1.0}
+
+
+# ---- the small model, from nothing ----
+
+
+def drawn_flags(folder: Path, *more: str) -> list[str]:
+    return [
+        *("--recipe", "drawn", "--output", str(folder / "out"), "--cache", str(folder / "cache")),
+        *("--stages", "words", "--words-steps", "8", "--save-every", "2"),
+        *("--scenes", "8", "--held-out", "2", "--threads", "1", *more),
+    ]
+
+
+def drawn_states(folder: Path) -> States:
+    return States(Anywhere(), f"{folder}/out/_stages/words", print)
+
+
+def drawn_losses(folder: Path) -> list[float]:
+    files = sorted((folder / "out/_stages/words/metrics").iterdir())
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    return [line["total"] for line in lines]
+
+
+def test_the_small_model_learns_of_two_what_it_learns_of_one_though_one_was_killed(tmp_path):
+    one, both = tmp_path / "one", tmp_path / "both"
+    assert main(drawn_flags(one, "--accumulate", "2")) == 0
+    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    env.pop("RAY_ADDRESS", None)
+    process = start(["jobs/train.py", *drawn_flags(both, "--num-workers", "2")], env)
+    wait_for(lambda: max(drawn_states(both).steps(), default=0) >= 2, process)
+    os.kill(named(process, WORKER)[1], signal.SIGKILL)
+    code, told = wait_for_end(process)
+    assert code == 0, told
+    assert "a worker died; all begin anew after the" in told
+    assert "words: going on from step" in told
+    assert drawn_losses(both) == pytest.approx(drawn_losses(one), rel=1e-5)
+    learned, expected = (drawn_states(each).newest().tensors for each in (both, one))
+    averages = [name for name in expected if name.startswith("average.")]
+    assert distance(*({name: each[name] for name in averages} for each in (learned, expected))) < (
+        1e-4
+    )

@@ -3,17 +3,64 @@
 model folder -> worker (start, steps, states, metrics) -> OUTPUT/model or OUTPUT/adapter
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 
-from pixellm.loop import Alone
+from pixellm.peers import Alone
+from workers.drawn.plan import DrawnPlan
 from workers.drawn.settings import DrawnSettings
-from workers.drawn.training import DrawnTraining
+from workers.drawn.training import DrawnTraining, count_kept
 from workers.model_folders import fetch_model
 from workers.progress import Say
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
+from workers.training.parallel import Together
+from workers.training.plan import TrainPlan
 from workers.training.settings import TrainSettings
+from workers.training.states import States
 from workers.training.worker import work
+
+DRAWN_THREADS = 2
+"""CPU threads of the small model's training, where it is one process; the shipped one had two."""
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """A model and label tables in, what it has learned out (`workers.worker_group.Task`)."""
+
+    plan: TrainPlan
+    cache: Path
+    """folder for models of buckets, on each machine"""
+    needs_less: str = "a smaller --batch, --recompute and --evaluate-every 0 need less"
+
+    def run(self, device: torch.device, peers: Alone | Together, say: Say) -> str:
+        """The whole way of one worker; returns where lies what was learned."""
+        say(f"loading {shown(self.plan.model)}")
+        return work(self.plan, fetch_model(self.plan.model, self.cache), device, peers, say)
+
+    def count_kept(self, say: Say) -> int:
+        """Steps behind which the run would go on."""
+        return next(iter(States(Anywhere(), self.plan.output, say).steps()), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class FromNothing:
+    """Drawn scenes in, the small model out (`workers.worker_group.Task`)."""
+
+    plan: DrawnPlan
+    cache: Path
+    """folder for rendered scenes, on each machine"""
+    needs_less: str = "a smaller --num-workers needs less"
+
+    def run(self, device: torch.device, peers: Alone | Together, say: Say) -> str:
+        """The whole way of one worker, on its processors; returns where the model lies."""
+        return DrawnTraining(self.plan, self.cache, Anywhere(), peers, say).run()
+
+    def count_kept(self, say: Say) -> int:
+        """Steps behind which the run would go on."""
+        return count_kept(self.plan, Anywhere(), say)
 
 
 def run_training(settings: TrainSettings, say: Say) -> str:
@@ -33,15 +80,13 @@ def run_training(settings: TrainSettings, say: Say) -> str:
         CheckpointError: the model can't be used.
         CommitError, StorageError: a label table or the output can't be read, or not written.
     """
-    plan, cache = settings.plan, settings.model_cache.expanduser()
+    task = FineTuning(settings.plan, settings.model_cache.expanduser())
     if settings.num_workers:
         from workers.worker_group import Group, train_in_group  # Ray takes seconds to import
 
-        return train_in_group(plan, cache, Group(settings.num_workers, settings.cpus), say)
-    say(f"loading {shown(plan.model)}")
-    folder = fetch_model(plan.model, cache)
+        return train_in_group(task, Group(settings.num_workers, settings.cpus), say)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return work(plan, folder, device, Alone(), say)
+    return task.run(device, Alone(), say)
 
 
 def run_recipe(settings: DrawnSettings, say: Say) -> str:
@@ -57,8 +102,14 @@ def run_recipe(settings: DrawnSettings, say: Say) -> str:
     Raises:
         TrainingDiverged: a loss is no number, or far from those before; the newest state stays.
         SettingsError: the output is that of another run, or an earlier stage is missing.
+        LineError: Ray can't be reached, or workers died too often.
         StorageError: the output can't be read or written.
     """
-    torch.set_num_threads(settings.threads)
-    cache = settings.cache.expanduser()
-    return DrawnTraining(settings.plan, cache, Anywhere(), Alone(), say).run()
+    task = FromNothing(settings.plan, settings.cache.expanduser())
+    if settings.num_workers:
+        from workers.worker_group import Group, train_in_group
+
+        group = Group(settings.num_workers, settings.threads, gpus=False)
+        return train_in_group(task, group, say)
+    torch.set_num_threads(settings.threads or DRAWN_THREADS)
+    return task.run(torch.device("cpu"), Alone(), say)

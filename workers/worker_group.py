@@ -1,6 +1,6 @@
 """Training workers on Ray, as many as are asked for; when one dies, all begin anew where they were.
 
-    driver -- TorchTrainer --> worker 0, 1, ... (`workers.training.worker.work`)
+    driver -- TorchTrainer --> worker 0, 1, ... (`Task.run`)
        ^------- Ear ---------------'    lines, and how it ended
 
 The workers add up their gradients, so none of them can go on without the others. Ray Train starts
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import ray
 import ray.train
@@ -30,14 +30,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from workers.cluster import connected, list_machines
 from workers.errors import LineError, SettingsError
-from workers.model_folders import fetch_model
 from workers.progress import Say
-from workers.storage.stores import open_store
-from workers.storage.uris import shown
 from workers.training.parallel import Together
-from workers.training.plan import TrainPlan
-from workers.training.states import States
-from workers.training.worker import work
 
 RESTARTS = 3
 """Times that workers begin anew without a state that is newer than the one before: what kills them
@@ -48,15 +42,30 @@ SILENCE_SECONDS = 1800
 """After which workers no longer wait for one of them that neither answers nor died; the first waits
 for the slowest to load its model, and at each state all wait for the first to write it."""
 
-LESS_MEMORY = "a smaller --batch, --recompute and --evaluate-every 0 need less"
+
+class Task(Protocol):
+    """What the workers do together; each of them is given it."""
+
+    @property
+    def needs_less(self) -> str:
+        """Which settings need less memory."""
+        ...
+
+    def run(self, device: torch.device, peers: Together, say: Say) -> str:
+        """The whole way of one worker, from the newest state on; returns where the result lies."""
+        ...
+
+    def count_kept(self, say: Say) -> int:
+        """Steps behind which workers would go on that begin anew."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a worker came to its end."""
 
-    model: str = ""
-    """where the model lies that it wrote"""
+    result: str = ""
+    """where what it wrote lies"""
     error: Exception | None = None
 
 
@@ -86,9 +95,7 @@ class Ear:
 class Job:
     """What every worker is given."""
 
-    plan: TrainPlan
-    cache: Path
-    """folder for models of buckets, on its machine"""
+    task: Task
     ear: "ActorHandle[Ear]"
 
 
@@ -99,6 +106,8 @@ class Group:
     count: int
     cpus: int | None = None
     """processors of each; None for its share of this machine, or one of a cluster's machines"""
+    gpus: bool = True
+    """whether each gets a GPU, where there are any"""
 
     def scale(self, own: bool, say: Say) -> ScalingConfig:
         """What Ray has to find for them.
@@ -115,8 +124,9 @@ class Group:
             int(sum(getattr(each, kind) for each in machines)) for kind in ("cpus", "gpus")
         )
         of_each = self.cpus or (max(1, cpus // self.count) if own else 1)
+        use_gpu = self.gpus and gpus > 0
         kind, there, wanted = (
-            ("GPUs", gpus, self.count) if gpus else ("processors", cpus, self.count * of_each)
+            ("GPUs", gpus, self.count) if use_gpu else ("processors", cpus, self.count * of_each)
         )
         if wanted > there:
             lacking = f"--num-workers {self.count} needs {wanted} {kind}, and there are {there}"
@@ -126,26 +136,25 @@ class Group:
                     " (RAY_ADDRESS, or `ray job submit`)"
                 )
             say(f"{lacking} in the cluster: waiting until it has grown")
-        resources = {"CPU": float(of_each)} | ({"GPU": 1.0} if gpus else {})
+        resources = {"CPU": float(of_each)} | ({"GPU": 1.0} if use_gpu else {})
         return ScalingConfig(
-            num_workers=self.count, use_gpu=bool(gpus), resources_per_worker=resources
+            num_workers=self.count, use_gpu=use_gpu, resources_per_worker=resources
         )
 
 
-def train_in_group(plan: TrainPlan, cache: Path, group: Group, say: Say) -> str:
+def train_in_group(task: Task, group: Group, say: Say) -> str:
     """Trains with workers on Ray.
 
     Args:
-        plan: of the run.
-        cache: folder for models of buckets, on each machine.
+        task: what they do.
         group: the workers.
         say: takes lines for the user.
 
     Returns:
-        Where the model lies.
+        Where the result lies.
 
     Raises:
-        PixelLMError: as `workers.training.worker.work`.
+        PixelLMError: as the task.
         LineError: Ray can't be reached, or workers died too often.
     """
     if (
@@ -153,7 +162,6 @@ def train_in_group(plan: TrainPlan, cache: Path, group: Group, say: Say) -> str:
     ):  # they find each other here, whatever this machine is called
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths stay what they were
-    states = States(open_store(plan.output), plan.output, say)
     with (
         connected(say, worker_logs=False) as own,
         tempfile.TemporaryDirectory(prefix="train-") as folder,
@@ -161,21 +169,21 @@ def train_in_group(plan: TrainPlan, cache: Path, group: Group, say: Say) -> str:
         scaling = group.scale(own, say)
         say(f"starting {group.count} training workers")
         ear = Ear.remote()  # type: ignore[attr-defined]
-        job, tries, newest = Job(plan, cache, ear), 0, _newest(states)
+        job, tries, kept = Job(task, ear), 0, task.count_kept(say)
         while True:
             ended, died = _listen(_make_trainer(job, scaling, folder).fit, ear, say)
             if ended is not None:
                 if ended.error is not None:
                     raise ended.error
-                return ended.model
-            before, newest = newest, _newest(states)
-            tries = 1 if newest > before else tries + 1
+                return ended.result
+            before, kept = kept, task.count_kept(say)
+            tries = 1 if kept > before else tries + 1
             if tries > RESTARTS:
                 raise LineError(
-                    f"the workers died {tries} times after step {newest:,}. Too little memory?"
-                    f" {LESS_MEMORY.capitalize()}. Ray says: {died}"
+                    f"the workers died {tries} times after the {kept:,} steps that are kept. Too"
+                    f" little memory? {task.needs_less.capitalize()}. Ray says: {died}"
                 )
-            say(f"a worker died; all begin anew after step {newest:,}")
+            say(f"a worker died; all begin anew after the {kept:,} steps that are kept")
 
 
 def _make_trainer(job: Job, scaling: ScalingConfig, folder: str) -> TorchTrainer:
@@ -206,12 +214,12 @@ def _work(config: dict[str, Job]) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     ended = None
     try:
-        say(f"{peers.world} workers are there, loading {shown(job.plan.model)}")
-        folder = fetch_model(job.plan.model, job.cache)
-        model = work(job.plan, folder, ray.train.torch.get_device(), peers, say)
-        ended = Ended(model) if first else None
+        say(f"{peers.world} workers are there")
+        result = job.task.run(ray.train.torch.get_device(), peers, say)
+        ended = Ended(result) if first else None
     except torch.OutOfMemoryError as error:
-        ended = Ended(error=LineError(f"the memory of a GPU is too small: {LESS_MEMORY}: {error}"))
+        why = f"the memory of a GPU is too small: {job.task.needs_less}: {error}"
+        ended = Ended(error=LineError(why))
         raise
     except RuntimeError:  # the others are gone, says torch.distributed by this
         raise
@@ -248,7 +256,3 @@ def _why_died(training: "Future[object]") -> str:
     if error is not None and not isinstance(error, TrainingFailedError):
         raise error
     return f"{error}".strip()
-
-
-def _newest(states: States) -> int:
-    return next(iter(states.steps()), 0)

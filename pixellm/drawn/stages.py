@@ -28,8 +28,8 @@ class Turn:
     """of the stage, from 0"""
     steps: int
     """of the whole stage"""
-    rank: int = 0
-    """of the worker: each draws scenes of its own"""
+    batch: int = 0
+    """which of the step's: each has scenes of its own, whoever learns from it"""
 
     @property
     def progress(self) -> float:
@@ -39,7 +39,7 @@ class Turn:
     def rng(self) -> np.random.Generator:
         """What the batch is drawn with: it follows from the turn alone, so a run can go on."""
         # the stages of the shipped model were told apart by the lengths of their names
-        return np.random.default_rng([self.step, len(self.stage), self.rank])
+        return np.random.default_rng([self.step, len(self.stage), self.batch])
 
 
 class Lessons(nn.Module):

@@ -20,6 +20,8 @@ class DrawnPlan:
     """steps between two states: one or two minutes of work on a core"""
     evaluate_every: int = 500
     """steps between two evaluations"""
+    accumulate: int = 1
+    """batches that each worker has of a step"""
 
     def digest(self, stage: str, begins: str, world: int) -> str:
         """Of all that decides what a stage learns: a state of another digest is of another run.
@@ -27,12 +29,13 @@ class DrawnPlan:
         Args:
             stage: its name.
             begins: digest of the first weights (`Beginnings.digest`).
-            world: how many workers learn; each of them draws its own scenes.
+            world: how many workers learn. It counts only how many batches a step has, not who
+                learns from which: as many with more or fewer workers are the same run.
         """
         recipe = self.recipe
         decides = {
             "begins": begins,
-            "world": world,
+            "world": self.accumulate * world,  # as it was called when each had one batch
             "scenes": recipe.scenes,
             "seed": recipe.seed,
             "stages": {name: asdict(recipe.schedules[name]) for name in (*NEEDS[stage], stage)},

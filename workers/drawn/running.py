@@ -4,7 +4,7 @@
     PLACE/metrics    losses of every step
     PLACE/curve      000000500.json: what was scored after that many steps
 
-All workers do the same with scenes of their own. The first of them writes, and speaks.
+All workers do the same with other batches of a step. The first of them writes, and speaks.
 """
 
 import json
@@ -54,6 +54,7 @@ class StageRunner:
         say: takes lines for the user, of the first worker.
         save_every: steps between two states.
         evaluate_every: steps between two evaluations.
+        accumulate: batches that each worker has of a step.
     """
 
     def __init__(
@@ -63,9 +64,12 @@ class StageRunner:
         say: Say,
         save_every: int = 250,
         evaluate_every: int = 500,
+        accumulate: int = 1,
     ) -> None:
         self._store, self._peers, self._say = store, peers, say
         self._save_every, self._evaluate_every = save_every, evaluate_every
+        first = peers.rank * accumulate
+        self._own = range(first, first + accumulate)
 
     def learn(self, begin: Callable[[], Stage], place: StagePlace) -> None:
         """Runs a stage to its end; one that is there already is not even begun.
@@ -81,10 +85,10 @@ class StageRunner:
             return
         stage = begin()
         loop = self._start(stage, place, found)
-        metrics = Metrics(self._store, place.uri, stage.scenes * self._peers.world)
+        steps, batches = stage.schedule.steps, len(self._own) * self._peers.world
+        metrics = Metrics(self._store, place.uri, stage.scenes * batches)
         while not loop.done:
-            turn = Turn(stage.name, loop.step, stage.schedule.steps, self._peers.rank)
-            report = loop.learn([turn])
+            report = loop.learn([Turn(stage.name, loop.step, steps, each) for each in self._own])
             pace = metrics.note(report).examples_per_s
             self._tell(place, report, loop.done, pace)
             if loop.step % self._evaluate_every == 0 or loop.done:
@@ -118,9 +122,9 @@ class StageRunner:
         found = States(self._store, place.uri, self._say).newest()
         if found is not None and found.rest["plan"] != place.digest:
             raise SettingsError(
-                f"{shown(place.uri)} holds a stage of other settings, another number of workers or"
-                " other versions of the libraries. Give another --output, or the same settings to"
-                " go on"
+                f"{shown(place.uri)} holds a stage of other settings, of another number of batches"
+                " in a step (workers times --accumulate), or of other versions of the libraries."
+                " Give another --output, or the same settings to go on"
             )
         return found
 

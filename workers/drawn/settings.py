@@ -60,8 +60,14 @@ class DrawnSettings(FlagSettings):
     """steps between two states, from which a run that was killed goes on"""
     evaluate_every: int = Field(default=500, ge=1)
     """steps between two points of the curve"""
-    threads: int = Field(default=2, ge=1)
-    """CPU threads"""
+    accumulate: int = Field(default=1, ge=1)
+    """batches that each process has of a step, all of them with scenes of their own"""
+    num_workers: int = Field(default=0, ge=0)
+    """processes that learn together on Ray: on the cluster that RAY_ADDRESS names, as in a job,
+    else on this machine. A step has the batches of all of them; steps and rates of the recipe are
+    for one batch. 0: this process, without Ray"""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of a process; without it 2, or a worker's share of this machine"""
     cache: Path = Path("~/.cache/pixellm/drawn")
     """local folder for rendered scenes, 64 KB each"""
 
@@ -86,4 +92,5 @@ class DrawnSettings(FlagSettings):
             stages=tuple(name for name in STAGES if name in self.stages),
             save_every=self.save_every,
             evaluate_every=self.evaluate_every,
+            accumulate=self.accumulate,
         )

@@ -26,12 +26,19 @@ from workers.labels.commits import now
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.training.parallel import Together
+from workers.training.states import States
 from workers.version import code_version
 
 PLACE = "_stages"
 """Folder of the output, with one for each stage."""
 MODEL, CARD = "model", "training.json"
 """Folder of the result, and in it the file that says where it comes from."""
+
+
+def count_kept(plan: DrawnPlan, store: Store, say: Say) -> int:
+    """Steps of all stages behind which a run would go on."""
+    places = (join_uri(plan.output, PLACE, name) for name in plan.stages)
+    return sum(next(iter(States(store, place, say).steps()), 0) for place in places)
 
 
 class DrawnTraining:
@@ -49,7 +56,9 @@ class DrawnTraining:
         self, plan: DrawnPlan, cache: Path, store: Store, peers: Alone | Together, say: Say
     ) -> None:
         self._plan, self._store, self._peers = plan, store, peers
-        self._runner = StageRunner(store, peers, say, plan.save_every, plan.evaluate_every)
+        self._runner = StageRunner(
+            store, peers, say, plan.save_every, plan.evaluate_every, plan.accumulate
+        )
         self._beginnings = Beginnings(plan.recipe, cache)
 
     def run(self) -> str:
@@ -110,7 +119,7 @@ class DrawnTraining:
     def _card(self) -> str:
         card = {
             "recipe": asdict(self._plan.recipe),
-            "workers": self._peers.world,
+            "batches_of_a_step": self._plan.accumulate * self._peers.world,
             "finished_at": now(),
             "code_version": code_version(),
         }
