@@ -5,7 +5,7 @@ model folder -> worker (start, steps, states, metrics) -> OUTPUT/model or OUTPUT
 
 import torch
 
-from pixellm.loop import Alone
+from pixellm.peers import Alone
 from workers.drawn.settings import DrawnSettings
 from workers.drawn.training import DrawnTraining
 from workers.model_folders import fetch_model
