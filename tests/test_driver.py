@@ -25,8 +25,8 @@ from workers.labels.commits import Guarantee, Ledger
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
+from workers.model_files import load_engine
 from workers.progress import Progress
-from workers.replica import lay_out_benches
 from workers.runs import describe_plan, plan_run
 from workers.settings import LabelSettings
 from workers.shards.listing import ShardKind
@@ -35,6 +35,7 @@ from workers.stopping import Stop
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
 from workers.summaries import RunSummary, ShardSummary
+from workers.workbench import lay_out_benches
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,9 @@ def silent(_: str) -> None:
 def label_here(settings: LabelSettings, most: int | None = None) -> list[str]:
     """What replicas do, in this process and without Ray; returns what the model was asked."""
     run = plan_run(settings, silent)
-    (bench,) = lay_out_benches([driver._assign(run)], lambda *_: None).values()
+    engine = load_engine(settings, run.identity)
+    (bench,) = lay_out_benches([driver._assign(run)], engine).values()
     asked: list[str] = []
-    engine = bench.model._engine
     add = engine.add
 
     def noted(sample):

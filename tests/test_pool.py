@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 
 from workers.cluster import Machine
 from workers.earlier import index_earlier
+from workers.errands import Assignment, Errand
 from workers.errors import SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.commits import Guarantee
@@ -23,7 +24,6 @@ from workers.pool import (
     until_stopped,
 )
 from workers.progress import Progress
-from workers.replica import Assignment, Errand
 from workers.settings import LabelSettings
 from workers.shards.plan import plan_shards
 from workers.stopping import Stop

@@ -12,7 +12,7 @@ from jobs.train import main
 from pixellm.checkpoints import load_checkpoint
 from pixellm.drawn.recipe import STAGES, Beginnings, Recipe, small_schedule
 from pixellm.drawn.stages import Turn
-from pixellm.loop import Alone
+from pixellm.peers import Alone
 from tests.test_training_parallel import free_port, joined
 from workers.drawn.plan import DrawnPlan
 from workers.drawn.training import DrawnTraining

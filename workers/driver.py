@@ -12,11 +12,11 @@ from contextlib import closing
 from functools import partial
 
 from workers.earlier import EarlierIndex, index_earlier
+from workers.errands import Assignment, Errand
 from workers.errors import OutputUnwritable, StorageError, StorageUnavailable
 from workers.labels.commits import Guarantee
 from workers.labels.manifests import Manifest, finish_run, stale_commits
 from workers.progress import Progress, Say, counted
-from workers.replica import Assignment, Errand
 from workers.runs import Run
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard

@@ -20,6 +20,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from workers.cluster import Machine, connected, list_machines
+from workers.errands import Assignment, Errand
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
 from workers.metrics import RayMeter
@@ -28,8 +29,6 @@ from workers.replica import (
     ERRAND,
     MAX_SETUP_DEATHS,
     SUMMARY,
-    Assignment,
-    Errand,
     ShardBatch,
     ShardLabeller,
 )
