@@ -16,7 +16,7 @@ from workers.errands import Assignment, Errand
 from workers.errors import OutputUnwritable, StorageError, StorageUnavailable
 from workers.labels.commits import Guarantee
 from workers.labels.manifests import Manifest, finish_run, stale_commits
-from workers.progress import Progress, Say, counted
+from workers.progress import Progress, Say
 from workers.runs import Run
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
@@ -24,6 +24,7 @@ from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.summaries import RunSummary, ShardSummary, Tally
+from workers.wording import counted
 
 FAILED_IN_A_ROW = 20
 """Shards that fail with none committed in between: the store is down, and it isn't about them."""

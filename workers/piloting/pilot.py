@@ -10,10 +10,11 @@ from workers.errors import LineError
 from workers.piloting.estimate import Estimate, count_records
 from workers.piloting.rates import rate_of
 from workers.piloting.settings import PlanSettings
-from workers.progress import Progress, counted
+from workers.progress import Progress
 from workers.runs import Run
 from workers.stopping import Stop
 from workers.summaries import Pulse, ShardSummary
+from workers.wording import counted
 
 SHORT_SECONDS = 20.0
 """Of a pilot whose rate says little: batches were filling and draining for most of it."""

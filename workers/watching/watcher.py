@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from workers.driver import label_runs
 from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
-from workers.progress import Progress, Say, counted
+from workers.progress import Progress, Say
 from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
@@ -30,6 +30,7 @@ from workers.watching.readiness import Readiness
 from workers.watching.settings import WatchSettings
 from workers.watching.status import DropStatus, State, status_uri
 from workers.watching.waves import LabelRuns, Wave
+from workers.wording import counted
 
 POLL_SECONDS = 20.0
 """Of one question to a queue at most; SQS waits no longer."""
