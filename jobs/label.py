@@ -54,7 +54,7 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
         print(describe_plan(run))
         return 0
     try:
-        stop = run.settings.stop
+        stop = run.settings.make_stop()
         with ended_by_sigterm(stop):
             summary = label_run(run, progress, stop=stop)
         progress.conclude(summary)

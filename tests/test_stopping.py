@@ -54,7 +54,7 @@ def test_a_wrong_deadline_is_told_with_the_forms_that_it_has():
 def test_settings_become_a_stop_with_what_they_say():
     flags = ["--input", "/in", "--output", "/out", "--deadline", "1h", "--max-gpu-hours", "2"]
     settings = LabelSettings.from_everywhere([*flags, "--grace-seconds", "7"], "label")
-    stop = settings.stop
+    stop = settings.make_stop()
     assert (stop.reason, stop.grace_seconds) == ("", 7)
     stop.spend(7200)
     assert stop.reason == "2 GPU hours are used up"

@@ -129,9 +129,16 @@ class DropStatus:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """Reads what `to_json` wrote; names and problems stay as JSON has them."""
+        """Reads what `to_json` wrote."""
         values = json.loads(text)
-        return cls(**{**values, "state": State(values["state"])})
+        values["state"] = State(values["state"])
+        values["problems"] = tuple(Problem(**each) for each in values["problems"])
+        values["changed"] = {kind: tuple(names) for kind, names in values["changed"].items()}
+        return cls(**values)
+
+    def write(self, store: Store) -> None:
+        """Puts it beside the labels, over an older one."""
+        store.put(join_uri(self.labels, STATUS_NAME), self.to_json())
 
 
 def find_problems(store: Store, output: str, run_id: str) -> tuple[Problem, ...]:
@@ -171,12 +178,3 @@ def say_what_came(drop: Drop, summary: RunSummary) -> str:
     masks = f"{rows:,} answers with {summary.targets:,} masks for {drop.files:,} files"
     rejected = f"; {bad:,} have none, see `reasons` and `problems`" if bad else ""
     return f"labelled: {masks}{rejected}. They are in {shown(summary.output)}"
-
-
-def status_uri(output: str) -> str:
-    """Where the status of a drop lies.
-
-    Args:
-        output: of the drop.
-    """
-    return join_uri(output, STATUS_NAME)

@@ -23,13 +23,7 @@ from workers.watching.drops import Drop, list_drop
 from workers.watching.labelled import Changes, Labelled
 from workers.watching.leases import Lease
 from workers.watching.settings import WatchSettings
-from workers.watching.status import (
-    DropStatus,
-    State,
-    find_problems,
-    say_what_came,
-    status_uri,
-)
+from workers.watching.status import DropStatus, State, find_problems, say_what_came
 
 COCO_NAME = "coco.json"
 LabelRuns = Callable[[Sequence[Run], Progress, None, Stop], Iterator[RunSummary]]
@@ -107,7 +101,7 @@ class Wave:
             size=drop.size,
         )
         taken = Taken(drop, lease, content, status)
-        self._put(taken)
+        status.write(self.store)
         return taken
 
     def _plan(self, each: Taken) -> Run:
@@ -164,11 +158,7 @@ class Wave:
         each.status = replace(each.status, state=state, message=message, updated_at=now())
         self.progress.say(f"{each.drop.name}: {message}")
         if not each.lease.is_lost:
-            self._put(each)
+            each.status.write(self.store)
             note(self.store, self.settings.output, each.status)
         each.lease.release()
         return state
-
-    def _put(self, each: Taken) -> None:
-        uri = status_uri(join_uri(self.settings.output, each.drop.name))
-        self.store.put(uri, each.status.to_json())
