@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from pixellm.adapters import adapter_sha256
-from pixellm.checkpoints import save_checkpoint
-from pixellm.tiny import tiny_checkpoint
 from pixellm.tuning import Tuning
 from tests.here import replicas_here
 from tests.photos import load_photos
@@ -38,14 +36,6 @@ from workers.summaries import RunSummary, ShardSummary
 from workers.workbench import lay_out_benches
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint = tiny_checkpoint(0)
-    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
-    return folder
-
-
 @pytest.fixture
 def photos(tmp_path) -> Path:
     folder = tmp_path / "in"
@@ -61,11 +51,11 @@ def output(tmp_path) -> Path:
 
 
 @pytest.fixture
-def read(model, tmp_path):
+def read(tiny_model, tmp_path):
     """Settings for a small run of the tiny model."""
 
     def read_settings(source: object, target: object, *flags: str) -> LabelSettings:
-        given = ["--input", str(source), "--output", str(target), "--model", str(model)]
+        given = ["--input", str(source), "--output", str(target), "--model", str(tiny_model)]
         given += ["--model-cache", str(tmp_path / "cache"), "--decoding.max-new-tokens", "8"]
         given += ["--num-gpus-per-replica", "0", "--reading.records-per-shard", "2"]
         if "--instruction" not in flags:
