@@ -8,7 +8,7 @@ from dataclasses import replace
 from workers.driver import Replicas, label_run
 from workers.errors import LineError
 from workers.piloting.estimate import Estimate, count_records
-from workers.piloting.rates import rate_of
+from workers.piloting.rates import Range, rate_of
 from workers.piloting.settings import PlanSettings
 from workers.progress import Progress
 from workers.runs import Run
@@ -30,6 +30,11 @@ class PilotProgress(Progress):
         self.heard: list[tuple[float, Pulse]] = []
         self.records: dict[str, int] = {}
         """of each shard that is done"""
+
+    @property
+    def ready(self) -> float:
+        """When the first replica was; only once one is."""
+        return next(when for when, pulse in self.heard if pulse.replicas)
 
     def add(self, summary: ShardSummary) -> None:
         """Counts a shard in."""
@@ -76,22 +81,28 @@ def make_pilot(
         failed = (summary.failures[each] for each in chosen if each in summary.failures)
         why = next(failed, "it was over before a replica said a word")
         raise LineError(f"the pilot says nothing: {why}. Give more --pilot-shards.")
-    first = next(when for when, pulse in progress.heard if pulse.replicas)
-    if progress.heard[-1][0] - first < SHORT_SECONDS:
+    if progress.heard[-1][0] - progress.ready < SHORT_SECONDS:
         progress.say(f"a pilot of less than {SHORT_SECONDS:.0f} s says little: --pilot-shards more")
+    replica_count = settings.replicas or settings.max_replicas or max(1, summary.replicas)
+    estimate = _extrapolate(run, settings, progress, rate, replica_count)
+    estimate.save(run.ledger.store, run.ledger.output)
+    return estimate
+
+
+def _extrapolate(
+    run: Run, settings: PlanSettings, progress: PilotProgress, rate: Range, replicas: int
+) -> Estimate:
+    """From what the pilot has read to what there is to read, and to what is left of it."""
     done = run.committed | run.ledger.committed_ids()
-    left = [shard for shard in run.shards if shard.shard_id not in done]
-    ids = {shard.shard_id: shard for shard in run.shards}
-    read = [(ids[shard_id], count) for shard_id, count in progress.records.items()]
-    estimate = Estimate(
+    shards = {shard.shard_id: shard for shard in run.shards}
+    read = [(shards[shard_id], count) for shard_id, count in progress.records.items()]
+    return Estimate(
         run_id=run.ledger.run_id,
         records=count_records(run.shards, read),
-        left=count_records(left, read),
+        left=count_records([each for each in run.shards if each.shard_id not in done], read),
         rate=rate,
-        start_seconds=first - progress.began,
-        replicas=settings.replicas or settings.max_replicas or max(1, summary.replicas),
+        start_seconds=progress.ready - progress.began,
+        replicas=replicas,
         gpus=settings.num_gpus_per_replica or 0.0,
         cpus=settings.replica.num_cpus or 0,
     )
-    estimate.save(run.ledger.store, run.ledger.output)
-    return estimate
