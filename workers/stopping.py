@@ -149,7 +149,10 @@ def read_deadline(text: str, now: datetime) -> datetime:
             hour=int(named[1]), minute=int(named[2]), second=0, microsecond=0
         )
         return today if today > now else today + timedelta(days=1)
-    when = datetime.fromisoformat(text.strip())
+    try:
+        when = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no time") from error
     if when.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone: put Z (UTC) or +01:00 behind it")
     if when <= now:

@@ -1,3 +1,4 @@
+import io
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -6,8 +7,15 @@ import pytest
 
 from tests.here import label_runs_here, replicas_here
 from tests.photos import load_photos
+from tests.same import assert_same_rows
 from workers.driver import label_runs
 from workers.errors import StorageUnavailable
+from workers.labels.manifests import current_commits
+from workers.labels.parts import read_rows
+from workers.labels.schema import LabelRow
+from workers.progress import Progress
+from workers.runs import plan_run
+from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.summaries import ShardSummary
 from workers.watching.drops import LOOSE, find_drops
@@ -24,7 +32,7 @@ def test_what_is_dropped_is_labelled_and_its_owner_is_told(place):
     assert (status["state"], status["files"], status["rows"]) == ("done", 3, 3)
     assert status["labels"] == str(place.output / "friday")
     assert status["changes"] == {"new": 3, "replaced": 0, "deleted": 0}
-    assert "labelled: 3 answers" in status["message"]
+    assert "labelled: 3 answers with" in status["message"]
 
 
 def test_what_is_labelled_is_not_touched_again(place):
@@ -141,7 +149,7 @@ def test_bad_files_are_told_with_reasons_and_the_rest_is_labelled(place):
     (problem,) = status["problems"]
     assert problem["image"].endswith("broken.jpg")
     assert problem["reason"] in status["reasons"]
-    assert "1 have none" in status["message"]
+    assert "1 question without one" in status["message"]
 
 
 def test_what_another_watcher_has_in_hand_is_left_to_it(place, clock):
@@ -293,7 +301,7 @@ def test_the_page_of_the_day_tells_of_every_drop(place):
     place.watch_once()
     (page,) = (place.output / "_days").glob("*.md")
     text = page.read_text()
-    assert "2 drops, 2 answers" in text
+    assert "2 drops, 1 answers" in text
     assert "friday &#124; 1" in text
     assert "refused" in text
     assert "nothing to label" in text
@@ -345,3 +353,61 @@ def test_a_watcher_that_was_frozen_leaves_the_last_word_to_its_successor(place, 
     assert place.status("friday")["state"] == "done"
     watcher._look()
     assert watcher._waiting == {}
+
+
+def test_a_drop_that_changes_while_it_is_labelled_ends_as_if_it_had_never_been_other(place):
+    folder = place.drop("friday", 0, 1, 2)
+    other, data = load_photos()[5].data, load_photos()[6].data
+
+    def meanwhile(runs, progress, _, stop):
+        (folder / "0.jpg").write_bytes(other)  # after the plan, before it is read
+        (folder / "2.jpg").unlink()
+        (folder / "7.jpg").write_bytes(data)
+        return label_runs_here(runs, progress, None, stop)
+
+    place.watch_once(label=meanwhile)
+    place.watch_once()
+    assert place.status("friday")["changes"] == {"new": 1, "replaced": 1, "deleted": 1}
+    assert place.images("friday") == ["0.jpg", "1.jpg", "7.jpg"]
+    assert_same_rows(by_image(place.rows("friday")), by_image(undisturbed(place, folder)))
+
+
+def by_image(rows: list[LabelRow]) -> list[LabelRow]:
+    return sorted(rows, key=lambda row: row.image_uri)
+
+
+def undisturbed(place, folder: Path) -> list[LabelRow]:
+    """The rows of a labelling run over what is in a folder now."""
+    output = str(place.output / "alone")
+    settings = place.settings().model_copy(update={"input": str(folder), "output": output})
+    list(
+        label_runs_here([plan_run(settings, lambda _: None)], Progress(io.StringIO()), None, Stop())
+    )
+    return list(read_rows(Anywhere(), output, current_commits(Anywhere(), output)))
+
+
+def test_files_that_are_not_read_are_named(place):
+    folder = place.drop("friday", 0)
+    for name in ("0.txt", "film.mp4", "IMG_1.HEIC", "notes.txt", "_pixellm.yaml"):
+        (folder / name).write_text("")
+    place.watch_once()
+    status = place.status("friday")
+    assert status["not_read"] == ["IMG_1.HEIC", "film.mp4", "notes.txt"]
+    assert "3 files of a kind that is not read" in status["message"]
+
+
+def test_a_watcher_that_finds_nothing_says_so_once(place):
+    place.watch_once()
+    assert "holds nothing yet" in place.told.getvalue()
+    place.drop("friday", 0)
+    place.watch_once()
+    watcher = place.watcher()
+    watcher._sweep()
+    watcher._sweep()
+    assert place.told.getvalue().count("nothing is new: 1 drop, all labelled") == 1
+
+
+def test_a_drop_that_is_waited_for_is_told_of(place, clock):
+    place.drop("friday", 0)
+    place.watcher("--settle-seconds", "60", clock=clock)._look()
+    assert "friday: 1 file, complete in 60 s if nothing changes" in place.told.getvalue()

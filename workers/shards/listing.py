@@ -11,7 +11,7 @@ folders (`_commits`, `_plans`, `_runs`) lie when the output is inside the input.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -157,6 +157,8 @@ class Inputs(AbstractContextManager["Inputs"]):
             if suffix in IMAGE_SUFFIXES:
                 self.images_seen += 1
                 self.first_image = self.first_image or info.uri
+            else:  # without an image it belongs to nothing
+                self.others = [*self.others[:2], info.uri]
             if not self.files:
                 self._spool.write(json.dumps((info.uri, info.size, info.etag)) + "\n")
         else:
@@ -209,6 +211,22 @@ def kind_of(name: str) -> ShardKind | None:
     """The kind of a file that lists records; None for other files."""
     lower = name.lower()
     return next((kind for end, kind in SHARD_SUFFIXES.items() if lower.endswith(end)), None)
+
+
+def is_read(name: str, names: Container[str]) -> bool:
+    """Whether a file says something to the line: lists records, is an image, or belongs to one.
+
+    Args:
+        name: of the file.
+        names: of the files around it; a text counts where an image of the same name is there.
+    """
+    stem, _, suffix = name.rpartition(".")
+    if kind_of(name) or suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    if name.rpartition("/")[2] in INSTRUCTION_NAMES:
+        return True
+    images = (f"{stem}.{each}" for end in IMAGE_SUFFIXES for each in (end, end.upper()))
+    return suffix.lower() in SIDECAR_SUFFIXES and any(each in names for each in images)
 
 
 def write_listings_to(store: Store, folder: str) -> ListingWriter:

@@ -10,6 +10,7 @@ page is right whoever made it last, and days are those of UTC.
 from collections.abc import Iterator
 
 from workers.labels.commits import now
+from workers.labels.rows import LABELLED
 from workers.markdown import escape, table
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
@@ -34,10 +35,10 @@ def _page(store: Store, output: str, day: str) -> str:
     entries = list(_entries(store, output, day))
     drops = {each.drop for each in entries if each.drop != QUEUE}
     newest = {each.drop: each for each in entries}.values()
-    rows, masks = sum(each.rows for each in newest), sum(each.masks for each in newest)
+    answers, masks = sum(map(_answers, newest)), sum(each.masks for each in newest)
     lines = [f"# Drops of {day}", ""]
     lines += [
-        f"{len(drops):,} drops, {rows:,} answers, {masks:,} masks (days are those of UTC)",
+        f"{len(drops):,} drops, {answers:,} answers, {masks:,} masks (days are those of UTC)",
         "",
     ]
     head = ("time", "drop", "state", "files", "answers", "masks", "without an answer")
@@ -48,8 +49,12 @@ def _page(store: Store, output: str, day: str) -> str:
 
 def _row(each: DropStatus) -> tuple[str, ...]:
     without = sum(each.reasons.values())
-    numbers = (each.files, each.rows, each.masks, without)
+    numbers = (each.files, _answers(each), each.masks, without)
     return each.updated_at[11:19], escape(each.drop), each.state, *(f"{n:,}" for n in numbers)
+
+
+def _answers(each: DropStatus) -> int:
+    return sum(each.counts.get(status, 0) for status in LABELLED)
 
 
 def _sentence(each: DropStatus) -> str:

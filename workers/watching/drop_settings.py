@@ -5,7 +5,7 @@ which model is used, what may be read besides the drop and what a run costs stay
 the watcher.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -85,6 +85,12 @@ def read_drop_settings(store: Store, drop: Drop) -> DropSettings:
         raise SettingsError("\n".join(_describe(each, data, name) for each in problems)) from None
 
 
+def _meant(name: str, known: Sequence[str]) -> str:
+    """What was meant; whoever drops files has no `--help`."""
+    said = nearest(name, known)
+    return said if "did you mean" in said else ""
+
+
 def _given(fields: FieldNames) -> Mapping[str, Any]:
     return {name: getattr(fields, name) for name in fields.model_fields_set}
 
@@ -97,7 +103,7 @@ def _describe(problem: Mapping[str, Any], data: bytes, name: str) -> str:
     if problem["type"] == "extra_forbidden":
         dotted = ".".join(path)
         return (
-            f"{at}a drop can't set {dotted!r}{nearest(dotted, known)}: it may say"
+            f"{at}a drop can't set {dotted!r}{_meant(dotted, known)}: it may say"
             f" {', '.join(known)}; all else is set by whoever runs the watcher"
         )
     return f"{at}{'.'.join(path)}: {problem['msg']}, not {typed(problem['input'])}"

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from workers.settings import LabelSettings
+from workers.settings import LabelSettings, Place
 
 
 class WatchSettings(LabelSettings):
@@ -17,6 +17,10 @@ class WatchSettings(LabelSettings):
     removed. All settings of jobs/label.py hold for it.
     """
 
+    input: Place
+    """what is watched: a folder or s3://bucket/prefix whose folders are drops"""
+    output: Place
+    """where the labels go: a folder or s3://bucket/prefix, in it a folder for each drop"""
     once: bool = False
     """label what is there now, and end: for cron and other schedules"""
     queue_url: str | None = None

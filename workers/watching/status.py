@@ -18,8 +18,8 @@ from workers.labels.rows import LABELLED
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, redact, shown, written
 from workers.summaries import RunSummary
-from workers.watching.drops import Drop
 from workers.watching.labelled import UNCHANGED, Changes
+from workers.wording import counted
 
 STATUS_NAME = "_status.json"
 NAMES_SHOWN = 20
@@ -75,6 +75,8 @@ class DropStatus:
     """files that are new, replaced and deleted since it was labelled last"""
     changed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """some of their names"""
+    not_read: tuple[str, ...] = ()
+    """some of the files that are of a kind that says nothing to the line"""
     run_id: str = ""
     rows: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -167,14 +169,17 @@ def _problems(store: Store, output: str, run_id: str) -> Iterator[Problem]:
             )
 
 
-def say_what_came(drop: Drop, summary: RunSummary) -> str:
+def say_what_came(summary: RunSummary, not_read: int) -> str:
     """One sentence on a drop whose run has ended."""
-    rows = sum(summary.counts.values())
-    bad = sum(count for status, count in summary.counts.items() if status not in LABELLED)
+    answers = sum(summary.counts.get(status, 0) for status in LABELLED)
+    without = sum(summary.counts.values()) - answers
     if summary.failures:
         left = f"{len(summary.failures)} of {summary.shards} parts are not labelled yet"
         why = summary.stopped or next(iter(summary.failures.values()))
         return f"{left} ({why}); what is labelled is kept, and the rest is tried again"
-    masks = f"{rows:,} answers with {summary.targets:,} masks for {drop.files:,} files"
-    rejected = f"; {bad:,} have none, see `reasons` and `problems`" if bad else ""
-    return f"labelled: {masks}{rejected}. They are in {shown(summary.output)}"
+    said = f"labelled: {counted(answers, 'answer')} with {counted(summary.targets, 'mask')}"
+    if without:
+        said += f"; {counted(without, 'question')} without one, see `reasons` and `problems`"
+    if not_read:
+        said += f"; {counted(not_read, 'file')} of a kind that is not read, see `not_read`"
+    return f"{said}. The labels are in {shown(summary.output)}"

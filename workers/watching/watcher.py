@@ -18,7 +18,7 @@ from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
 from workers.progress import Progress, Say
 from workers.stopping import Stop
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri
+from workers.storage.uris import join_uri, shown
 from workers.watching.days import QUEUE, note
 from workers.watching.drops import Drop, find_drops, look_at
 from workers.watching.event_queue import EventQueue
@@ -88,6 +88,7 @@ class Watcher:
         self._in_hand: dict[str, Lease] = {}
         self._next_sweep, self._deaf_until = clock(), clock()
         self._everything = settings.refresh
+        self._said = ""
         self._troubles = {"store": 0, "queue": 0}
         """in a row, by what it was about"""
 
@@ -136,6 +137,10 @@ class Watcher:
         for name in sorted(gone):
             self._take_leave(name, was_labelled=name in labelled)
         self._everything = False
+        if not self._waiting:
+            all_done = f"nothing is new: {counted(len(there), 'drop')}, all labelled"
+            nothing = f"{shown(self._settings.input)} holds nothing yet"
+            self._say_once(all_done if there else nothing)
         self._next_sweep = self._clock() + self._settings.sweep_seconds
 
     def _look_at(self, name: str) -> None:
@@ -159,6 +164,11 @@ class Watcher:
         if each.look_again <= now:
             wait = self._readiness.seconds_left(drop)
             each.is_complete, each.look_again = wait == 0, now + wait
+            if wait:
+                files = counted(drop.files, "file")
+                self._progress.say(
+                    f"{drop.name}: {files}, complete in {wait:.0f} s if nothing changes"
+                )
 
     def _take_leave(self, name: str, *, was_labelled: bool) -> None:
         """Of a drop that is gone; its labels are kept."""
@@ -179,6 +189,12 @@ class Watcher:
         note(self._store, self._settings.output, status)
         self._labelled.forget(name)
         lease.release()
+
+    def _say_once(self, text: str) -> None:
+        """What is said by every sweep in a row is said by the first."""
+        if text != self._said:
+            self._progress.say(text)
+        self._said = text
 
     def _forget(self, name: str) -> None:
         self._waiting.pop(name, None)

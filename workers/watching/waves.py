@@ -13,17 +13,24 @@ from workers.exports.formats import export_run
 from workers.labels.commits import now
 from workers.progress import Progress
 from workers.runs import Run, plan_run
+from workers.shards.listing import is_read
 from workers.stopping import Stop
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri
+from workers.storage.uris import join_uri, written
 from workers.summaries import RunSummary
 from workers.watching.days import note
 from workers.watching.drop_settings import settle_drop
-from workers.watching.drops import Drop, list_drop
+from workers.watching.drops import SETTINGS_NAME, Drop, list_drop
 from workers.watching.labelled import Changes, Labelled
 from workers.watching.leases import Lease
 from workers.watching.settings import WatchSettings
-from workers.watching.status import DropStatus, State, find_problems, say_what_came
+from workers.watching.status import (
+    NAMES_SHOWN,
+    DropStatus,
+    State,
+    find_problems,
+    say_what_came,
+)
 
 COCO_NAME = "coco.json"
 LabelRuns = Callable[[Sequence[Run], Progress, None, Stop], Iterator[RunSummary]]
@@ -40,6 +47,8 @@ class Taken:
     """etags by name, of what was in it when it was taken"""
     status: DropStatus
     """as it was told last"""
+    not_read: int = 0
+    """files that say nothing to the line"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,10 @@ class Wave:
             files=drop.files,
             size=drop.size,
         )
-        taken = Taken(drop, lease, content, status)
+        unread = sorted(name for name in content if not is_read(name, content))
+        unread = [name for name in unread if name != SETTINGS_NAME]
+        status = replace(status, not_read=tuple(map(written, unread[:NAMES_SHOWN])))
+        taken = Taken(drop, lease, content, status, len(unread))
         status.write(self.store)
         return taken
 
@@ -127,7 +139,7 @@ class Wave:
         if each.lease.is_lost:
             self.progress.say(f"{each.drop.name}: its lease was lost meanwhile; looked at again")
             return State.LABELLING
-        message = say_what_came(each.drop, summary)
+        message = say_what_came(summary, each.not_read)
         if summary.failures:
             return self._tell(each, State.UNFINISHED, message)
         if self._coco[each.drop.name]:
