@@ -56,7 +56,7 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
     try:
         stop = run.settings.make_stop()
         with ended_by_sigterm(stop):
-            summary = label_run(run, progress, stop=stop)
+            summary = label_run(run, progress, stop)
         progress.conclude(summary)
         estimate = Estimate.load(run.ledger.store, run.ledger.output, run.ledger.run_id)
         if estimate and (said := compare(estimate, summary)):

@@ -39,8 +39,6 @@ def replicas_here(
         loop.close()
 
 
-def label_runs_here(
-    runs: Sequence[Run], progress: Progress, _: None, stop: Stop
-) -> Iterator[RunSummary]:
+def label_runs_here(runs: Sequence[Run], progress: Progress, stop: Stop) -> Iterator[RunSummary]:
     """As `workers.driver.label_runs`."""
-    return label_runs(runs, progress, replicas_here, stop)
+    return label_runs(runs, progress, stop, replicas_here)

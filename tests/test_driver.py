@@ -424,7 +424,7 @@ def work_through(read, photos, output):
                 yield each
 
         told = io.StringIO()
-        made = label_run(plan_run(read(photos, output), silent), Progress(told), replicas)
+        made = label_run(plan_run(read(photos, output), silent), Progress(told), replicas=replicas)
         return made, told.getvalue(), len(given)
 
     return work
@@ -471,7 +471,7 @@ def test_what_replicas_committed_and_could_not_tell_is_in_the_sums(read, photos,
     label_here(settings, most=1)  # by an earlier start
     ledger = plan_run(settings, silent).ledger
     before = ledger.committed_ids()
-    made = label_run(plan_run(settings, silent), Progress(io.StringIO()), replicas)
+    made = label_run(plan_run(settings, silent), Progress(io.StringIO()), replicas=replicas)
     (unheard,) = ledger.committed_ids() - before
     assert (made.found_committed, len(made.failures)) == (1, made.shards - 2)
     assert made.counts == ledger.get(unheard).counts
@@ -496,7 +496,7 @@ def test_runs_that_are_labelled_together_end_as_each_would_alone(read, photos, o
         plan_run(read(source, output / name, *one), silent)
         for source, name in ((photos, "a"), (other, "b"))
     ]
-    made = list(label_runs(together, Progress(io.StringIO()), replicas_here))
+    made = list(label_runs(together, Progress(io.StringIO()), replicas=replicas_here))
     assert [each.exit_code for each in made] == [0, 0]
     for source, name in ((photos, "a"), (other, "b")):
         alone = read(source, output / f"{name} alone", *one)
@@ -510,7 +510,7 @@ def test_a_run_is_finished_as_soon_as_it_is_whole(read, photos, output, tmp_path
     shutil.copytree(photos, other)
     places = ((photos, output / "a"), (other, output / "b"))
     runs = [plan_run(read(*each), silent) for each in places]
-    told = label_runs(runs, Progress(io.StringIO()), replicas_here)
+    told = label_runs(runs, Progress(io.StringIO()), replicas=replicas_here)
     first = next(told)
     assert first.run_id == runs[0].ledger.run_id
     assert manifests(Anywhere(), str(output / "a"))
@@ -529,9 +529,9 @@ def test_a_run_that_ends_early_on_purpose_tells_why_and_the_next_start_does_the_
 
     settings = read(photos, output)
     told = io.StringIO()
-    made = label_run(plan_run(settings, silent), Progress(told), replicas, stop)
+    made = label_run(plan_run(settings, silent), Progress(told), stop, replicas)
     assert (made.exit_code, made.stopped) == (3, "the deadline has come")
     assert set(made.failures.values()) == {f"{driver.NOT_REACHED}: the deadline has come"}
     assert "the deadline has come: what is committed is kept" in told.getvalue()
-    made = label_run(plan_run(settings, silent), Progress(told), replicas_here)
+    made = label_run(plan_run(settings, silent), Progress(told), replicas=replicas_here)
     assert (made.exit_code, made.found_committed) == (0, 1)

@@ -100,7 +100,7 @@ class Standing:
         flags = self.flags(f"s3://{self.bucket}/in/{drop}", output)
         settings = settle_hardware(LabelSettings.from_everywhere(flags, "label"))
         run = plan_run(settings, lambda _: None)
-        list(label_runs_here([run], Progress(io.StringIO()), None, Stop()))
+        list(label_runs_here([run], Progress(io.StringIO()), Stop()))
         return self.rows(output)
 
 

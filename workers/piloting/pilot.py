@@ -58,8 +58,8 @@ def make_pilot(
     run: Run,
     settings: PlanSettings,
     progress: PilotProgress,
-    replicas: Replicas | None = None,
     stop: Stop | None = None,
+    replicas: Replicas | None = None,
 ) -> Estimate:
     """Labels the pilot and works out what the whole run will take.
 
@@ -67,15 +67,15 @@ def make_pilot(
         run: from `plan_run`, with something to do.
         settings: of the plan.
         progress: hears of all that happens.
-        replicas: see `workers.driver.label_runs`.
-        stop: likewise.
+        stop: see `workers.driver.label_runs`.
+        replicas: likewise.
 
     Raises:
         LineError: nothing was labelled, or too little to say anything.
     """
     chosen = choose_shards(run, settings.pilot_shards, settings.seed)
     progress.say(f"a pilot of {counted(len(chosen), 'shard')} out of {len(run.todo):,} to do")
-    summary = label_run(replace(run, only=chosen), progress, replicas, stop)
+    summary = label_run(replace(run, only=chosen), progress, stop, replicas)
     rate = rate_of(progress.heard)
     if rate is None or not summary.records:
         failed = (summary.failures[each] for each in chosen if each in summary.failures)

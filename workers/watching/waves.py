@@ -33,7 +33,7 @@ from workers.watching.status import (
 )
 
 COCO_NAME = "coco.json"
-LabelRuns = Callable[[Sequence[Run], Progress, None, Stop], Iterator[RunSummary]]
+LabelRuns = Callable[[Sequence[Run], Progress, Stop], Iterator[RunSummary]]
 """See `workers.driver.label_runs`."""
 
 
@@ -91,7 +91,7 @@ class Wave:
                 runs[run.ledger.run_id] = each, run
         if runs:
             planned = [run for _, run in runs.values()]
-            for summary in self.label(planned, self.progress, None, self.stop):
+            for summary in self.label(planned, self.progress, self.stop):
                 each, run = runs[summary.run_id]
                 yield each.drop, self._end(each, run, summary)
 
