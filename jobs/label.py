@@ -54,9 +54,9 @@ def _work(settings: LabelSettings, progress: Progress) -> int:
         print(describe_plan(run))
         return 0
     try:
-        stop = run.settings.stop
+        stop = run.settings.make_stop()
         with ended_by_sigterm(stop):
-            summary = label_run(run, progress, stop=stop)
+            summary = label_run(run, progress, stop)
         progress.conclude(summary)
         estimate = Estimate.load(run.ledger.store, run.ledger.output, run.ledger.run_id)
         if estimate and (said := compare(estimate, summary)):

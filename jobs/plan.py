@@ -38,9 +38,9 @@ def _work(given: Sequence[str]) -> int:
     if not run.todo:
         print(f"nothing is left to do: all is committed under {shown(settings.output)}")
         return 0
-    stop = settings.stop
+    stop = settings.make_stop()
     with ended_by_sigterm(stop):
-        estimate = make_pilot(run, settings, progress, stop=stop)
+        estimate = make_pilot(run, settings, progress, stop)
     print(describe_estimate(estimate, settings.price_per_gpu_hour, settings.price_per_cpu_hour))
     return 0
 

@@ -42,7 +42,7 @@ def _work(given: Sequence[str], progress: Progress) -> int:
 
     settings = settle_hardware(settings)
     identify_model(settings)  # what is wrong with the model is not the fault of a drop
-    stop = settings.stop
+    stop = settings.make_stop()
     watcher = Watcher(Anywhere(), settings, progress, stop)
     with ended_by_sigterm(stop):
         watcher.watch()

@@ -218,6 +218,7 @@ def bucket(s3_server: S3Server) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
+    """The folder of a tiny model; not to be changed."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     checkpoint = tiny_checkpoint(0)
     save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from workers.driver import label_runs
+from workers.errands import Assignment, Errand
 from workers.labeller import label_shard
+from workers.model_files import load_engine
 from workers.progress import Progress
-from workers.replica import Assignment, Errand, lay_out_benches
 from workers.runs import Run
 from workers.settings import LabelSettings
 from workers.stopping import Stop
 from workers.summaries import RunSummary, ShardSummary
+from workers.workbench import lay_out_benches
 
 
 def replicas_here(
@@ -21,7 +23,9 @@ def replicas_here(
     stop: Stop,
 ) -> Generator[ShardSummary, None, None]:
     """As `workers.pool.label_on_ray`."""
-    benches = lay_out_benches(begin(), lambda *_: None)
+    assignments = begin()
+    engine = load_engine(settings, assignments[0].identity)
+    benches = lay_out_benches(assignments, engine)
     loop = asyncio.new_event_loop()
     try:
         for errand in errands:
@@ -35,8 +39,6 @@ def replicas_here(
         loop.close()
 
 
-def label_runs_here(
-    runs: Sequence[Run], progress: Progress, _: None, stop: Stop
-) -> Iterator[RunSummary]:
+def label_runs_here(runs: Sequence[Run], progress: Progress, stop: Stop) -> Iterator[RunSummary]:
     """As `workers.driver.label_runs`."""
-    return label_runs(runs, progress, replicas_here, stop)
+    return label_runs(runs, progress, stop, replicas_here)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pixellm.checkpoints import save_checkpoint
-from pixellm.tiny import tiny_checkpoint
 from tests.test_model_folders import put_folder
 from workers.doctor.findings import Outcome
 from workers.doctor.weights import check_weights, read_header
@@ -20,18 +18,9 @@ from workers.storage.stores import open_store
 OK, WARNING, FAILURE = Outcome.OK, Outcome.WARNING, Outcome.FAILURE
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory) -> Path:
-    """The folder of a tiny model; not to be changed."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint = tiny_checkpoint(0)
-    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
-    return folder
-
-
 @pytest.fixture
-def folder(shelf, tmp_path) -> Path:
-    return Path(shutil.copytree(shelf, tmp_path / "tiny"))
+def folder(tiny_model, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "tiny"))
 
 
 def examine(place, store=None):

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from pixellm.adapters import adapter_sha256
-from pixellm.checkpoints import save_checkpoint
-from pixellm.tiny import tiny_checkpoint
 from pixellm.tuning import Tuning
 from tests.here import replicas_here
 from tests.photos import load_photos
@@ -25,8 +23,8 @@ from workers.labels.commits import Guarantee, Ledger
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
+from workers.model_files import load_engine
 from workers.progress import Progress
-from workers.replica import lay_out_benches
 from workers.runs import describe_plan, plan_run
 from workers.settings import LabelSettings
 from workers.shards.listing import ShardKind
@@ -35,14 +33,7 @@ from workers.stopping import Stop
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
 from workers.summaries import RunSummary, ShardSummary
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint = tiny_checkpoint(0)
-    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
-    return folder
+from workers.workbench import lay_out_benches
 
 
 @pytest.fixture
@@ -60,11 +51,11 @@ def output(tmp_path) -> Path:
 
 
 @pytest.fixture
-def read(model, tmp_path):
+def read(tiny_model, tmp_path):
     """Settings for a small run of the tiny model."""
 
     def read_settings(source: object, target: object, *flags: str) -> LabelSettings:
-        given = ["--input", str(source), "--output", str(target), "--model", str(model)]
+        given = ["--input", str(source), "--output", str(target), "--model", str(tiny_model)]
         given += ["--model-cache", str(tmp_path / "cache"), "--decoding.max-new-tokens", "8"]
         given += ["--num-gpus-per-replica", "0", "--reading.records-per-shard", "2"]
         if "--instruction" not in flags:
@@ -81,9 +72,9 @@ def silent(_: str) -> None:
 def label_here(settings: LabelSettings, most: int | None = None) -> list[str]:
     """What replicas do, in this process and without Ray; returns what the model was asked."""
     run = plan_run(settings, silent)
-    (bench,) = lay_out_benches([driver._assign(run)], lambda *_: None).values()
+    engine = load_engine(settings, run.identity)
+    (bench,) = lay_out_benches([driver._assign(run)], engine).values()
     asked: list[str] = []
-    engine = bench.model._engine
     add = engine.add
 
     def noted(sample):
@@ -433,7 +424,7 @@ def work_through(read, photos, output):
                 yield each
 
         told = io.StringIO()
-        made = label_run(plan_run(read(photos, output), silent), Progress(told), replicas)
+        made = label_run(plan_run(read(photos, output), silent), Progress(told), replicas=replicas)
         return made, told.getvalue(), len(given)
 
     return work
@@ -480,7 +471,7 @@ def test_what_replicas_committed_and_could_not_tell_is_in_the_sums(read, photos,
     label_here(settings, most=1)  # by an earlier start
     ledger = plan_run(settings, silent).ledger
     before = ledger.committed_ids()
-    made = label_run(plan_run(settings, silent), Progress(io.StringIO()), replicas)
+    made = label_run(plan_run(settings, silent), Progress(io.StringIO()), replicas=replicas)
     (unheard,) = ledger.committed_ids() - before
     assert (made.found_committed, len(made.failures)) == (1, made.shards - 2)
     assert made.counts == ledger.get(unheard).counts
@@ -505,7 +496,7 @@ def test_runs_that_are_labelled_together_end_as_each_would_alone(read, photos, o
         plan_run(read(source, output / name, *one), silent)
         for source, name in ((photos, "a"), (other, "b"))
     ]
-    made = list(label_runs(together, Progress(io.StringIO()), replicas_here))
+    made = list(label_runs(together, Progress(io.StringIO()), replicas=replicas_here))
     assert [each.exit_code for each in made] == [0, 0]
     for source, name in ((photos, "a"), (other, "b")):
         alone = read(source, output / f"{name} alone", *one)
@@ -519,7 +510,7 @@ def test_a_run_is_finished_as_soon_as_it_is_whole(read, photos, output, tmp_path
     shutil.copytree(photos, other)
     places = ((photos, output / "a"), (other, output / "b"))
     runs = [plan_run(read(*each), silent) for each in places]
-    told = label_runs(runs, Progress(io.StringIO()), replicas_here)
+    told = label_runs(runs, Progress(io.StringIO()), replicas=replicas_here)
     first = next(told)
     assert first.run_id == runs[0].ledger.run_id
     assert manifests(Anywhere(), str(output / "a"))
@@ -538,9 +529,9 @@ def test_a_run_that_ends_early_on_purpose_tells_why_and_the_next_start_does_the_
 
     settings = read(photos, output)
     told = io.StringIO()
-    made = label_run(plan_run(settings, silent), Progress(told), replicas, stop)
+    made = label_run(plan_run(settings, silent), Progress(told), stop, replicas)
     assert (made.exit_code, made.stopped) == (3, "the deadline has come")
     assert set(made.failures.values()) == {f"{driver.NOT_REACHED}: the deadline has come"}
     assert "the deadline has come: what is committed is kept" in told.getvalue()
-    made = label_run(plan_run(settings, silent), Progress(told), replicas_here)
+    made = label_run(plan_run(settings, silent), Progress(told), replicas=replicas_here)
     assert (made.exit_code, made.found_committed) == (0, 1)

@@ -233,7 +233,7 @@ def test_a_run_on_ray_serves_its_numbers_and_its_replicas_log_lines_of_json(tmp_
 
     progress = Progress()
     progress.speak_json()
-    label_run(plan_run(settings, progress.say), progress, watched)
+    label_run(plan_run(settings, progress.say), progress, replicas=watched)
     assert seen["ray_pixellm_records_total"] == 4
     assert seen["ray_pixellm_rows_total rejected_input"] == 1
     assert {f"ray_pixellm_stage_seconds_total {stage}" for stage in Stage} <= set(seen)

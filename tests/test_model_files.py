@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from pixellm.adapters import adapter_sha256
-from pixellm.checkpoints import load_checkpoint, save_checkpoint
+from pixellm.checkpoints import load_checkpoint
 from pixellm.engine.rows import Sample
 from pixellm.errors import CheckpointError
 from pixellm.images import prepare_image
-from pixellm.tiny import tiny_checkpoint
 from pixellm.tuning import Tuning
 from tests.photos import load_photos
 from tests.test_model_folders import put_folder
@@ -25,18 +24,9 @@ from workers.model_files import (
 from workers.settings import LabelSettings
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory) -> Path:
-    """The folder of a tiny model; not to be changed."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint = tiny_checkpoint(0)
-    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
-    return folder
-
-
 @pytest.fixture
-def folder(shelf, tmp_path) -> Path:
-    return Path(shutil.copytree(shelf, tmp_path / "tiny"))
+def folder(tiny_model, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "tiny"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 
 from workers.cluster import Machine
 from workers.earlier import index_earlier
+from workers.errands import Assignment, Errand
 from workers.errors import SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.commits import Guarantee
@@ -20,10 +21,8 @@ from workers.pool import (
     fair_share,
     label_on_ray,
     size_pool,
-    until_stopped,
 )
 from workers.progress import Progress
-from workers.replica import Assignment, Errand
 from workers.settings import LabelSettings
 from workers.shards.plan import plan_shards
 from workers.stopping import Stop
@@ -185,40 +184,6 @@ def test_replicas_that_are_killed_while_they_load_the_model_do_not_go_round_for_
     )
     assert summary.ends_run
     assert (summary.error or "").startswith("3 workers died while they loaded the model")
-
-
-def test_rows_come_as_they_are_until_there_is_a_reason_to_stop():
-    assert list(until_stopped(iter(range(5)), Stop())) == [0, 1, 2, 3, 4]
-
-
-def test_what_goes_wrong_with_the_rows_is_heard():
-    def rows():
-        yield 1
-        raise RayError("gone")
-
-    heard = until_stopped(rows(), Stop())
-    assert next(heard) == 1
-    with pytest.raises(RayError, match="gone"):
-        next(heard)
-
-
-def test_what_is_under_way_gets_its_grace_and_no_more(monkeypatch):
-    monkeypatch.setattr("workers.pool.LISTEN_SECONDS", 0.01)
-    released = threading.Event()
-
-    def rows():
-        yield "before"
-        yield "within the grace"
-        released.wait(20)
-        yield "after it"
-
-    stop = Stop(grace_seconds=0.5)
-    heard = []
-    for row in until_stopped(rows(), stop):
-        heard.append(row)
-        stop.ask("told to")
-    released.set()
-    assert heard == ["before", "within the grace"]
 
 
 def test_a_closed_book_lets_no_shard_be_begun():

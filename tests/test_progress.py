@@ -1,10 +1,8 @@
 import io
 from collections import Counter
 
-import pytest
-
-from workers.progress import Progress, describe_run
-from workers.summaries import Pulse, RunSummary, ShardSummary, Tally
+from workers.progress import Progress
+from workers.summaries import Pulse, ShardSummary, Tally
 
 
 def summary(number: int, **more) -> ShardSummary:
@@ -88,67 +86,6 @@ def test_a_log_gets_whole_lines_only():
     assert told.getvalue().startswith("label: 0/2 shards")
 
 
-@pytest.mark.parametrize(
-    ("failures", "interrupted", "stopped", "code"),
-    [
-        ({}, False, "", 0),
-        ({"a": "x"}, False, "", 1),
-        ({"a": "x"}, False, "the deadline has come", 3),
-        ({"a": "x"}, True, "", 130),
-    ],
-)
-def test_the_exit_code_tells_whether_all_is_committed(failures, interrupted, stopped, code):
-    made = make_run(failures=failures, interrupted=interrupted, stopped=stopped)
-    assert made.exit_code == code
-
-
-def make_run(**more) -> RunSummary:
-    values = {
-        "run_id": "label-1",
-        "output": "s3://b/out",
-        "shards": 9,
-        "found_committed": 2,
-        "counts": {"ok": 1200, "empty": 3},
-        "errors": {},
-        "targets": 2000,
-        "reused": 7,
-        "seconds": 3725.0,
-        "pace": 0.0,
-        "at_once": 87.5,
-        "failures": {},
-        **more,
-    }
-    return RunSummary(**values)
-
-
-def test_the_summary_tells_counts_and_where_the_labels_are():
-    text = describe_run(make_run(failures={f"{n}": "no room" for n in range(7)}))
-    assert "2 of 9 committed, 2 of them before this start" in text
-    assert "1,203" in text
-    assert "1 h 02 min; the model had 88 questions under way on average" in text
-    assert "reused     7 of the rows, from earlier runs" in text
-    assert "reused" not in describe_run(make_run(reused=0))
-    assert "'s3://b/out'" in text
-    assert text.count("no room") == 5
-    assert "and 2 more" in text
-    assert "not done" not in describe_run(make_run())
-
-
-def test_the_summary_tells_why_rows_have_no_answer_the_commonest_first():
-    errors = {"image_broken": 2, "image_missing": 1000, "model_failed": 1}
-    text = describe_run(make_run(errors=errors))
-    assert "reasons    image_missing 1,000, image_broken 2, model_failed 1; the column" in text
-    many = {f"reason_{number}": 9 - number for number in range(7)}
-    assert "reason_4 5, 2 more;" in describe_run(make_run(errors=many))
-    assert "reasons" not in describe_run(make_run())
-
-
-def test_rows_of_an_unfinished_run_are_said_to_be_those_of_this_start():
-    unfinished = describe_run(make_run(failures={"a": "no room"}))
-    assert "1,203 in the shards that this start committed" in unfinished
-    assert "this start committed" not in describe_run(make_run())
-
-
 def test_shards_that_others_heard_of_and_own_ones_are_summed_up_alike():
     tally = Tally()
     own = summary(1, errors={"image_broken": 1}, reused=2)
@@ -159,19 +96,11 @@ def test_shards_that_others_heard_of_and_own_ones_are_summed_up_alike():
     assert tally.targets == 12
 
 
-def test_how_many_questions_were_under_way_at_once_is_told_when_there_were_any():
-    assert "1 h 02 min\n" in describe_run(make_run(at_once=0.0))
-    assert "under way" not in describe_run(make_run(at_once=0.0))
+def test_questions_under_way_at_once_are_averaged_over_the_shards_that_had_any():
     tally = Tally()
     for each in (summary(1, at_once=0.5), ShardSummary("a", error="no"), summary(2)):
         tally.add(each)
     assert tally.at_once == 0.5
-
-
-def test_a_pilot_tells_how_long_a_million_questions_would_take():
-    text = describe_run(make_run(pace=250.0))
-    assert "pace       250.0 questions/s with the model loaded: 1 h 06 min a million" in text
-    assert "pace" not in describe_run(make_run())
 
 
 def test_the_pace_is_that_of_questions_which_were_asked_in_this_start(monkeypatch):

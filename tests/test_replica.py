@@ -23,6 +23,7 @@ from tests.workbench import (
 )
 from workers import replica
 from workers.earlier import index_earlier
+from workers.errands import Assignment, Errand
 from workers.errors import (
     AccessDenied,
     CommitError,
@@ -40,6 +41,7 @@ from workers.model_files import identify_model
 from workers.model_thread import FAILURES_IN_A_ROW
 from workers.settings import LabelSettings
 from workers.summaries import ShardSummary
+from workers.workbench import lay_out_benches
 
 RUN = "run-1"
 
@@ -84,14 +86,14 @@ def labeller_for(store, model, logbook=None, **more):
     with bench_for(store, model, tell=teller, **more) as bench:
         labeller = replica.ShardLabeller.__new__(replica.ShardLabeller)  # loads no model
         labeller._benches, labeller._logbook = {RUN: bench}, logbook
-        labeller._at_hand = set()
+        labeller._at_hand, labeller._meter = set(), bench.meter
         labeller._teller, labeller._turns = teller, asyncio.Semaphore(4)
         yield labeller
 
 
 async def call(labeller, shard):
     """What Ray Data does."""
-    replies = labeller({replica.ERRAND: [replica.Errand(RUN, shard).to_json()]})
+    replies = labeller({replica.ERRAND: [Errand(RUN, shard).to_json()]})
     (reply,) = [reply async for reply in replies]
     (text,) = reply[replica.SUMMARY]
     return ShardSummary.from_json(text)
@@ -381,17 +383,36 @@ def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp
     logbook = OwnLogbook()
     for _ in range(2 + replica.MAX_SETUP_DEATHS):  # those that can say why have not died
         labeller = replica.ShardLabeller([assign(store, settings)], 1, logbook)
-        summary = asyncio.run(labeller.process(replica.Errand(RUN, shard)))
+        summary = asyncio.run(labeller.process(Errand(RUN, shard)))
         assert summary.ends_run
         assert "the model can't be used: --model" in summary.error
 
 
-def assign(store, settings) -> replica.Assignment:
+def assign(store, settings) -> Assignment:
     nothing = index_earlier(store, OUTPUT, [])
-    return replica.Assignment(settings, IDENTITY, RUN, Guarantee.EXACTLY_ONCE, nothing)
+    return Assignment(settings, IDENTITY, RUN, Guarantee.EXACTLY_ONCE, nothing)
 
 
-def test_what_the_driver_has_read_of_a_calibration_reaches_the_rows_of_a_replica(store, tmp_path):
+def test_a_model_whose_store_is_away_for_a_moment_is_loaded_all_the_same(
+    store, engine, monkeypatch
+):
+    monkeypatch.setattr(replica, "WAITS", (0.01, 0.02))
+    answers = [StorageUnavailable("busy"), StorageUnavailable("busy"), engine]
+
+    def load(*_):
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(replica, "load_engine", load)
+    settings = settle_hardware(LabelSettings(input=INPUT, output=OUTPUT))
+    labeller = replica.ShardLabeller([assign(store, settings)], 1, OwnLogbook())
+    assert labeller._benches[RUN].model._engine is engine
+
+
+def test_what_the_driver_has_read_of_a_calibration_reaches_the_rows_of_a_replica(
+    store, engine, tmp_path
+):
     checkpoint = tiny_checkpoint(0)
     save_checkpoint(checkpoint.model, checkpoint.tokenizer, tmp_path / "tiny")
     file = tmp_path / "c.json"
@@ -402,7 +423,7 @@ def test_what_the_driver_has_read_of_a_calibration_reaches_the_rows_of_a_replica
     assignment = replace(assign(store, settings), identity=identify_model(settings))
     file.unlink()  # a worker may be on another machine
     travelled = pickle.loads(pickle.dumps(assignment))
-    (bench,) = replica.lay_out_benches([travelled], lambda *_: None).values()
+    (bench,) = lay_out_benches([travelled], engine).values()
     bench.threads.shutdown()
     assert bench.provenance == assignment.identity.provenance("run-1")
     assert bench.provenance.calibration.points == ((0.1, 0.2),)
@@ -431,8 +452,8 @@ def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, m
 def test_a_shard_travels_as_json(store):
     put_photos(store, 2)
     (shard, *_) = plan(store)
-    errand = replica.Errand(RUN, shard)
-    assert replica.Errand.from_json(errand.to_json()) == errand
+    errand = Errand(RUN, shard)
+    assert Errand.from_json(errand.to_json()) == errand
 
 
 def test_a_shard_whose_turn_comes_after_the_end_is_not_begun(store, engine):
@@ -445,20 +466,16 @@ def test_a_shard_whose_turn_comes_after_the_end_is_not_begun(store, engine):
     assert labeller._benches[RUN].ledger.get(shard.shard_id) is None
 
 
-def test_each_run_of_a_replica_has_its_own_places_and_they_share_a_model(store, tmp_path):
-    checkpoint = tiny_checkpoint(0)
-    save_checkpoint(checkpoint.model, checkpoint.tokenizer, tmp_path / "tiny")
+def test_each_run_of_a_replica_has_its_own_places_and_they_share_a_model(store, engine):
     nothing, exactly = index_earlier(store, OUTPUT, []), Guarantee.EXACTLY_ONCE
 
-    def assign_to(name: str) -> replica.Assignment:
+    def assign_to(name: str) -> Assignment:
         places = ["--input", f"{INPUT}/{name}", "--output", f"{OUTPUT}/{name}"]
-        places += ["--model", str(tmp_path / "tiny"), "--instruction", f"the {name}"]
-        places += ["--model-cache", str(tmp_path / "cache")]
-        settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
-        identity = identify_model(settings)
-        return replica.Assignment(settings, identity, f"run-{name}", exactly, nothing)
+        given = [*places, "--instruction", f"the {name}"]
+        settings = settle_hardware(LabelSettings.from_everywhere(given, "label"))
+        return Assignment(settings, IDENTITY, f"run-{name}", exactly, nothing)
 
-    benches = replica.lay_out_benches([assign_to("a"), assign_to("b")], lambda *_: None)
+    benches = lay_out_benches([assign_to("a"), assign_to("b")], engine)
     one, two = benches["run-a"], benches["run-b"]
     assert one.model is two.model
     assert one.pictures is two.pictures

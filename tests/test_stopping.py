@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.errors import SettingsError
+from workers.errors import LineError, SettingsError
 from workers.settings import LabelSettings
-from workers.stopping import Stop, ended_by_sigterm, read_deadline
+from workers.stopping import Stop, ended_by_sigterm, read_deadline, until_stopped
 
 NOW = datetime(2027, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -54,7 +54,7 @@ def test_a_wrong_deadline_is_told_with_the_forms_that_it_has():
 def test_settings_become_a_stop_with_what_they_say():
     flags = ["--input", "/in", "--output", "/out", "--deadline", "1h", "--max-gpu-hours", "2"]
     settings = LabelSettings.from_everywhere([*flags, "--grace-seconds", "7"], "label")
-    stop = settings.stop
+    stop = settings.make_stop()
     assert (stop.reason, stop.grace_seconds) == ("", 7)
     stop.spend(7200)
     assert stop.reason == "2 GPU hours are used up"
@@ -99,3 +99,37 @@ def test_a_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_things_come_as_they_are_until_there_is_a_reason_to_stop():
+    assert list(until_stopped(iter(range(5)), Stop())) == [0, 1, 2, 3, 4]
+
+
+def test_what_goes_wrong_on_their_way_is_heard():
+    def things():
+        yield 1
+        raise LineError("gone")
+
+    heard = until_stopped(things(), Stop())
+    assert next(heard) == 1
+    with pytest.raises(LineError, match="gone"):
+        next(heard)
+
+
+def test_what_is_under_way_gets_its_grace_and_no_more(monkeypatch):
+    monkeypatch.setattr("workers.stopping.LOOK_SECONDS", 0.01)
+    released = threading.Event()
+
+    def things():
+        yield "before"
+        yield "within the grace"
+        released.wait(20)
+        yield "after it"
+
+    stop = Stop(grace_seconds=0.5)
+    heard = []
+    for row in until_stopped(things(), stop):
+        heard.append(row)
+        stop.ask("told to")
+    released.set()
+    assert heard == ["before", "within the grace"]

@@ -12,11 +12,11 @@ from contextlib import closing
 from functools import partial
 
 from workers.earlier import EarlierIndex, index_earlier
+from workers.errands import Assignment, Errand
 from workers.errors import OutputUnwritable, StorageError, StorageUnavailable
 from workers.labels.commits import Guarantee
 from workers.labels.manifests import Manifest, finish_run, stale_commits
-from workers.progress import Progress, Say, counted
-from workers.replica import Assignment, Errand
+from workers.progress import Progress, Say
 from workers.runs import Run
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
@@ -24,6 +24,7 @@ from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.summaries import RunSummary, ShardSummary, Tally
+from workers.wording import counted
 
 FAILED_IN_A_ROW = 20
 """Shards that fail with none committed in between: the store is down, and it isn't about them."""
@@ -42,18 +43,18 @@ Replicas = Callable[
 
 
 def label_run(
-    run: Run, progress: Progress, replicas: Replicas | None = None, stop: Stop | None = None
+    run: Run, progress: Progress, stop: Stop | None = None, replicas: Replicas | None = None
 ) -> RunSummary:
     """Labels what is left of one run; see `label_runs`."""
-    (summary,) = label_runs([run], progress, replicas, stop)
+    (summary,) = label_runs([run], progress, stop, replicas)
     return summary
 
 
 def label_runs(
     runs: Sequence[Run],
     progress: Progress,
-    replicas: Replicas | None = None,
     stop: Stop | None = None,
+    replicas: Replicas | None = None,
 ) -> Iterator[RunSummary]:
     """Labels what is left of some runs together and, when all of one is committed, finishes it.
 
@@ -61,8 +62,8 @@ def label_runs(
         runs: from `plan_run`, of different inputs, with the same settings of model, decoding and
             replicas.
         progress: hears of all that happens.
-        replicas: label the shards; without them, `workers.pool.label_on_ray` does.
         stop: what may end the work early; without it, only Ctrl-C.
+        replicas: label the shards; without them, `workers.pool.label_on_ray` does.
 
     Yields:
         What became of each run, as soon as that is known: those with nothing to do come first.
@@ -76,7 +77,7 @@ def label_runs(
     open_runs = {run.ledger.run_id: _OpenRun(run) for run in runs}
     if any(run.todo for run in runs):
         try:
-            for summary in _label_rest(runs, progress, replicas, stop):
+            for summary in _label_rest(runs, progress, stop, replicas):
                 progress.add(summary)
                 for each in [each for each in open_runs.values() if each.take(summary)]:
                     yield _finish(open_runs.pop(each.run_id), progress)
@@ -108,7 +109,7 @@ class _OpenRun:
 
 
 def _label_rest(
-    runs: Sequence[Run], progress: Progress, replicas: Replicas | None, stop: Stop
+    runs: Sequence[Run], progress: Progress, stop: Stop, replicas: Replicas | None
 ) -> Iterator[ShardSummary]:
     if replicas is None:  # Ray takes seconds to import, often for nothing
         from workers.cluster import check_address

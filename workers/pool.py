@@ -5,21 +5,20 @@ commits in the output and not by Ray.
 """
 
 import logging
-import math
-import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import ray.data
 from ray.exceptions import RayError
 
 from workers.cluster import Machine, connected, list_machines
+from workers.errands import Assignment, Errand
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
 from workers.metrics import RayMeter
@@ -28,16 +27,12 @@ from workers.replica import (
     ERRAND,
     MAX_SETUP_DEATHS,
     SUMMARY,
-    Assignment,
-    Errand,
     ShardBatch,
     ShardLabeller,
 )
 from workers.settings import LabelSettings
-from workers.stopping import Stop
+from workers.stopping import Stop, until_stopped
 from workers.summaries import Pulse, ShardSummary
-
-Row = TypeVar("Row")
 
 MOST_BLOCKS = 4_000
 """That Ray Data is given: the driver keeps some KB for each. Where there are more shards, a block
@@ -213,42 +208,6 @@ def _listening(
     finally:
         ended.set()
         thread.join(LISTEN_SECONDS)
-
-
-def until_stopped(rows: Iterable[Row], stop: Stop) -> Iterator[Row]:
-    """The rows, as long as there is no reason to stop, and for a time of grace after that.
-
-    Args:
-        rows: may let wait for the next one; read in a thread that is left behind at the end.
-        stop: says when.
-    """
-    heard = queue.SimpleQueue[Iterator[Row]]()
-    threading.Thread(target=_read_into, args=(heard, rows), daemon=True).start()
-    end = math.inf
-    while time.monotonic() < end:
-        if stop.reason:
-            end = min(end, time.monotonic() + stop.grace_seconds)
-        with suppress(queue.Empty):
-            try:
-                row = next(heard.get(timeout=LISTEN_SECONDS))
-            except StopIteration:
-                return
-            yield row
-
-
-def _read_into(heard: "queue.SimpleQueue[Iterator[Row]]", rows: Iterable[Row]) -> None:
-    """Each row as an iterator of it; then an empty one, or one that raises what was raised."""
-    try:
-        for row in rows:
-            heard.put(iter((row,)))
-        heard.put(iter(()))
-    except Exception as error:
-        heard.put(_raising(error))
-
-
-def _raising(error: Exception) -> Iterator[Any]:
-    raise error
-    yield
 
 
 def _own_name() -> str:

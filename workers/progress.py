@@ -1,4 +1,4 @@
-"""What the person who started a run sees: one line that moves, and a table at the end.
+"""What the person who started a run sees while it runs: one line that moves, and others.
 
 On a terminal the line is written over itself; elsewhere (a file, a job's log) a line comes every
 ten seconds, so that a log of a night stays readable.
@@ -12,17 +12,15 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from workers.logs import Level, json_line
-from workers.storage.uris import shown
+from workers.report import describe_run
 from workers.summaries import Pulse, RunSummary, ShardSummary, Tally
+from workers.wording import duration
 
 Say = Callable[[str], None]
 """Tells the user what is going on."""
 TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 10.0
 WIDTH = 110  # of the line on a terminal; the rest of an older, longer line is wiped
-FAILURES_SHOWN = 5
-MILLION = 1_000_000
-REASONS_SHOWN = 5
 PATIENCE_SECONDS = 120.0
 """After which it is said that no replica is ready; loading 7B from a slow disk may take longer."""
 WORRY = (
@@ -214,62 +212,3 @@ class Progress:
         if self._line_open:
             print(f"\r{'':<{WIDTH}}\r", end="", file=self._stream, flush=True)
             self._line_open = False
-
-
-def describe_run(summary: RunSummary) -> str:
-    """The table at the end."""
-    done = summary.shards - len(summary.failures)
-    asked = f"; the model had {summary.at_once:.0f} questions under way on average"
-    whose = " in the shards that this start committed" if summary.failures else ""
-    lines = [
-        f"run        {summary.run_id}",
-        f"shards     {done:,} of {summary.shards:,} committed, {summary.found_committed:,} of them"
-        " before this start",
-        f"rows       {sum(summary.counts.values()):,}{whose}",
-        *(f"  {status:<15}{count:>10,}" for status, count in sorted(summary.counts.items())),
-        *_reasons(summary),
-        f"masks      {summary.targets:,}",
-        f"time       {duration(summary.seconds)}{asked if summary.at_once else ''}",
-        *_pace(summary),
-        f"labels     {shown(summary.output)}",
-    ]
-    if summary.reused:
-        lines.insert(-2, f"reused     {summary.reused:,} of the rows, from earlier runs")
-    for shard_id, why in list(summary.failures.items())[:FAILURES_SHOWN]:
-        lines.append(f"not done   {shard_id}: {why}")
-    if more := len(summary.failures) - FAILURES_SHOWN:
-        lines += [f"           and {more:,} more"] if more > 0 else []
-    return "\n".join(lines)
-
-
-def _pace(summary: RunSummary) -> list[str]:
-    """What a pilot is for: how long a large input would take."""
-    if not summary.pace:
-        return []
-    pace, million = f"{summary.pace:,.1f}", duration(MILLION / summary.pace)
-    return [f"pace       {pace} questions/s with the model loaded: {million} a million"]
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things: "1 shard", "1,000 shards"."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def _reasons(summary: RunSummary) -> list[str]:
-    """Why rows have no answer, the commonest first; `error_message` of each row says more."""
-    common = sorted(summary.errors.items(), key=lambda each: (-each[1], each[0]))
-    told = [f"{code} {count:,}" for code, count in common[:REASONS_SHOWN]]
-    if more := len(common) - REASONS_SHOWN:
-        told += [f"{more} more"] if more > 0 else []
-    behind = "; the column error_message says more of each"
-    return [f"reasons    {', '.join(told)}{behind}"] if told else []
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "3 min 05 s", "2 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

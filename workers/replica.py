@@ -20,22 +20,18 @@ Ray itself repeats nothing that raised: retries in two layers multiply.
 """
 
 import asyncio
-import json
 import os
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Self
 
 import torch
 
 from pixellm.engine.engine import Engine
 from pixellm.errors import PixelLMError
-from workers.earlier import EarlierIndex, EarlierRows
+from workers.errands import Assignment, Errand
 from workers.errors import (
     AccessDenied,
     LineError,
@@ -44,19 +40,15 @@ from workers.errors import (
     StorageUnavailable,
 )
 from workers.labeller import label_shard
-from workers.labels.commits import Guarantee, Ledger
 from workers.logbook import Begun, Logbook, Teller
 from workers.logs import log_as_json, log_error
 from workers.meter import Meter
 from workers.model_files import ModelIdentity, load_engine
-from workers.model_thread import ModelThread
 from workers.settings import LabelSettings
-from workers.shards.listing import ShardKind
 from workers.shards.plan import Shard
-from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.summaries import ShardSummary
-from workers.workbench import Workbench
+from workers.workbench import Workbench, lay_out_benches
 
 WAITS = (15.0, 60.0)
 """Seconds before the second and the third attempt at a shard. Each attempt itself repeats requests
@@ -76,37 +68,6 @@ BROKEN_CODE = 70
 ShardBatch = dict[str, Sequence[str]]
 """A batch of Ray Data: column -> values; ours has one row and one column of JSON."""
 ERRAND, SUMMARY = "errand", "summary"
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What a replica must know of a run; travels to it once."""
-
-    settings: LabelSettings
-    """with GPUs and precision settled"""
-    identity: ModelIdentity
-    run_id: str
-    guarantee: Guarantee
-    earlier: EarlierIndex
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """A shard to be labelled, and the run that it is a part of."""
-
-    run_id: str
-    shard: Shard
-
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps({"run_id": self.run_id, "shard": asdict(self.shard)})
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote."""
-        values = json.loads(text)
-        shard = values["shard"]
-        return cls(values["run_id"], Shard(**{**shard, "kind": ShardKind(shard["kind"])}))
 
 
 class ShardLabeller:
@@ -152,7 +113,8 @@ class ShardLabeller:
 
     def setup(self, assignments: Sequence[Assignment]) -> None:
         """Loads the model and puts everything else within reach."""
-        self._benches = lay_out_benches(assignments, self._teller, self._meter)
+        engine = _load_patiently(assignments[0].settings, assignments[0].identity)
+        self._benches = lay_out_benches(assignments, engine, self._teller, self._meter)
 
     async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
         """One errand in, one summary out."""
@@ -175,8 +137,7 @@ class ShardLabeller:
         summary = await self.process(errand)
         self._at_hand.discard(shard_id)
         self._teller.flush()
-        for bench in self._benches.values():
-            bench.meter.flush()
+        self._meter.flush()
         return summary
 
     async def find_commit(self, errand: Errand) -> ShardSummary | None:
@@ -225,49 +186,6 @@ class ShardLabeller:
 
     def __del__(self) -> None:
         self.destroy()
-
-
-def lay_out_benches(
-    assignments: Sequence[Assignment],
-    tell: Callable[[str, int], None],
-    meter: Meter | None = None,
-) -> dict[str, Workbench]:
-    """Loads the model and puts everything else within reach, for each run.
-
-    Args:
-        assignments: of the runs; settings of the model, of decoding and of reading are those of
-            the first.
-        tell: see `Workbench.tell`.
-        meter: hears what the time goes to; silent without one.
-    """
-    meter = meter or Meter()
-    settings = assignments[0].settings
-    engine = _load_patiently(settings, assignments[0].identity)
-    model, store = ModelThread(engine, meter), Anywhere()
-    threads = ThreadPoolExecutor(settings.reading.threads, thread_name_prefix="reader")
-    pictures = asyncio.Semaphore(settings.pictures_at_once)
-
-    def lay_out(each: Assignment) -> Workbench:
-        output = each.settings.output
-        return Workbench(
-            model=model,
-            image_side=engine.model.config.image_side,
-            room=lambda text: engine.room(engine.prompt_ids(text)),
-            ledger=Ledger(store, output, each.run_id, each.guarantee),
-            provenance=each.identity.provenance(each.run_id),
-            earlier=EarlierRows(each.earlier, store, output),
-            store=store,
-            threads=threads,
-            pictures=pictures,
-            questions=each.settings.questions,
-            fields=each.settings.field_map,
-            limits=each.settings.picture_limits,
-            roots=(each.settings.input, *each.settings.reading.roots),
-            tell=tell,
-            meter=meter,
-        )
-
-    return {each.run_id: lay_out(each) for each in assignments}
 
 
 def describe_deaths(begun: Begun) -> str:

@@ -272,8 +272,7 @@ class LabelSettings(SettingsTree):
         """Images that one replica holds ready, once it is settled whether it has a GPU."""
         return self.reading.pictures or (256 if self.num_gpus_per_replica else 64)
 
-    @property
-    def stop(self) -> Stop:
+    def make_stop(self) -> Stop:
         """A new count of what may end the work early."""
         return Stop(self.deadline, self.max_gpu_hours, self.grace_seconds)
 

@@ -4,16 +4,25 @@ What is under way is then ended and committed, and nothing more is begun: the sa
 rest another day.
 """
 
+import math
+import queue
 import re
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import FrameType
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 GRACE_SECONDS = 60
 """What shards under way get to end: that of a spot machine of AWS is 120 s, a pod's usually 30."""
+LOOK_SECONDS = 0.5
+"""Between two looks whether to stop, while something is waited for."""
 _DURATION = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", re.IGNORECASE)
 _TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d{2})")
 
@@ -79,6 +88,46 @@ def ended_by_sigterm(stop: Stop) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def until_stopped(items: Iterable[Item], stop: Stop) -> Iterator[Item]:
+    """The items, as long as there is no reason to stop, and for a time of grace after that.
+
+    Args:
+        items: may let wait for the next one; read in a thread that is left behind at the end.
+        stop: says when.
+    """
+    heard = queue.SimpleQueue[Item | _End]()
+    threading.Thread(target=_read_into, args=(heard, items), daemon=True).start()
+    end = math.inf
+    while time.monotonic() < end:
+        if stop.reason:
+            end = min(end, time.monotonic() + stop.grace_seconds)
+        with suppress(queue.Empty):
+            found = heard.get(timeout=LOOK_SECONDS)
+            if not isinstance(found, _End):
+                yield found
+            elif found.error is None:
+                return
+            else:
+                raise found.error
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Behind the last item."""
+
+    error: Exception | None = None
+    """that kept the next one from coming"""
+
+
+def _read_into(heard: "queue.SimpleQueue[Item | _End]", items: Iterable[Item]) -> None:
+    try:
+        for item in items:
+            heard.put(item)
+        heard.put(_End())
+    except Exception as error:  # whoever asks for the next one gets it
+        heard.put(_End(error))
 
 
 def read_deadline(text: str, now: datetime) -> datetime:

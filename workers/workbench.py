@@ -1,12 +1,14 @@
 """What a replica has at hand for every shard it labels."""
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from pixellm.engine.engine import Engine
 from workers.earlier import EarlierRows
+from workers.errands import Assignment
 from workers.labels.commits import Ledger
 from workers.labels.rows import Provenance
 from workers.meter import Meter
@@ -15,6 +17,7 @@ from workers.records.instructions import Instruction
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
 from workers.storage.objects import Store
+from workers.storage.stores import Anywhere
 
 T = TypeVar("T")
 
@@ -55,3 +58,47 @@ class Workbench:
     async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         """Runs blocking work beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
+
+
+def lay_out_benches(
+    assignments: Sequence[Assignment],
+    engine: Engine,
+    tell: Callable[[str, int], None] = _to_nobody,
+    meter: Meter | None = None,
+) -> dict[str, Workbench]:
+    """Puts everything within reach, for each run.
+
+    Args:
+        assignments: of the runs; settings of the model, of decoding and of reading are those of
+            the first.
+        engine: with the model of all of them.
+        tell: see `Workbench.tell`.
+        meter: hears what the time goes to; silent without one.
+    """
+    meter = meter or Meter()
+    settings = assignments[0].settings
+    model, store = ModelThread(engine, meter), Anywhere()
+    threads = ThreadPoolExecutor(settings.reading.threads, thread_name_prefix="reader")
+    pictures = asyncio.Semaphore(settings.pictures_at_once)
+
+    def lay_out(each: Assignment) -> Workbench:
+        output = each.settings.output
+        return Workbench(
+            model=model,
+            image_side=engine.model.config.image_side,
+            room=lambda text: engine.room(engine.prompt_ids(text)),
+            ledger=Ledger(store, output, each.run_id, each.guarantee),
+            provenance=each.identity.provenance(each.run_id),
+            earlier=EarlierRows(each.earlier, store, output),
+            store=store,
+            threads=threads,
+            pictures=pictures,
+            questions=each.settings.questions,
+            fields=each.settings.field_map,
+            limits=each.settings.picture_limits,
+            roots=(each.settings.input, *each.settings.reading.roots),
+            tell=tell,
+            meter=meter,
+        )
+
+    return {each.run_id: lay_out(each) for each in assignments}

@@ -22,13 +22,13 @@ from tests.benchmarks.clocked import QUESTION_SECONDS, Clocked, ReplicaNotes, Sl
 from tests.benchmarks.report import ROOT
 from workers import pool
 from workers.asking import Asking
+from workers.errands import Assignment, Errand
 from workers.labels.commits import MARKERS, Commit, marker_uri, now, part_name
 from workers.labels.manifests import manifests
 from workers.labels.rows import LABELLED
 from workers.labels.sums import Sums
 from workers.model_thread import ModelThread
-from workers.replica import Assignment, ShardLabeller
-from workers.shards.plan import Shard
+from workers.replica import ShardLabeller
 from workers.storage.stores import Anywhere
 from workers.summaries import ShardSummary
 
@@ -42,22 +42,22 @@ NOTES, DRIVER = "_watched", "driver.json"
 class Watched(ShardLabeller):
     """A replica as any other, which takes notes."""
 
-    def setup(self, assignment: Assignment) -> None:
+    def setup(self, assignments: Sequence[Assignment]) -> None:
         """Loads the model, and puts a clock around it."""
-        super().setup(assignment)
-        assert self._bench is not None, "it is set up"
-        self._clock = Clocked(self.choose(self._bench.model._engine))
-        self._bench = replace(self._bench, model=ModelThread(self._clock))
-        self._notes = Path(assignment.settings.output) / NOTES / f"{os.getpid()}.json"
+        super().setup(assignments)
+        ((run_id, bench),) = self._benches.items()
+        self._clock = Clocked(self.choose(bench.model._engine))
+        self._benches = {run_id: replace(bench, model=ModelThread(self._clock))}
+        self._notes = Path(assignments[0].settings.output) / NOTES / f"{os.getpid()}.json"
         self._ready, self._cpu = time.time(), time.process_time()
 
     def choose(self, engine: Asking) -> Asking:
         """The model that is asked."""
         return engine
 
-    async def process(self, shard: Shard) -> ShardSummary:
+    async def process(self, errand: Errand) -> ShardSummary:
         """Labels a shard, and notes how it has been so far."""
-        summary = await super().process(shard)
+        summary = await super().process(errand)
         notes = self._clock.notes(self._ready, time.process_time() - self._cpu)
         _write(self._notes, asdict(notes))
         return summary
@@ -78,13 +78,13 @@ class Prompt(ShardLabeller):
     doesn't wait for the disk.
     """
 
-    def setup(self, assignment: Assignment) -> None:
+    def setup(self, assignments: Sequence[Assignment]) -> None:
         """Loads nothing."""
-        self._assignment = assignment
+        (self._assignment,) = assignments
 
-    async def process(self, shard: Shard) -> ShardSummary:
+    async def process(self, errand: Errand) -> ShardSummary:
         """Claims that every record has an answer without masks."""
-        run_id = self._assignment.run_id
+        run_id, shard = errand.run_id, errand.shard
         sums = Sums(rows=shard.count, counts={"empty": shard.count})
         commit = Commit(
             run_id=run_id,

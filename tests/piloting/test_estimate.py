@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.test_progress import make_run
+from tests.test_report import make_run
 from workers.piloting.estimate import Estimate, compare, count_records, describe_estimate
 from workers.piloting.rates import Range
 from workers.shards.listing import ShardKind

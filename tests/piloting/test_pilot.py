@@ -54,7 +54,7 @@ def telling(clock: Clock, seconds: float = 30.0):
 def test_a_pilot_labels_some_shards_and_says_what_the_rest_will_take(settings):
     clock = Clock()
     run, progress = plan_run(settings, silent), PilotProgress(clock)
-    estimate = make_pilot(run, settings, progress, telling(clock))
+    estimate = make_pilot(run, settings, progress, replicas=telling(clock))
     assert len(run.ledger.committed_ids()) == 3
     assert not manifests(Anywhere(), settings.output)  # nothing that a reader would take for all
     done = sum(progress.records.values())
@@ -66,10 +66,10 @@ def test_a_pilot_labels_some_shards_and_says_what_the_rest_will_take(settings):
 
 def test_the_run_goes_on_with_what_the_pilot_has_labelled(settings):
     clock = Clock()
-    make_pilot(plan_run(settings, silent), settings, PilotProgress(clock), telling(clock))
+    make_pilot(plan_run(settings, silent), settings, PilotProgress(clock), replicas=telling(clock))
     run = plan_run(settings, silent)
     assert len(run.committed) == 3
-    assert label_run(run, PilotProgress(clock), replicas_here).exit_code == 0
+    assert label_run(run, PilotProgress(clock), replicas=replicas_here).exit_code == 0
     assert manifests(Anywhere(), settings.output)
 
 
@@ -88,7 +88,7 @@ def test_a_pilot_that_failed_says_why(settings):
 
     run = plan_run(settings, silent)
     with pytest.raises(LineError, match="the bucket burns"):
-        make_pilot(run, settings, PilotProgress(), replicas)
+        make_pilot(run, settings, PilotProgress(), replicas=replicas)
 
 
 def test_a_price_of_cpus_needs_their_number():

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from pixellm.checkpoints import save_checkpoint
-from pixellm.tiny import tiny_checkpoint
 from tests.here import label_runs_here
 from tests.photos import load_photos
 from tests.processes import SECONDS, descendants, end, start, wait_for
@@ -102,25 +100,17 @@ class Standing:
         flags = self.flags(f"s3://{self.bucket}/in/{drop}", output)
         settings = settle_hardware(LabelSettings.from_everywhere(flags, "label"))
         run = plan_run(settings, lambda _: None)
-        list(label_runs_here([run], Progress(io.StringIO()), None, Stop()))
+        list(label_runs_here([run], Progress(io.StringIO()), Stop()))
         return self.rows(output)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    checkpoint = tiny_checkpoint(0)
-    save_checkpoint(checkpoint.model, checkpoint.tokenizer, folder)
-    return folder
-
-
 @pytest.fixture
-def standing(s3_server, s3_env, bucket, model, tmp_path, monkeypatch) -> Standing:
+def standing(s3_server, s3_env, bucket, tiny_model, tmp_path, monkeypatch) -> Standing:
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
     env = {**s3_env, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env.pop("RAY_ADDRESS", None)
-    return Standing(bucket, model, tmp_path / "cache", env)
+    return Standing(bucket, tiny_model, tmp_path / "cache", env)
 
 
 def check_like(standing: Standing, *drops: str) -> None:

@@ -183,9 +183,9 @@ def test_two_watchers_at_once_do_each_drop_once(place):
         place.drop(name, 0)
     labelled: list[str] = []
 
-    def counting(runs, progress, _, stop):
+    def counting(runs, progress, stop):
         labelled.extend(run.ledger.output for run in runs)
-        return label_runs_here(runs, progress, None, stop)
+        return label_runs_here(runs, progress, stop)
 
     watchers = [place.watcher("--once", "--drops-at-once", "1", label=counting) for _ in range(2)]
     threads = [threading.Thread(target=each.watch) for each in watchers]
@@ -201,7 +201,7 @@ def test_a_drop_that_fails_is_tried_again_later_and_later(place, clock, monkeypa
     place.drop("friday", 0)
     attempts = []
 
-    def failing(runs, progress, _, stop):
+    def failing(runs, progress, stop):
         attempts.append(clock())
         yield from broken(runs, progress, stop)
 
@@ -225,12 +225,12 @@ def broken(runs, progress, stop):
         for each in errands:
             yield ShardSummary(each.shard.shard_id, error="the bucket burns")
 
-    return label_runs(runs, progress, replicas, stop)
+    return label_runs(runs, progress, stop, replicas)
 
 
 def test_once_a_drop_that_fails_ends_the_watcher_with_it_named(place):
     place.drop("friday", 0)
-    watcher = place.watch_once(label=lambda runs, progress, _, stop: broken(runs, progress, stop))
+    watcher = place.watch_once(label=broken)
     assert watcher.unfinished == ["friday"]
 
 
@@ -265,13 +265,13 @@ def test_once_a_store_that_stays_away_ends_the_watcher(place, monkeypatch):
 def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the_rest(place):
     place.drop("friday", *range(6))
 
-    def half(runs, progress, _, stop):
+    def half(runs, progress, stop):
         def replicas(errands, settings, begin, progress, stop):
             for summary in replicas_here(errands, settings, begin, progress, stop):
                 yield summary
                 stop.ask("asked to end")
 
-        return label_runs(runs, progress, replicas, stop)
+        return label_runs(runs, progress, stop, replicas)
 
     place.watcher(label=half).watch()
     status = place.status("friday")
@@ -334,8 +334,8 @@ def test_an_output_inside_the_input_is_no_drop(place):
 def test_a_watcher_that_was_frozen_leaves_the_last_word_to_its_successor(place, clock):
     place.drop("friday", 0)
 
-    def freezing(runs, progress, _, stop):
-        for summary in label_runs_here(runs, progress, None, stop):
+    def freezing(runs, progress, stop):
+        for summary in label_runs_here(runs, progress, stop):
             clock.pass_by(61)  # and no beat came in that time
             yield summary
 
@@ -359,11 +359,11 @@ def test_a_drop_that_changes_while_it_is_labelled_ends_as_if_it_had_never_been_o
     folder = place.drop("friday", 0, 1, 2)
     other, data = load_photos()[5].data, load_photos()[6].data
 
-    def meanwhile(runs, progress, _, stop):
+    def meanwhile(runs, progress, stop):
         (folder / "0.jpg").write_bytes(other)  # after the plan, before it is read
         (folder / "2.jpg").unlink()
         (folder / "7.jpg").write_bytes(data)
-        return label_runs_here(runs, progress, None, stop)
+        return label_runs_here(runs, progress, stop)
 
     place.watch_once(label=meanwhile)
     place.watch_once()
@@ -380,9 +380,7 @@ def undisturbed(place, folder: Path) -> list[LabelRow]:
     """The rows of a labelling run over what is in a folder now."""
     output = str(place.output / "alone")
     settings = place.settings().model_copy(update={"input": str(folder), "output": output})
-    list(
-        label_runs_here([plan_run(settings, lambda _: None)], Progress(io.StringIO()), None, Stop())
-    )
+    list(label_runs_here([plan_run(settings, lambda _: None)], Progress(io.StringIO()), Stop()))
     return list(read_rows(Anywhere(), output, current_commits(Anywhere(), output)))
 
 

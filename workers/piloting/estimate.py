@@ -11,12 +11,12 @@ from typing import Self
 
 from workers.errors import ObjectMissing
 from workers.piloting.rates import EXACTLY_ONE, Range
-from workers.progress import duration
 from workers.runs import PLANS
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.summaries import RunSummary
+from workers.wording import duration
 
 
 @dataclass(frozen=True, slots=True)

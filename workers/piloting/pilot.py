@@ -8,12 +8,13 @@ from dataclasses import replace
 from workers.driver import Replicas, label_run
 from workers.errors import LineError
 from workers.piloting.estimate import Estimate, count_records
-from workers.piloting.rates import rate_of
+from workers.piloting.rates import Range, rate_of
 from workers.piloting.settings import PlanSettings
-from workers.progress import Progress, counted
+from workers.progress import Progress
 from workers.runs import Run
 from workers.stopping import Stop
 from workers.summaries import Pulse, ShardSummary
+from workers.wording import counted
 
 SHORT_SECONDS = 20.0
 """Of a pilot whose rate says little: batches were filling and draining for most of it."""
@@ -29,6 +30,11 @@ class PilotProgress(Progress):
         self.heard: list[tuple[float, Pulse]] = []
         self.records: dict[str, int] = {}
         """of each shard that is done"""
+
+    @property
+    def ready(self) -> float:
+        """When the first replica was; only once one is."""
+        return next(when for when, pulse in self.heard if pulse.replicas)
 
     def add(self, summary: ShardSummary) -> None:
         """Counts a shard in."""
@@ -52,8 +58,8 @@ def make_pilot(
     run: Run,
     settings: PlanSettings,
     progress: PilotProgress,
-    replicas: Replicas | None = None,
     stop: Stop | None = None,
+    replicas: Replicas | None = None,
 ) -> Estimate:
     """Labels the pilot and works out what the whole run will take.
 
@@ -61,36 +67,42 @@ def make_pilot(
         run: from `plan_run`, with something to do.
         settings: of the plan.
         progress: hears of all that happens.
-        replicas: see `workers.driver.label_runs`.
-        stop: likewise.
+        stop: see `workers.driver.label_runs`.
+        replicas: likewise.
 
     Raises:
         LineError: nothing was labelled, or too little to say anything.
     """
     chosen = choose_shards(run, settings.pilot_shards, settings.seed)
     progress.say(f"a pilot of {counted(len(chosen), 'shard')} out of {len(run.todo):,} to do")
-    summary = label_run(replace(run, only=chosen), progress, replicas, stop)
+    summary = label_run(replace(run, only=chosen), progress, stop, replicas)
     rate = rate_of(progress.heard)
     if rate is None or not summary.records:
         failed = (summary.failures[each] for each in chosen if each in summary.failures)
         why = next(failed, "it was over before a replica said a word")
         raise LineError(f"the pilot says nothing: {why}. Give more --pilot-shards.")
-    first = next(when for when, pulse in progress.heard if pulse.replicas)
-    if progress.heard[-1][0] - first < SHORT_SECONDS:
+    if progress.heard[-1][0] - progress.ready < SHORT_SECONDS:
         progress.say(f"a pilot of less than {SHORT_SECONDS:.0f} s says little: --pilot-shards more")
+    replica_count = settings.replicas or settings.max_replicas or max(1, summary.replicas)
+    estimate = _extrapolate(run, settings, progress, rate, replica_count)
+    estimate.save(run.ledger.store, run.ledger.output)
+    return estimate
+
+
+def _extrapolate(
+    run: Run, settings: PlanSettings, progress: PilotProgress, rate: Range, replicas: int
+) -> Estimate:
+    """From what the pilot has read to what there is to read, and to what is left of it."""
     done = run.committed | run.ledger.committed_ids()
-    left = [shard for shard in run.shards if shard.shard_id not in done]
-    ids = {shard.shard_id: shard for shard in run.shards}
-    read = [(ids[shard_id], count) for shard_id, count in progress.records.items()]
-    estimate = Estimate(
+    shards = {shard.shard_id: shard for shard in run.shards}
+    read = [(shards[shard_id], count) for shard_id, count in progress.records.items()]
+    return Estimate(
         run_id=run.ledger.run_id,
         records=count_records(run.shards, read),
-        left=count_records(left, read),
+        left=count_records([each for each in run.shards if each.shard_id not in done], read),
         rate=rate,
-        start_seconds=first - progress.began,
-        replicas=settings.replicas or settings.max_replicas or max(1, summary.replicas),
+        start_seconds=progress.ready - progress.began,
+        replicas=replicas,
         gpus=settings.num_gpus_per_replica or 0.0,
         cpus=settings.replica.num_cpus or 0,
     )
-    estimate.save(run.ledger.store, run.ledger.output)
-    return estimate

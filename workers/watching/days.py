@@ -7,7 +7,6 @@ Each watcher writes its entries and then makes the page anew of all entries that
 page is right whoever made it last, and days are those of UTC.
 """
 
-import json
 from collections.abc import Iterator
 
 from workers.labels.commits import now
@@ -67,5 +66,5 @@ def _entries(store: Store, output: str, day: str) -> Iterator[DropStatus]:
     for info in store.list(join_uri(output, DAYS, day)):
         try:
             yield DropStatus.from_json(store.get(info.uri))
-        except (json.JSONDecodeError, TypeError, ValueError, KeyError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             continue  # of another version; the page does without

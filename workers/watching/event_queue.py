@@ -44,8 +44,6 @@ class Message:
     events: tuple[Event, ...]
     problem: str = ""
     """why it says nothing; then it is no event"""
-    received: int = 1
-    """how often it was handed out"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,6 @@ class EventQueue:
                 MaxNumberOfMessages=AT_ONCE,
                 WaitTimeSeconds=wait_seconds,
                 VisibilityTimeout=self.visibility_seconds,
-                AttributeNames=["ApproximateReceiveCount"],
             )
         found = [_read(each) for each in answer.get("Messages", ())]
         with self._lock:
@@ -162,12 +159,11 @@ class EventQueue:
 
 
 def _read(raw: dict[str, Any]) -> Message:
-    received = int(raw.get("Attributes", {}).get("ApproximateReceiveCount", 1))
     try:
         events, problem = parse_events(raw["Body"]), ""
     except NoEventError as error:
         events, problem = (), f"{error}"
-    return Message(raw["MessageId"], raw["ReceiptHandle"], events, problem, received)
+    return Message(raw["MessageId"], raw["ReceiptHandle"], events, problem)
 
 
 def _entry(number: int, message: Message) -> dict[str, Any]:

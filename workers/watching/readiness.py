@@ -29,7 +29,7 @@ class Readiness:
         self._settle_seconds, self._clock = settle_seconds, clock
         self._looks: dict[str, _Look] = {}
 
-    def wait_for(self, drop: Drop) -> float:
+    def seconds_left(self, drop: Drop) -> float:
         """Takes a look at a drop; the seconds until it is complete if it stays so, 0 if it is."""
         look = self._looks.get(drop.name)
         if look is None or look.digest != drop.digest:

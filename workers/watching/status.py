@@ -15,11 +15,11 @@ from workers.labels.commits import now
 from workers.labels.manifests import current_commits
 from workers.labels.parts import read_rows
 from workers.labels.rows import LABELLED
-from workers.progress import counted
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, redact, shown, written
 from workers.summaries import RunSummary
 from workers.watching.labelled import UNCHANGED, Changes
+from workers.wording import counted
 
 STATUS_NAME = "_status.json"
 NAMES_SHOWN = 20
@@ -131,9 +131,16 @@ class DropStatus:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """Reads what `to_json` wrote; names and problems stay as JSON has them."""
+        """Reads what `to_json` wrote."""
         values = json.loads(text)
-        return cls(**{**values, "state": State(values["state"])})
+        values["state"] = State(values["state"])
+        values["problems"] = tuple(Problem(**each) for each in values["problems"])
+        values["changed"] = {kind: tuple(names) for kind, names in values["changed"].items()}
+        return cls(**values)
+
+    def write(self, store: Store) -> None:
+        """Puts it beside the labels, over an older one."""
+        store.put(join_uri(self.labels, STATUS_NAME), self.to_json())
 
 
 def find_problems(store: Store, output: str, run_id: str) -> tuple[Problem, ...]:
@@ -176,12 +183,3 @@ def say_what_came(summary: RunSummary, not_read: int) -> str:
     if not_read:
         said += f"; {counted(not_read, 'file')} of a kind that is not read, see `not_read`"
     return f"{said}. The labels are in {shown(summary.output)}"
-
-
-def status_uri(output: str) -> str:
-    """Where the status of a drop lies.
-
-    Args:
-        output: of the drop.
-    """
-    return join_uri(output, STATUS_NAME)

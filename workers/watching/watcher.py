@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from workers.driver import label_runs
 from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
-from workers.progress import Progress, Say, counted
+from workers.progress import Progress, Say
 from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown
@@ -28,8 +28,9 @@ from workers.watching.leases import BEATS, Lease, Leases
 from workers.watching.news import News
 from workers.watching.readiness import Readiness
 from workers.watching.settings import WatchSettings
-from workers.watching.status import DropStatus, State, status_uri
+from workers.watching.status import DropStatus, State
 from workers.watching.waves import LabelRuns, Wave
+from workers.wording import counted
 
 POLL_SECONDS = 20.0
 """Of one question to a queue at most; SQS waits no longer."""
@@ -161,7 +162,7 @@ class Watcher:
             each.tries, each.look_again = 0, now
         each.drop = drop
         if each.look_again <= now:
-            wait = self._readiness.wait_for(drop)
+            wait = self._readiness.seconds_left(drop)
             each.is_complete, each.look_again = wait == 0, now + wait
             if wait:
                 files = counted(drop.files, "file")
@@ -175,17 +176,16 @@ class Watcher:
         if not was_labelled or (lease := self._leases.take(name)) is None:
             return
         deleted = tuple(self._labelled.content(name))
-        labels = join_uri(self._settings.output, name)
         status = DropStatus.begin(
             name,
             State.GONE,
             f"all of its {counted(len(deleted), 'file')} were deleted; the labels are kept",
             source=join_uri(self._settings.input, name),
-            labels=labels,
+            labels=join_uri(self._settings.output, name),
             changes=Changes(deleted=deleted),
         )
         self._progress.say(f"{name}: {status.message}")
-        self._store.put(status_uri(labels), status.to_json())
+        status.write(self._store)
         note(self._store, self._settings.output, status)
         self._labelled.forget(name)
         lease.release()

@@ -30,11 +30,10 @@ from workers.watching.status import (
     State,
     find_problems,
     say_what_came,
-    status_uri,
 )
 
 COCO_NAME = "coco.json"
-LabelRuns = Callable[[Sequence[Run], Progress, None, Stop], Iterator[RunSummary]]
+LabelRuns = Callable[[Sequence[Run], Progress, Stop], Iterator[RunSummary]]
 """See `workers.driver.label_runs`."""
 
 
@@ -92,7 +91,7 @@ class Wave:
                 runs[run.ledger.run_id] = each, run
         if runs:
             planned = [run for _, run in runs.values()]
-            for summary in self.label(planned, self.progress, None, self.stop):
+            for summary in self.label(planned, self.progress, self.stop):
                 each, run = runs[summary.run_id]
                 yield each.drop, self._end(each, run, summary)
 
@@ -114,7 +113,7 @@ class Wave:
         unread = [name for name in unread if name != SETTINGS_NAME]
         status = replace(status, not_read=tuple(map(written, unread[:NAMES_SHOWN])))
         taken = Taken(drop, lease, content, status, len(unread))
-        self._put(taken)
+        status.write(self.store)
         return taken
 
     def _plan(self, each: Taken) -> Run:
@@ -171,11 +170,7 @@ class Wave:
         each.status = replace(each.status, state=state, message=message, updated_at=now())
         self.progress.say(f"{each.drop.name}: {message}")
         if not each.lease.is_lost:
-            self._put(each)
+            each.status.write(self.store)
             note(self.store, self.settings.output, each.status)
         each.lease.release()
         return state
-
-    def _put(self, each: Taken) -> None:
-        uri = status_uri(join_uri(self.settings.output, each.drop.name))
-        self.store.put(uri, each.status.to_json())

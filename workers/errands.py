@@ -1,0 +1,43 @@
+"""What a replica is told: of each run once, and then of one shard after the other."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
+
+from workers.earlier import EarlierIndex
+from workers.labels.commits import Guarantee
+from workers.model_files import ModelIdentity
+from workers.settings import LabelSettings
+from workers.shards.listing import ShardKind
+from workers.shards.plan import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a replica must know of a run; travels to it once."""
+
+    settings: LabelSettings
+    """with GPUs and precision settled"""
+    identity: ModelIdentity
+    run_id: str
+    guarantee: Guarantee
+    earlier: EarlierIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A shard to be labelled, and the run that it is a part of."""
+
+    run_id: str
+    shard: Shard
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({"run_id": self.run_id, "shard": asdict(self.shard)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote."""
+        values = json.loads(text)
+        shard = values["shard"]
+        return cls(values["run_id"], Shard(**{**shard, "kind": ShardKind(shard["kind"])}))
