@@ -1,6 +1,7 @@
 """The doctor's checks of stores: each is made to fail by a store that does."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,8 @@ def test_an_input_is_a_prefix_with_objects_or_one_object(place):
 
 def test_an_empty_input_is_no_failure_since_a_watcher_may_begin_with_it(place):
     store, root = place
+    if isinstance(store, LocalStore):  # a bucket has no folders that could be missing
+        Path(root, "nothing").mkdir(parents=True)
     (found,) = check_input(store, f"{root}/nothing")
     assert (found.outcome, "correct --input" in found.to_do) == (WARNING, True)
 
@@ -201,3 +204,9 @@ class Fixed(MemoryStore):
 def test_a_disk_tells_no_time(tmp_path):
     (found,) = check_clock(LocalStore(), str(tmp_path))
     assert found.outcome is SKIPPED
+
+
+def test_a_folder_that_is_not_there_is_a_failure(tmp_path):
+    (finding,) = check_input(LocalStore(), str(tmp_path / "nowhere"))
+    assert finding.outcome is Outcome.FAILURE
+    assert finding.to_do == "correct --input"

@@ -86,6 +86,7 @@ def connected(say: Say, worker_logs: bool = True) -> Iterator[bool]:
         yield own
     finally:
         ray.shutdown()
+        _heed(heeded)  # whoever goes on after it is still to be asked to end
 
 
 def _heed(handler: Any) -> None:  # noqa: ANN401 - a function, a number, or None

@@ -204,6 +204,7 @@ def _finish(
         at_once=tally.at_once,
         failures=failures,
         records=tally.records,
+        asked=sum(tally.counts.values()) - tally.reused,
         replicas=progress.replicas,
         records_per_second=progress.tally.records / max(progress.seconds, 1e-9),
         interrupted=interrupted,

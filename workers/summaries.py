@@ -75,6 +75,8 @@ class RunSummary:
     """shards that are not committed, with the reason"""
     records: int = 0
     """that were answered since this start, in the shards that are committed"""
+    asked: int = 0
+    """rows that the model made, or a rejection, since this start; the others were there already"""
     replicas: int = 0
     """that have loaded the model since this start"""
     records_per_second: float = 0.0

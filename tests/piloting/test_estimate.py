@@ -60,12 +60,23 @@ def test_an_estimate_waits_in_the_output_for_the_end_of_the_run():
 
 
 @pytest.mark.parametrize(
-    ("pace", "where"), [(4.0, "within of what"), (8.4, "outside of what"), (1.9, "outside of what")]
+    ("pace", "where"), [(4.0, ", as the pilot"), (8.4, ", not as the"), (1.9, ", not as the")]
 )
 def test_a_run_is_held_against_its_plan(pace, where):
     run = make_run(records=100, replicas=4, records_per_second=pace)
     assert where in compare(ESTIMATE, run)
     assert f"{pace / 4:,.2f} records/s of one replica" in compare(ESTIMATE, run)
+
+
+def test_a_run_is_held_against_the_time_and_the_gpu_hours_that_were_planned():
+    said = compare(ESTIMATE, make_run(records=14_400, replicas=4, records_per_second=8.0))
+    assert "30 min 00 s for 14,400 records; planned: 1 h 00 min (30 min 00 s to 2 h 00 min)" in said
+    assert "2.00 GPU hours; planned: 4.00 (2.00 to 8.00)" in said
+
+
+def test_a_price_of_gpus_that_nobody_uses_is_said_to_be_that():
+    said = describe_estimate(replace(ESTIMATE, gpus=0.0), 2.5, None)
+    assert "none for GPUs: the replicas have none" in said
 
 
 def test_a_run_that_found_nothing_to_do_is_held_against_nothing():

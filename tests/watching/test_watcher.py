@@ -62,6 +62,7 @@ def test_what_is_added_replaced_and_deleted_makes_the_table_follow(place):
     status = place.status("friday")
     assert status["changes"] == {"new": 1, "replaced": 1, "deleted": 1}
     assert status["changed"] == {"new": ["9.jpg"], "replaced": ["0.jpg"], "deleted": ["1.jpg"]}
+    assert (status["rows"], status["kept"]) == (3, 1)
     assert place.images("friday") == ["0.jpg", "2.jpg", "9.jpg"]
     second = {row.image_uri: row.created_at for row in place.rows("friday")}
     same = {uri for uri in first.keys() & second.keys() if first[uri] == second[uri]}
@@ -291,7 +292,7 @@ def test_a_refresh_looks_at_all_again_once(place):
     place.watch_once()
     place.watch_once("--refresh")
     assert len(list((place.output / "_days").rglob("*.json"))) == 2
-    assert place.status("friday")["reused"] == 1
+    assert place.status("friday")["kept"] == 1
 
 
 def test_the_page_of_the_day_tells_of_every_drop(place):
@@ -301,7 +302,7 @@ def test_the_page_of_the_day_tells_of_every_drop(place):
     place.watch_once()
     (page,) = (place.output / "_days").glob("*.md")
     text = page.read_text()
-    assert "2 drops, 1 answers" in text
+    assert "2 drops, 1 answer," in text
     assert "friday &#124; 1" in text
     assert "refused" in text
     assert "nothing to label" in text
@@ -409,3 +410,23 @@ def test_a_drop_that_is_waited_for_is_told_of(place, clock):
     place.drop("friday", 0)
     place.watcher("--settle-seconds", "60", clock=clock)._look()
     assert "friday: 1 file, complete in 60 s if nothing changes" in place.told.getvalue()
+
+
+def test_once_a_drop_that_keeps_changing_is_left_for_another_time(place, clock):
+    folder = place.drop("growing", 0)
+    place.drop("friday", 1)
+    watcher = place.watcher("--once", "--settle-seconds", "60", clock=clock)
+    for number in (2, 3, 4):
+        watcher._look()
+        watcher._label()
+        clock.pass_by(60)
+        (folder / f"{number}.jpg").write_bytes(load_photos()[number].data)
+    assert place.status("friday")["state"] == "done"
+    assert not watcher._is_anything_left()
+    watcher._say_what_is_left()
+    assert "growing: left for another time, since it still changes" in place.told.getvalue()
+    watcher._look()
+    clock.pass_by(60)
+    watcher._look()
+    watcher._label()  # it has come to rest after all
+    assert place.status("growing")["state"] == "done"

@@ -13,7 +13,8 @@ LEAST_TIMES = 3
 """That a message should be handed out before it is a dead letter: a watcher that was killed, and a
 drop whose bucket was away for a while, cost one each."""
 RIGHTS = (
-    "allow sqs:GetQueueAttributes, ReceiveMessage, ChangeMessageVisibility and DeleteMessage on it"
+    "correct --queue-url, or allow sqs:GetQueueAttributes, ReceiveMessage, ChangeMessageVisibility "
+    "and DeleteMessage on it"
 )
 
 

@@ -4,8 +4,9 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
-from workers.doctor.findings import Finding, failed_by, ok, skipped, warning
+from workers.doctor.findings import Finding, failed_by, failure, ok, skipped, warning
 from workers.errors import (
     AccessDenied,
     ConditionUnsupported,
@@ -14,7 +15,7 @@ from workers.errors import (
     StorageError,
 )
 from workers.storage.objects import ObjectInfo, Store
-from workers.storage.uris import join_uri, shown
+from workers.storage.uris import join_uri, scheme_of, shown
 
 PROBES = "_doctor"
 """Folder of the output for what is written to try whether it can be."""
@@ -30,6 +31,9 @@ def check_input(store: Store, place: str) -> Iterator[Finding]:
     name = "storage.input"
     try:
         info = _look_for_one(store, place)
+        if info is None and not scheme_of(place) and not Path(place).exists():
+            yield failure(name, f"there is no folder {shown(place)}", "correct --input")
+            return
         if info is None:
             yield warning(
                 name,

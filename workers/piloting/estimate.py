@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from workers.errors import ObjectMissing
-from workers.piloting.rates import EXACTLY_ONE, Range
+from workers.piloting.rates import CONFIDENCE, Range
 from workers.runs import PLANS
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
@@ -69,7 +69,7 @@ def count_records(shards: Sequence[Shard], counted: Sequence[tuple[Shard, int]])
     known = sum(shard.count for shard in shards if shard.count >= 0)
     unknown = sum(shard.size for shard in shards if shard.count < 0)
     if not unknown:
-        return EXACTLY_ONE.scaled(known)
+        return Range.exactly(known)
     by_byte = [records / shard.size for shard, records in counted if shard.count < 0 and shard.size]
     if not by_byte:
         return Range(known, math.nan, math.inf)
@@ -89,9 +89,14 @@ def describe_estimate(estimate: Estimate, gpu_price: float | None, cpu_price: fl
         *([f"GPU hours  {_shown(gpu_hours, 2)}"] if estimate.gpus else []),
         *([f"CPU hours  {_shown(cpu_hours, 2)}"] if estimate.cpus else []),
     ]
-    if gpu_price is not None or cpu_price is not None:
-        price = estimate.gpus * (gpu_price or 0.0) + estimate.cpus * (cpu_price or 0.0)
+    price = estimate.gpus * (gpu_price or 0.0) + estimate.cpus * (cpu_price or 0.0)
+    if price:
         lines.append(f"money      {_shown(hours.scaled(estimate.replicas * price), 2)}")
+    elif gpu_price is not None and not estimate.gpus:
+        lines.append("money      none for GPUs: the replicas have none; --price-per-cpu-hour")
+    lines.append(
+        f"           in brackets: {CONFIDENCE:.0%} intervals, from the pilot's ups and downs"
+    )
     return "\n".join(lines)
 
 
@@ -101,8 +106,18 @@ def compare(estimate: Estimate, summary: RunSummary) -> str:
         return ""
     own = summary.records_per_second / summary.replicas
     said = estimate.rate
-    where = "within" if said.low <= own <= said.high else "outside"
-    return f"{own:,.2f} records/s of one replica, {where} of what the pilot said: {_shown(said, 2)}"
+    where = "as the pilot said" if said.low <= own <= said.high else "not as the pilot said"
+    took = summary.records / summary.records_per_second
+    seconds = Range.exactly(summary.records).over(said).scaled(1 / summary.replicas)
+    hours = _between(seconds.scaled(1 / 3600))
+    lines = [
+        f"{own:,.2f} records/s of one replica, {where}: {_shown(said, 2)}",
+        f"{duration(took)} for {summary.records:,} records; planned: {hours}",
+    ]
+    if gpus := summary.replicas * estimate.gpus:
+        planned = _shown(seconds.scaled(gpus / 3600), 2)
+        lines.append(f"{took * gpus / 3600:,.2f} GPU hours; planned: {planned}")
+    return "; ".join(lines)
 
 
 def _shown(number: Range, digits: int) -> str:

@@ -37,6 +37,11 @@ class Range:
         around = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
         return cls(max(0.0, mean - around), mean, mean + around)
 
+    @classmethod
+    def exactly(cls, value: float) -> "Range":
+        """A number that is known."""
+        return cls(value, value, value)
+
     def times(self, other: "Range") -> "Range":
         """Both at their lowest, in the middle, and both at their highest."""
         return Range(self.low * other.low, self.middle * other.middle, self.high * other.high)
@@ -53,9 +58,6 @@ class Range:
     def plus(self, more: float) -> "Range":
         """All three, and something that is known."""
         return Range(self.low + more, self.middle + more, self.high + more)
-
-
-EXACTLY_ONE = Range(1.0, 1.0, 1.0)
 
 
 def rate_of(heard: Sequence[tuple[float, Pulse]]) -> Range | None:

@@ -15,6 +15,7 @@ from workers.markdown import escape, table
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.watching.status import DropStatus, State
+from workers.wording import counted
 
 DAYS = "_days"  # folder of the output
 QUEUE = "_queue"
@@ -36,11 +37,9 @@ def _page(store: Store, output: str, day: str) -> str:
     drops = {each.drop for each in entries if each.drop != QUEUE}
     newest = {each.drop: each for each in entries}.values()
     answers, masks = sum(map(_answers, newest)), sum(each.masks for each in newest)
-    lines = [f"# Drops of {day}", ""]
-    lines += [
-        f"{len(drops):,} drops, {answers:,} answers, {masks:,} masks (days are those of UTC)",
-        "",
-    ]
+    counts = ((len(drops), "drop"), (answers, "answer"), (masks, "mask"))
+    sums = f"{', '.join(counted(*each) for each in counts)} (days are those of UTC)"
+    lines = [f"# Drops of {day}", "", sums, ""]
     head = ("time", "drop", "state", "files", "answers", "masks", "without an answer")
     lines += table(head, (_row(each) for each in entries if each.drop != QUEUE))
     lines += [_sentence(each) for each in entries if each.state is not State.DONE or each.reasons]

@@ -12,6 +12,8 @@ commits the same shards under the same names, and of each the first commit count
 (`workers.labels.commits`).
 """
 
+import os
+import socket
 import threading
 import time
 import uuid
@@ -69,6 +71,11 @@ class Lease:
         self._lock = threading.Lock()
 
     @property
+    def holder(self) -> str:
+        """Which watcher this is: its machine, its process, and a number of its own."""
+        return self._hold.holder
+
+    @property
     def is_lost(self) -> bool:
         """Whether others may have taken over by now."""
         return self._clock() - self._beaten > self._hold.seconds
@@ -115,7 +122,7 @@ class Leases:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.holder = uuid.uuid4().hex[:12]
+        self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._store, self._output, self._seconds, self._clock = store, output, seconds, clock
         self._seen: dict[str, tuple[tuple[int, int], float, bool]] = {}
         """by drop: number and beat, since when, and whether the number has ever beaten"""

@@ -84,12 +84,12 @@ class DropStatus:
     reasons: Mapping[str, int] = field(default_factory=dict)
     """rows without an answer by reason"""
     masks: int = 0
-    reused: int = 0
+    kept: int = 0
     """rows that were carried over, since their image and question are the same as before"""
     problems: tuple[Problem, ...] = ()
     """some of the rows without an answer; all are in the table"""
-    not_done: Mapping[str, str] = field(default_factory=dict)
-    """some of the shards that are not committed, with the reason"""
+    not_done: Mapping[str, int] = field(default_factory=dict)
+    """shards that are not committed, by reason"""
 
     @classmethod
     def begin(

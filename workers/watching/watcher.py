@@ -54,6 +54,8 @@ class Waiting:
     """in a row that ended unfinished"""
     is_elsewhere: bool = False
     """another watcher has it in hand, and is alive"""
+    is_growing: bool = False
+    """it has changed since this watcher saw it first"""
 
 
 class Watcher:
@@ -110,10 +112,20 @@ class Watcher:
                     self._look()
                     self._label()
                 if self._settings.once and not self._is_anything_left():
+                    self._say_what_is_left()
                     break
                 self._hear()
         if self._stop.reason:
             self._progress.say(f"{self._stop.reason}: the watcher ends; what is done is kept")
+
+    def _say_what_is_left(self) -> None:
+        """To the next watcher, or the next time."""
+        for name, each in self._waiting.items():
+            why = "it still changes"
+            if each.tries or each.is_elsewhere:
+                failed, taken = "it could not be labelled", "another watcher has it in hand"
+                why = failed if each.tries else taken
+            self._progress.say(f"{name}: left for another time, since {why}")
 
     # ---- what is there ----
 
@@ -159,7 +171,7 @@ class Watcher:
         now = self._clock()
         each = self._waiting.setdefault(drop.name, Waiting(drop, now))
         if each.drop.digest != drop.digest:
-            each.tries, each.look_again = 0, now
+            each.tries, each.look_again, each.is_growing = 0, now, True
         each.drop = drop
         if each.look_again <= now:
             wait = self._readiness.seconds_left(drop)
@@ -258,7 +270,12 @@ class Watcher:
         """That this watcher will come to: not what failed, nor what another one is doing."""
         if self._troubles["store"]:  # what is there could not be seen
             return True
-        return any(not each.tries and not each.is_elsewhere for each in self._waiting.values())
+        return any(not self._is_for_later(each) for each in self._waiting.values())
+
+    @staticmethod
+    def _is_for_later(each: Waiting) -> bool:
+        is_growing = each.is_growing and not each.is_complete
+        return bool(each.tries) or each.is_elsewhere or is_growing
 
     def _hear(self) -> None:
         """Waits for what comes first: a message, a drop that may be complete, the next sweep."""

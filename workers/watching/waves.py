@@ -4,6 +4,7 @@ Each drop is a run of its own, planned, labelled and committed as by `jobs/label
 table of its own; they share the model that was loaded once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,8 @@ from workers.watching.status import (
 )
 
 COCO_NAME = "coco.json"
+REASONS_TOLD = 5
+"""Why parts of a drop are not labelled, the commonest first."""
 LabelRuns = Callable[[Sequence[Run], Progress, Stop], Iterator[RunSummary]]
 """See `workers.driver.label_runs`."""
 
@@ -102,7 +105,7 @@ class Wave:
         status = DropStatus.begin(
             drop.name,
             State.LABELLING,
-            "a watcher has it in hand",
+            f"the watcher {lease.holder} has it in hand",
             source=drop.input,
             labels=join_uri(self.settings.output, drop.name),
             changes=Changes.between(before, content),
@@ -124,7 +127,6 @@ class Wave:
     def _end(self, each: Taken, run: Run, summary: RunSummary) -> State:
         """What is to be told of a drop whose run has ended."""
         store, output = self.store, summary.output
-        failures = list(summary.failures.items())[:5]
         each.status = replace(
             each.status,
             run_id=summary.run_id,
@@ -132,9 +134,9 @@ class Wave:
             counts=dict(summary.counts),
             reasons=dict(summary.errors),
             masks=summary.targets,
-            reused=summary.reused,
+            kept=sum(summary.counts.values()) - summary.asked,
             problems=find_problems(store, output, summary.run_id) if summary.errors else (),
-            not_done=dict(failures),
+            not_done=dict(Counter(summary.failures.values()).most_common(REASONS_TOLD)),
         )
         if each.lease.is_lost:
             self.progress.say(f"{each.drop.name}: its lease was lost meanwhile; looked at again")
