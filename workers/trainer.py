@@ -9,11 +9,11 @@ from pixellm.peers import Alone
 from workers.drawn.settings import DrawnSettings
 from workers.drawn.training import DrawnTraining
 from workers.model_folders import fetch_model
-from workers.progress import Say
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.training.settings import TrainSettings
 from workers.training.worker import work
+from workers.wording import Say
 
 
 def run_training(settings: TrainSettings, say: Say) -> str:

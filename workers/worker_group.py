@@ -31,13 +31,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from workers.cluster import connected, list_machines
 from workers.errors import LineError, SettingsError
 from workers.model_folders import fetch_model
-from workers.progress import Say
 from workers.storage.stores import open_store
 from workers.storage.uris import shown
 from workers.training.parallel import Together
 from workers.training.plan import TrainPlan
 from workers.training.states import States
 from workers.training.worker import work
+from workers.wording import Say
 
 RESTARTS = 3
 """Times that workers begin anew without a state that is newer than the one before: what kills them

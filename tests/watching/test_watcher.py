@@ -380,9 +380,7 @@ def undisturbed(place, folder: Path) -> list[LabelRow]:
     """The rows of a labelling run over what is in a folder now."""
     output = str(place.output / "alone")
     settings = place.settings().model_copy(update={"input": str(folder), "output": output})
-    list(
-        label_runs_here([plan_run(settings, lambda _: None)], Progress(io.StringIO()), Stop())
-    )
+    list(label_runs_here([plan_run(settings, lambda _: None)], Progress(io.StringIO()), Stop()))
     return list(read_rows(Anywhere(), output, current_commits(Anywhere(), output)))
 
 

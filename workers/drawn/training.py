@@ -20,13 +20,14 @@ from pixellm.drawn.recipe import Beginnings
 from pixellm.drawn.stages import fill
 from pixellm.peers import Alone
 from workers.drawn.plan import DrawnPlan
-from workers.drawn.running import Say, StagePlace, StageRunner
+from workers.drawn.running import StagePlace, StageRunner
 from workers.errors import SettingsError
 from workers.labels.commits import now
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.training.parallel import Together
 from workers.version import code_version
+from workers.wording import Say
 
 PLACE = "_stages"
 """Folder of the output, with one for each stage."""
