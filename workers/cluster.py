@@ -19,7 +19,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 import ray
 
 from workers.errors import LineError, SettingsError
-from workers.progress import Say
+from workers.wording import Say
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a Ray of our own: it carries shard lists and summaries; images never go through it."""

@@ -16,7 +16,7 @@ from workers.errands import Assignment, Errand
 from workers.errors import OutputUnwritable, StorageError, StorageUnavailable
 from workers.labels.commits import Guarantee
 from workers.labels.manifests import Manifest, finish_run, stale_commits
-from workers.progress import Progress, Say
+from workers.progress import Progress
 from workers.runs import Run
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
@@ -24,7 +24,7 @@ from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.summaries import RunSummary, ShardSummary, Tally
-from workers.wording import counted
+from workers.wording import Say, counted
 
 FAILED_IN_A_ROW = 20
 """Shards that fail with none committed in between: the store is down, and it isn't about them."""
@@ -79,8 +79,9 @@ def label_runs(
         try:
             for summary in _label_rest(runs, progress, stop, replicas):
                 progress.add(summary)
-                for each in [each for each in open_runs.values() if each.take(summary)]:
-                    yield _finish(open_runs.pop(each.run_id), progress)
+                for each in list(open_runs.values()):
+                    if each.take(summary):
+                        yield _finish(open_runs.pop(each.run_id), progress)
         except KeyboardInterrupt:
             progress.say("stopped; what is committed is kept, the same command does the rest")
             yield from (_finish(each, progress, interrupted=True) for each in open_runs.values())

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from workers.errors import SettingsError
 from workers.exports.table import LabelTable, open_table
-from workers.progress import Say
 from workers.scoring.evaluation import Evaluation, Spread, evaluate_tables, in_turn
 from workers.scoring.join import count_buckets
 from workers.scoring.report import Facts
@@ -17,6 +16,7 @@ from workers.scoring.sums import ALL
 from workers.scoring.thresholds import find_missed
 from workers.storage.stores import open_store
 from workers.storage.uris import join_uri, shown
+from workers.wording import Say
 
 
 def evaluate(settings: EvaluateSettings, say: Say) -> tuple[Evaluation, Facts]:

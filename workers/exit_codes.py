@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 from pixellm.errors import PixelLMError
 from workers.errors import SettingsError
+from workers.wording import Say
 
 BROKE_OFF, WRONG, STOPPED = 1, 2, 130
 """Something failed on the way; a setting or the input is wrong; Ctrl-C, as shells count it."""
 
 
-def speaker(job: str) -> Callable[[str], None]:
+def speaker(job: str) -> Say:
     """What tells a user a line, on standard error, with the job's name before it."""
 
     def say(text: str) -> None:
@@ -21,7 +22,7 @@ def speaker(job: str) -> Callable[[str], None]:
 
 def end(
     work: Callable[[], int],
-    say: Callable[[str], None],
+    say: Say,
     wrong: tuple[type[PixelLMError], ...] = (SettingsError,),
     stopped: str = "stopped",
 ) -> int:

@@ -22,7 +22,7 @@ from workers.errands import Assignment, Errand
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
 from workers.metrics import RayMeter
-from workers.progress import Progress, Say
+from workers.progress import Progress
 from workers.replica import (
     ERRAND,
     MAX_SETUP_DEATHS,
@@ -33,6 +33,7 @@ from workers.replica import (
 from workers.settings import LabelSettings
 from workers.stopping import Stop, until_stopped
 from workers.summaries import Pulse, ShardSummary
+from workers.wording import Say
 
 MOST_BLOCKS = 4_000
 """That Ray Data is given: the driver keeps some KB for each. Where there are more shards, a block

@@ -7,7 +7,7 @@ ten seconds, so that a log of a night stays readable.
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -16,8 +16,6 @@ from workers.report import describe_run
 from workers.summaries import Pulse, RunSummary, ShardSummary, Tally
 from workers.wording import duration
 
-Say = Callable[[str], None]
-"""Tells the user what is going on."""
 TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 10.0
 WIDTH = 110  # of the line on a terminal; the rest of an older, longer line is wiped

@@ -13,13 +13,12 @@ from workers.errors import PlanError
 from workers.labels.commits import PARTS, Ledger, now
 from workers.labels.run_ids import choose_run_id
 from workers.model_files import ModelIdentity, identify_model
-from workers.progress import Say
 from workers.settings import LabelSettings
 from workers.shards.plan import Plan, Shard, plan_shards
 from workers.shards.waiting import WaitingListings
 from workers.storage.stores import Anywhere
 from workers.storage.uris import join_uri, shown, under
-from workers.wording import counted
+from workers.wording import Say, counted
 
 PLANS = "_plans"  # folder of the output: lists of images that the plan refers to
 SHIPPED = (

@@ -14,8 +14,8 @@ from ray.exceptions import RayError, RayTaskError
 from pixellm.errors import PixelLMError
 from workers.cluster import connected, list_machines
 from workers.errors import LineError
-from workers.progress import Say
 from workers.scoring.evaluation import Spread
+from workers.wording import Say
 
 AHEAD = 2
 """Tasks for each processor that Ray knows of at once; a longer queue makes nothing faster."""

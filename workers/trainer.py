@@ -13,7 +13,6 @@ from workers.drawn.plan import DrawnPlan
 from workers.drawn.settings import DrawnSettings
 from workers.drawn.training import DrawnTraining, count_kept
 from workers.model_folders import fetch_model
-from workers.progress import Say
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.training.parallel import Together
@@ -21,6 +20,7 @@ from workers.training.plan import TrainPlan
 from workers.training.settings import TrainSettings
 from workers.training.states import States
 from workers.training.worker import work
+from workers.wording import Say
 
 DRAWN_THREADS = 2
 """CPU threads of the small model's training, where it is one process; the shipped one had two."""

@@ -1,4 +1,9 @@
-"""Numbers as people say them."""
+"""What people are told: the way to them, and numbers as they say them."""
+
+from collections.abc import Callable
+
+Say = Callable[[str], None]
+"""Tells the user what is going on."""
 
 
 def counted(number: int, noun: str) -> str:

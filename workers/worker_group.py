@@ -30,8 +30,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from workers.cluster import connected, list_machines
 from workers.errors import LineError, SettingsError
-from workers.progress import Say
 from workers.training.parallel import Together
+from workers.wording import Say
 
 RESTARTS = 3
 """Times that workers begin anew without a state that is newer than the one before: what kills them

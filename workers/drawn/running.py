@@ -23,13 +23,12 @@ from workers.storage.uris import join_uri, shown
 from workers.training.metrics import Metrics
 from workers.training.parallel import Together, share
 from workers.training.states import State, States
+from workers.wording import Say
 
 AVERAGE = "average."
 """Before the names of averaged weights in a state (`Loop.state`)."""
 TOLD_EVERY = 50
 """Steps between two lines."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,13 @@ from pixellm.drawn.start import SIDE
 from pixellm.loop import Schedule
 from pixellm.peers import Alone
 from workers.drawn.plan import DrawnPlan
-from workers.drawn.running import Say, StagePlace, StageRunner
+from workers.drawn.running import StagePlace, StageRunner
 from workers.drawn.table import ArmResult, write_table
 from workers.drawn.training import DrawnTraining
 from workers.errors import ObjectMissing
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown
+from workers.wording import Say
 
 BASE, ARMS_PLACE, RESULT = "base", "arms", "result.json"
 RATES = {"cut": SCHEDULES["vision"].rate, "join": SCHEDULES["joint"].rate}

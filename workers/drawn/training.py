@@ -20,7 +20,7 @@ from pixellm.drawn.recipe import Beginnings
 from pixellm.drawn.stages import fill
 from pixellm.peers import Alone
 from workers.drawn.plan import DrawnPlan
-from workers.drawn.running import Say, StagePlace, StageRunner
+from workers.drawn.running import StagePlace, StageRunner
 from workers.errors import SettingsError
 from workers.labels.commits import now
 from workers.storage.objects import Store
@@ -28,6 +28,7 @@ from workers.storage.uris import join_uri
 from workers.training.parallel import Together
 from workers.training.states import States
 from workers.version import code_version
+from workers.wording import Say
 
 PLACE = "_stages"
 """Folder of the output, with one for each stage."""

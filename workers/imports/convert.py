@@ -8,7 +8,7 @@ read over, and no image is fetched.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,8 +26,8 @@ from workers.labels.schema import LabelRow
 from workers.labels.sums import Sums
 from workers.labels.table import PartIdentity, write_part
 from workers.storage.uris import shown
+from workers.wording import Say
 
-Say = Callable[[str], None]
 THREADS = 8  # that fetch and decode images; a bucket takes some 30 ms for each
 TOLD_EVERY = 20  # parts
 

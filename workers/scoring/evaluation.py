@@ -31,13 +31,13 @@ from workers.scoring.sums import ALL, FIXED_GROUPS, Scored, ScoreSums
 from workers.storage.objects import Store
 from workers.storage.stores import open_store
 from workers.storage.uris import shown
+from workers.wording import Say
 
 TENTHS = 10
 """Times that a long evaluation says how far it is."""
 Item = TypeVar("Item")
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
-Say = Callable[[str], None]
 
 
 class Spread(Protocol):

@@ -26,8 +26,7 @@ from workers.training.parallel import Together, share
 from workers.training.plan import TrainPlan
 from workers.training.reading import ExampleStream
 from workers.training.states import States
-
-Say = Callable[[str], None]
+from workers.wording import Say
 
 
 def _to_nobody(text: str) -> None:

@@ -7,7 +7,7 @@ Killed before 2, the state before it is the newest. One whose pieces are damaged
 over, and said so.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +20,7 @@ from workers.errors import AccessDenied, CommitError, ObjectMissing
 from workers.labels.commits import JsonFile
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown
+from workers.wording import Say
 
 STATES = "_states"
 """Folder of the output."""
@@ -64,7 +65,7 @@ class States:
         self,
         store: Store,
         output: str,
-        say: Callable[[str], None],
+        say: Say,
         folder: str = STATES,
         kept: int = KEPT,
     ) -> None:

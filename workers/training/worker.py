@@ -30,9 +30,10 @@ from workers.training.metrics import Measured, Metrics
 from workers.training.parallel import Together
 from workers.training.plan import TrainPlan
 from workers.training.results import write_result
-from workers.training.start import Bench, Say, go_on, start_feed, start_loop
+from workers.training.start import Bench, go_on, start_feed, start_loop
 from workers.training.states import States
 from workers.training.validation import Validation, start_validation
+from workers.wording import Say
 
 Hear = Callable[[StepReport | Evaluation], None]
 TOLD_EVERY = 10

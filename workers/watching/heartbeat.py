@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from workers.errors import LineError
-from workers.progress import Say
+from workers.wording import Say
 
 
 @contextmanager

@@ -8,12 +8,14 @@ drop was labelled last. A million messages about one drop so cost one look at it
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 
-from workers.progress import Say
+from workers.errors import QueueTrouble, SettingsError
 from workers.storage.uris import shown, under
 from workers.watching.drops import READY_MARK, counts, drop_of
 from workers.watching.event_queue import EventQueue, Message
 from workers.watching.events import Event
 from workers.watching.labelled import Labelled
+from workers.watching.settings import WatchSettings
+from workers.wording import Say
 
 NO_DEAD_LETTERS = (
     "has no redrive policy: messages that can't be understood come again until they expire, and "
@@ -120,3 +122,27 @@ class News:
             text = f"message {message.message_id} of the queue is left to it: {problem}"
             self._say(text)
             self._note(text)
+
+
+def listen(
+    settings: WatchSettings, labelled: Labelled, say: Say, note: Callable[[str], None]
+) -> News | None:
+    """The queue that the settings name, once it is known to answer; None where they name none.
+
+    Args:
+        settings: of the watcher.
+        labelled: see `News`.
+        say: likewise.
+        note: likewise.
+
+    Raises:
+        SettingsError: the queue can't be used.
+    """
+    if settings.queue_url is None:
+        return None
+    news = News(EventQueue(settings.queue_url), settings.input, labelled, say, note)
+    try:
+        news.check()
+    except QueueTrouble as error:
+        raise SettingsError(f"--queue-url can't be used: {error}") from error
+    return news

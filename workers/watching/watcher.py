@@ -14,18 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from workers.driver import label_runs
-from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
-from workers.progress import Progress, Say
+from workers.errors import QueueTrouble, StorageUnavailable
+from workers.progress import Progress
 from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown
 from workers.watching.days import QUEUE, note
 from workers.watching.drops import Drop, find_drops, look_at
-from workers.watching.event_queue import EventQueue
 from workers.watching.heartbeat import beating
 from workers.watching.labelled import Changes, Labelled
 from workers.watching.leases import BEATS, Lease, Leases
-from workers.watching.news import News
+from workers.watching.news import listen
 from workers.watching.readiness import Readiness
 from workers.watching.settings import WatchSettings
 from workers.watching.status import DropStatus, State
@@ -85,7 +84,7 @@ class Watcher:
         self._wave = Wave(store, settings, self._labelled, progress, stop, label)
         self._leases = Leases(store, settings.output, settings.lease_seconds, clock)
         self._readiness = Readiness(settings.settle_seconds, clock)
-        self._news = _listen(settings, self._labelled, progress.say, self._note_message)
+        self._news = listen(settings, self._labelled, progress.say, self._note_message)
         self._waiting: dict[str, Waiting] = {}
         self._in_hand: dict[str, Lease] = {}
         self._next_sweep, self._deaf_until = clock(), clock()
@@ -316,19 +315,6 @@ class Watcher:
         output, queue = self._settings.output, self._settings.queue_url or ""
         status = DropStatus.begin(QUEUE, State.REFUSED, text, source=queue, labels=output)
         note(self._store, output, status)
-
-
-def _listen(
-    settings: WatchSettings, labelled: Labelled, say: Say, tell: Callable[[str], None]
-) -> News | None:
-    if settings.queue_url is None:
-        return None
-    news = News(EventQueue(settings.queue_url), settings.input, labelled, say, tell)
-    try:
-        news.check()
-    except QueueTrouble as error:
-        raise SettingsError(f"--queue-url can't be used: {error}") from error
-    return news
 
 
 def _back_off(tries: int) -> float:

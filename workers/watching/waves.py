@@ -6,7 +6,7 @@ table of its own; they share the model that was loaded once.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from workers.driver import label_runs
 from workers.errors import LineError, PlanError, SettingsError, StorageUnavailable
@@ -52,6 +52,8 @@ class Taken:
     """as it was told last"""
     not_read: int = 0
     """files that say nothing to the line"""
+    as_coco: bool = False
+    """whether its labels are wanted as COCO, too"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,6 @@ class Wave:
     progress: Progress
     stop: Stop
     label: LabelRuns = label_runs
-    _coco: dict[str, bool] = field(default_factory=dict)
 
     def run(self, drops: Sequence[tuple[Drop, Lease]]) -> Iterator[tuple[Drop, State]]:
         """Labels drops, and tells what became of each as soon as that is known.
@@ -121,7 +122,7 @@ class Wave:
 
     def _plan(self, each: Taken) -> Run:
         settings = settle_drop(self.store, each.drop, self.settings)
-        self._coco[each.drop.name] = settings.coco
+        each.as_coco = settings.coco
         return plan_run(settings, self.progress.say, shallow=each.drop.is_loose)
 
     def _end(self, each: Taken, run: Run, summary: RunSummary) -> State:
@@ -144,7 +145,7 @@ class Wave:
         message = say_what_came(summary, each.not_read)
         if summary.failures:
             return self._tell(each, State.UNFINISHED, message)
-        if self._coco[each.drop.name]:
+        if each.as_coco:
             message += self._export(run)
         self._mark(each)
         return self._tell(each, State.DONE, message)
