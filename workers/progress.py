@@ -202,7 +202,7 @@ class Progress:
         line = f"{self._name}: {text}"
         if self._as_json:
             line = json_line(
-                text, level, "label", **{**facts, "run": facts.get("run") or self._run}
+                text, level, self._name, **{**facts, "run": facts.get("run") or self._run}
             )
         print(line, file=self._stream, flush=True)
 
