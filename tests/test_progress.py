@@ -1,4 +1,5 @@
 import io
+import json
 from collections import Counter
 
 from workers.progress import Progress
@@ -145,3 +146,11 @@ def test_a_tally_adds_up_the_rows_of_the_shards_that_are_committed():
         errors=Counter(image_missing=3, image_damaged=1),
         failures={"b": "no"},
     )
+
+
+def test_lines_of_json_say_which_command_they_are_from():
+    told = io.StringIO()
+    progress = Progress(told, name="watch")
+    progress.speak_json()
+    progress.say("hello")
+    assert json.loads(told.getvalue())["from"] == "watch"
