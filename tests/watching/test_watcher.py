@@ -1,3 +1,4 @@
+import os
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -8,10 +9,13 @@ from tests.here import label_runs_here, replicas_here
 from tests.photos import load_photos
 from workers.driver import label_runs
 from workers.errors import StorageUnavailable
+from workers.progress import Progress
+from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
 from workers.summaries import ShardSummary
 from workers.watching.drops import LOOSE, find_drops
 from workers.watching.leases import Leases
+from workers.watching.watcher import Watcher
 
 
 def test_what_is_dropped_is_labelled_and_its_owner_is_told(place):
@@ -345,3 +349,28 @@ def test_a_watcher_that_was_frozen_leaves_the_last_word_to_its_successor(place, 
     assert place.status("friday")["state"] == "done"
     watcher._look()
     assert watcher._waiting == {}
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"x" * 250])
+def test_a_folder_whose_name_no_drop_can_have_is_told_and_keeps_nobody_from_the_others(place, name):
+    folder = Path(os.fsdecode(os.fsencode(place.input) + b"/" + name))
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(load_photos()[1].data)
+    place.drop("monday", 0)
+    assert place.watch_once().unfinished == []
+    assert place.status("monday")["state"] == "done"
+    assert "name" in place.told.getvalue()
+    (page,) = (place.output / "_days").glob("*.md")
+    assert f"* {os.fsdecode(name)[:3]}" in page.read_text()
+    assert {each.name for each in place.output.iterdir()} == {"_days", "_watch", "monday"}
+
+
+def test_a_folder_without_a_name_is_not_taken_for_all_of_the_prefix(place):
+    store, prefix = MemoryStore(), "mem://b/in"
+    for name in ("/1.jpg", "a/1.jpg"):
+        store.put(f"{prefix}/{name}", b"x")
+    settings = place.settings("--input", prefix, "--output", "mem://b/out")
+    watcher = Watcher(store, settings, Progress(place.told, name="watch"), place.stop)
+    watcher._look()
+    assert watcher._waiting.keys() == {"a"}
+    assert "(no name): a folder without a name" in place.told.getvalue()

@@ -28,7 +28,8 @@ def note(store: Store, output: str, status: DropStatus) -> None:
     time = moment[11:26].replace(":", "")
     entry = join_uri(output, DAYS, day, f"{time}-{status.drop}.json")
     store.put(entry, status.to_json())
-    store.put(join_uri(output, DAYS, f"{day}.md"), _page(store, output, day).encode())
+    page = _page(store, output, day)
+    store.put(join_uri(output, DAYS, f"{day}.md"), page.encode("utf-8", "replace"))
 
 
 def _page(store: Store, output: str, day: str) -> str:

@@ -125,7 +125,8 @@ class DropStatus:
 
     def to_json(self) -> bytes:
         """As people read it."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace") + b"\n"  # what is no text stays JSON so
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:

@@ -9,7 +9,7 @@ killed at any moment: its lease expires, and the next one goes on with what is c
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
 from workers.progress import Progress, Say, counted
 from workers.stopping import Stop
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri
+from workers.storage.uris import join_uri, written
 from workers.watching.days import QUEUE, note
-from workers.watching.drops import Drop, find_drops, look_at
+from workers.watching.drops import Drop, find_drops, look_at, why_unfit
 from workers.watching.event_queue import EventQueue
 from workers.watching.heartbeat import beating
 from workers.watching.labelled import Changes, Labelled
@@ -39,6 +39,8 @@ FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0
 """Seconds before something that failed is tried again: doubled each time, up to the longest."""
 TRIES_ONCE = 3
 """Of a store that is away, when the watcher is to end by itself."""
+NAME_SHOWN = 40
+"""Of a name that no drop can have."""
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class Watcher:
         self._in_hand: dict[str, Lease] = {}
         self._next_sweep, self._deaf_until = clock(), clock()
         self._everything = settings.refresh
+        self._told_unfit: set[str] = set()
         self._troubles = {"store": 0, "queue": 0}
         """in a row, by what it was about"""
 
@@ -128,7 +131,7 @@ class Watcher:
     def _sweep(self) -> None:
         exclude = (self._settings.output,)
         labelled = self._labelled.digests()
-        there = list(find_drops(self._store, self._settings.input, exclude))
+        there = list(self._fit(find_drops(self._store, self._settings.input, exclude)))
         for drop in there:
             self._take_note(drop, frozenset() if self._everything else labelled.get(drop.name))
         gone = (labelled.keys() | self._waiting.keys()) - {drop.name for drop in there}
@@ -136,6 +139,17 @@ class Watcher:
             self._take_leave(name, was_labelled=name in labelled)
         self._everything = False
         self._next_sweep = self._clock() + self._settings.sweep_seconds
+
+    def _fit(self, drops: Iterable[Drop]) -> Iterator[Drop]:
+        """Those whose labels can have a folder; of the others the people are told."""
+        for drop in drops:
+            if not (why := why_unfit(drop.name)):
+                yield drop
+            elif drop.name not in self._told_unfit:
+                self._told_unfit.add(drop.name)
+                name = written(drop.name)[:NAME_SHOWN].replace("\0", "") or "(no name)"
+                self._progress.say(f"{name}: {why}")
+                self._note(name, why, source=drop.input)
 
     def _look_at(self, name: str) -> None:
         drop = look_at(self._store, self._settings.input, name, (self._settings.output,))
@@ -280,8 +294,12 @@ class Watcher:
                 self._sleep(wait)
 
     def _note_message(self, text: str) -> None:
-        output, queue = self._settings.output, self._settings.queue_url or ""
-        status = DropStatus.begin(QUEUE, State.REFUSED, text, source=queue, labels=output)
+        self._note(QUEUE, text, source=self._settings.queue_url or "")
+
+    def _note(self, drop: str, text: str, source: str) -> None:
+        """Puts on the page of the day what has no folder of labels."""
+        output = self._settings.output
+        status = DropStatus.begin(drop, State.REFUSED, text, source=source, labels="")
         note(self._store, output, status)
 
 
