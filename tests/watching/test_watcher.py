@@ -8,8 +8,9 @@ import pytest
 from tests.here import label_runs_here, replicas_here
 from tests.photos import load_photos
 from workers.driver import label_runs
-from workers.errors import StorageUnavailable
+from workers.errors import AccessDenied, StorageUnavailable
 from workers.progress import Progress
+from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
 from workers.summaries import ShardSummary
@@ -374,3 +375,24 @@ def test_a_folder_without_a_name_is_not_taken_for_all_of_the_prefix(place):
     watcher._look()
     assert watcher._waiting.keys() == {"a"}
     assert "(no name): a folder without a name" in place.told.getvalue()
+
+
+@pytest.mark.parametrize("call", ["monday/_status.json", "-monday.json", ".md", "labelled/monday/"])
+def test_a_store_that_fails_while_a_drop_is_told_of_leaves_no_drop_untold(place, monkeypatch, call):
+    place.drop("monday", 0)
+    put = LocalStore.put
+
+    def failing(store, uri, data):
+        if call in uri and b'"labelling"' not in data:
+            monkeypatch.setattr(LocalStore, "put", put)
+            raise AccessDenied("no such right")
+        return put(store, uri, data)
+
+    monkeypatch.setattr(LocalStore, "put", failing)
+    with pytest.raises(AccessDenied):
+        place.watch_once()
+    place.watch_once("--lease-seconds", "1")
+    assert place.status("monday")["state"] == "done"
+    (page,) = (place.output / "_days").glob("*.md")
+    assert "| monday | done |" in page.read_text()
+    place.watch_once(label=never)

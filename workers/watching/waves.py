@@ -81,7 +81,7 @@ class Wave:
             try:
                 run = self._plan(each)
             except (PlanError, SettingsError) as error:
-                yield each.drop, self._refuse(each, f"{error}")
+                yield each.drop, self._tell(each, State.REFUSED, f"{error}")
             except StorageUnavailable as error:
                 yield each.drop, self._tell(each, State.UNFINISHED, f"{error}")
             else:
@@ -138,7 +138,6 @@ class Wave:
             return self._tell(each, State.UNFINISHED, message)
         if self._coco[each.drop.name]:
             message += self._export(run)
-        self._mark(each)
         return self._tell(each, State.DONE, message)
 
     def _export(self, run: Run) -> str:
@@ -150,22 +149,19 @@ class Wave:
             return f". {COCO_NAME} could not be written: {error}"
         return f", also as {COCO_NAME}"
 
-    def _refuse(self, each: Taken, why: str) -> State:
-        """Nothing can be done before something in the drop changes, so it counts as seen."""
-        self._mark(each)
-        return self._tell(each, State.REFUSED, why)
-
-    def _mark(self, each: Taken) -> None:
-        if not each.lease.is_lost:
-            self.labelled.put(each.drop.name, each.drop.digest, each.content.items())
-
     def _tell(self, each: Taken, state: State, message: str) -> State:
-        """For the person who dropped it; a successor's words are not written over."""
+        """For the person who dropped it; a successor's words are not written over.
+
+        The mark comes last: whoever is killed before it has the drop looked at and told of again.
+        What is refused has it too, since nothing can be done before something in it changes.
+        """
         each.status = replace(each.status, state=state, message=message, updated_at=now())
         self.progress.say(f"{each.drop.name}: {message}")
         if not each.lease.is_lost:
             self._put(each)
             note(self.store, self.settings.output, each.status)
+        if state is not State.UNFINISHED and not each.lease.is_lost:
+            self.labelled.put(each.drop.name, each.drop.digest, each.content.items())
         each.lease.release()
         return state
 
