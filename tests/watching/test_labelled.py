@@ -1,7 +1,7 @@
 import pytest
 
 from workers.storage.memory import MemoryStore
-from workers.watching.labelled import Changes, Labelled
+from workers.watching.labelled import MOST_KEPT, Changes, Labelled
 
 OUT = "mem://b/out"
 
@@ -53,3 +53,12 @@ def test_changes_tell_what_is_new_replaced_and_deleted():
     before, after = {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}
     assert Changes.between(before, after) == Changes(("d",), ("b",), ("a",))
     assert Changes.between(after, after) == Changes()
+
+
+def test_of_many_drops_only_some_contents_are_kept_in_memory(store):
+    labelled = Labelled(store, OUT)
+    for number in range(2 * MOST_KEPT):
+        labelled.put(f"{number}", "one", [("1.jpg", f"e{number}")])
+        assert labelled.content(f"{number}") == {"1.jpg": f"e{number}"}
+    assert len(labelled._contents) == MOST_KEPT
+    assert labelled.content("0") == {"1.jpg": "e0"}

@@ -154,3 +154,30 @@ def test_a_lease_that_holds_nonsense_is_waited_for_and_taken(store, clock):
     assert leases.take("a") is None
     clock.pass_by(2 * SECONDS)
     assert leases.take("a") is not None
+
+
+@pytest.mark.parametrize("call", ["put", "put_if_absent"])
+def test_a_store_that_answers_late_lets_nobody_hold_a_lease_that_others_have(
+    store, clock, monkeypatch, call
+):
+    one, two = watcher(store, clock), watcher(store, clock)
+    honest = getattr(store, call)
+
+    def late(uri, data):
+        honest(uri, data)
+        assert two.take("a") is None  # it sees what was written
+        clock.pass_by(SECONDS - 1)
+        return True
+
+    lease = one.take("a") if call == "put" else None
+    monkeypatch.setattr(store, call, late)
+    if lease is None:
+        lease = one.take("a")
+    else:
+        lease.beat()
+    assert not lease.is_lost
+    clock.pass_by(2)
+    assert lease.is_lost  # counted from when it was written, as the others count
+    clock.pass_by(SECONDS / 2)
+    monkeypatch.setattr(store, call, honest)
+    assert two.take("a") is not None

@@ -80,8 +80,8 @@ def check_clock(store: Store, place: str) -> Iterator[Finding]:
             name,
             f"this machine is {abs(ours - theirs):,.0f} s"
             f" {'ahead of' if ours > theirs else 'behind'} the store",
-            "set the clock (chrony, systemd-timesyncd): leases of watchers end by it, and S3"
-            " refuses requests that are a quarter of an hour off",
+            "set the clock (chrony, systemd-timesyncd): S3 refuses requests that are a quarter of"
+            " an hour off, and the times in tables and on pages of days are this machine's",
         )
 
 

@@ -21,6 +21,8 @@ from workers.storage.uris import join_uri, under
 WATCH = "_watch"  # folder of the output
 LABELLED = "labelled"
 _END = ".jsonl.gz"
+MOST_KEPT = 64
+"""Contents in memory; that of a drop of 100,000 files takes some 20 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Labelled:
             for old in [each for each in self._contents if each[0] == drop]:
                 del self._contents[old]
             self._contents[key] = content
+            if len(self._contents) > MOST_KEPT:
+                del self._contents[next(iter(self._contents))]
         return self._contents[key]
 
     def put(self, drop: str, digest: str, content: Iterable[tuple[str, str]]) -> None:

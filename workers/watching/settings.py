@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from workers.settings import LabelSettings
+from workers.storage.uris import under
 
 
 class WatchSettings(LabelSettings):
@@ -40,6 +41,11 @@ class WatchSettings(LabelSettings):
             raise ValueError("--export-coco names one file, and a watcher has many drops: --coco")
         if self.dry_run:
             raise ValueError("--dry-run is for jobs/label.py: a watcher has no plan of its own")
+        if under(f"{self.input}/", self.output) is not None:
+            raise ValueError(
+                "--input lies in --output, whose folders are never taken for drops: give an output"
+                " beside the input, or in a folder of it"
+            )
         if self.refresh and not self.once:
             raise ValueError("--refresh asks for all again, and so would never end: add --once")
         return self

@@ -9,19 +9,19 @@ killed at any moment: its lease expires, and the next one goes on with what is c
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from workers.driver import label_runs
-from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
+from workers.errors import LineError, QueueTrouble, SettingsError, StorageUnavailable
 from workers.progress import Progress, Say, counted
 from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, written
-from workers.watching.days import QUEUE, note
+from workers.watching.days import QUEUE, Days
 from workers.watching.drops import Drop, find_drops, look_at, why_unfit
-from workers.watching.event_queue import EventQueue
+from workers.watching.event_queue import VISIBILITY_SECONDS, EventQueue
 from workers.watching.heartbeat import beating
 from workers.watching.labelled import Changes, Labelled
 from workers.watching.leases import BEATS, Lease, Leases
@@ -39,6 +39,12 @@ FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0
 """Seconds before something that failed is tried again: doubled each time, up to the longest."""
 TRIES_ONCE = 3
 """Of a store that is away, when the watcher is to end by itself."""
+PASSING: Mapping[str, type[LineError]] = {
+    "store": StorageUnavailable,
+    "news": StorageUnavailable,  # the store, too, while messages are looked after
+    "queue": QueueTrouble,
+}
+"""What is waited for, by what it is about."""
 NAME_SHOWN = 40
 """Of a name that no drop can have."""
 
@@ -81,7 +87,8 @@ class Watcher:
         self._store, self._settings, self._progress, self._stop = store, settings, progress, stop
         self._clock = clock
         self._labelled = Labelled(store, settings.output)
-        self._wave = Wave(store, settings, self._labelled, progress, stop, label)
+        self._days = Days(store, settings.output)
+        self._wave = Wave(store, settings, self._labelled, self._days, progress, stop, label)
         self._leases = Leases(store, settings.output, settings.lease_seconds, clock)
         self._readiness = Readiness(settings.settle_seconds, clock)
         self._news = _listen(settings, self._labelled, progress.say, self._note_message)
@@ -90,7 +97,7 @@ class Watcher:
         self._next_sweep, self._deaf_until = clock(), clock()
         self._everything = settings.refresh
         self._told_unfit: set[str] = set()
-        self._troubles = {"store": 0, "queue": 0}
+        self._troubles = dict.fromkeys(PASSING, 0)
         """in a row, by what it was about"""
 
     @property
@@ -105,7 +112,10 @@ class Watcher:
             LineError: nothing can be begun, and waiting will not help.
         """
         beats = [self._beat, *([self._news.prolong] if self._news else [])]
-        with beating(self._settings.lease_seconds / BEATS, beats, self._progress.say):
+        hold = self._settings.lease_seconds
+        if self._news:
+            hold = min(hold, VISIBILITY_SECONDS)
+        with beating(hold / BEATS, beats, self._progress.say):
             while not self._stop.reason:
                 with self._patience("store"):
                     self._look()
@@ -123,6 +133,8 @@ class Watcher:
         if self._clock() >= self._next_sweep:
             self._sweep()
         for each in [each for each in self._waiting.values() if self._is_due(each)]:
+            if self._stop.reason:
+                return
             self._look_at(each.drop.name)
 
     def _is_due(self, each: Waiting) -> bool:
@@ -157,7 +169,8 @@ class Watcher:
         if drop is None:
             self._take_leave(name, was_labelled=bool(labelled))
         else:
-            self._take_note(drop, labelled)
+            again = self._settings.refresh and name in self._waiting
+            self._take_note(drop, frozenset() if again else labelled)
 
     def _take_note(self, drop: Drop, labelled: frozenset[str] | None) -> None:
         """Of a drop that is there: whether there is something to do, and when."""
@@ -189,10 +202,12 @@ class Watcher:
             changes=Changes(deleted=deleted),
         )
         self._progress.say(f"{name}: {status.message}")
-        self._store.put(status_uri(labels), status.to_json())
-        note(self._store, self._settings.output, status)
-        self._labelled.forget(name)
-        lease.release()
+        try:
+            self._store.put(status_uri(labels), status.to_json())
+            self._days.note(status)
+            self._labelled.forget(name)
+        finally:
+            lease.release()
 
     def _forget(self, name: str) -> None:
         self._waiting.pop(name, None)
@@ -202,8 +217,10 @@ class Watcher:
 
     def _label(self) -> None:
         """Labels what is complete and in nobody else's hand, wave after wave."""
-        while not self._stop.reason and (drops := self._take_in_hand()):
+        while not self._stop.reason:
             try:
+                if not (drops := self._take_in_hand()):
+                    return
                 for drop, state in self._wave.run(drops):
                     del self._in_hand[drop.name]
                     self._account(drop, state)
@@ -229,11 +246,11 @@ class Watcher:
             each.is_elsewhere = self._leases.is_alive(name)
             each.look_again = self._clock() + self._settings.lease_seconds / BEATS
             each.is_complete = False  # when it is free again, it may be labelled already
-        elif self._labelled.of(name) == {each.drop.digest} and not self._settings.refresh:
-            lease.release()  # another one was first
+            return
+        self._in_hand[name] = lease  # first of all, so that it is given back whatever happens
+        if self._labelled.of(name) == {each.drop.digest} and not self._settings.refresh:
+            self._in_hand.pop(name).release()  # another one was first
             self._forget(name)
-        else:
-            self._in_hand[name] = lease
 
     def _account(self, drop: Drop, state: State) -> None:
         """What became of a drop: done with, or to be tried again some time."""
@@ -265,11 +282,13 @@ class Watcher:
         if self._news is None or self._clock() < self._deaf_until:
             self._sleep(max(wait, SHORTEST_STEP))
             return
-        with self._patience("queue"), self._patience("store"):
+        with self._patience("queue"), self._patience("news"):
             # whole seconds, and never none: a queue that is asked all the time costs money
             for name in self._news.receive(max(1, math.ceil(wait))) - self._waiting.keys():
                 self._look_at(name)
             self._news.settle(self._waiting.keys(), self.unfinished)
+            if self._news.is_full:  # then it was not waited for
+                self._sleep(max(wait, SHORTEST_STEP))
 
     def _sleep(self, seconds: float) -> None:
         until = self._clock() + seconds
@@ -282,25 +301,27 @@ class Watcher:
         try:
             yield
             self._troubles[about] = 0
-        except (StorageUnavailable, QueueTrouble) as error:
+        except PASSING[about] as error:
             self._troubles[about] += 1
-            if self._settings.once and self._troubles[about] >= TRIES_ONCE:
+            if about == "queue":  # sweeps go on
+                self._deaf_until = self._clock() + self._wait_for(about, error)
+            elif self._settings.once and self._troubles[about] >= TRIES_ONCE:
                 raise
-            wait = _back_off(self._troubles[about])
-            self._progress.say(f"{error}; tried again in {wait:.0f} s")
-            if isinstance(error, QueueTrouble):
-                self._deaf_until = self._clock() + wait  # sweeps go on
             else:
-                self._sleep(wait)
+                self._sleep(self._wait_for(about, error))
+
+    def _wait_for(self, about: str, error: LineError) -> float:
+        wait = _back_off(self._troubles[about])
+        self._progress.say(f"{error}; tried again in {wait:.0f} s")
+        return wait
 
     def _note_message(self, text: str) -> None:
         self._note(QUEUE, text, source=self._settings.queue_url or "")
 
     def _note(self, drop: str, text: str, source: str) -> None:
         """Puts on the page of the day what has no folder of labels."""
-        output = self._settings.output
         status = DropStatus.begin(drop, State.REFUSED, text, source=source, labels="")
-        note(self._store, output, status)
+        self._days.note(status)
 
 
 def _listen(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from workers.driver import label_runs
-from workers.errors import LineError, PlanError, SettingsError, StorageUnavailable
+from workers.errors import LineError, PlanError, SettingsError, StorageError
 from workers.exports.formats import export_run
 from workers.labels.commits import now
 from workers.progress import Progress
@@ -17,7 +17,7 @@ from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.summaries import RunSummary
-from workers.watching.days import note
+from workers.watching.days import Days
 from workers.watching.drop_settings import settle_drop
 from workers.watching.drops import Drop, list_drop
 from workers.watching.labelled import Changes, Labelled
@@ -56,6 +56,7 @@ class Wave:
         store: where everything lies.
         settings: of the watcher, with GPUs and precision settled.
         labelled: what is labelled already; is told of each drop that is.
+        days: hears what became of each drop, too.
         progress: hears of all that happens.
         stop: what may end the work early.
         label: labels the runs.
@@ -64,6 +65,7 @@ class Wave:
     store: Store
     settings: WatchSettings
     labelled: Labelled
+    days: Days
     progress: Progress
     stop: Stop
     label: LabelRuns = label_runs
@@ -72,25 +74,39 @@ class Wave:
     def run(self, drops: Sequence[tuple[Drop, Lease]]) -> Iterator[tuple[Drop, State]]:
         """Labels drops, and tells what became of each as soon as that is known.
 
+        Nothing is told of those that were not begun when there is a reason to stop.
+
         Raises:
             LineError: nothing could be begun, for a reason that concerns all drops.
+            KeyboardInterrupt: it came while they were labelled; what became of them is told.
         """
-        taken = [self._take(drop, lease) for drop, lease in drops]
         runs: dict[str, tuple[Taken, Run]] = {}
-        for each in taken:
-            try:
-                run = self._plan(each)
-            except (PlanError, SettingsError) as error:
-                yield each.drop, self._tell(each, State.REFUSED, f"{error}")
-            except StorageUnavailable as error:
-                yield each.drop, self._tell(each, State.UNFINISHED, f"{error}")
-            else:
-                runs[run.ledger.run_id] = each, run
-        if runs:
-            planned = [run for _, run in runs.values()]
+        yield from self._plan_all(drops, runs)
+        interrupted = False
+        if planned := [run for _, run in runs.values()]:
             for summary in self.label(planned, self.progress, None, self.stop):
                 each, run = runs[summary.run_id]
                 yield each.drop, self._end(each, run, summary)
+                interrupted = interrupted or summary.interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _plan_all(
+        self, drops: Sequence[tuple[Drop, Lease]], runs: dict[str, tuple[Taken, Run]]
+    ) -> Iterator[tuple[Drop, State]]:
+        """Fills in the runs, and tells of the drops that have none."""
+        for drop, lease in drops:
+            if self.stop.reason:
+                break
+            each = self._take(drop, lease)
+            try:
+                run = self._plan(each)
+            except PlanError as error:
+                yield each.drop, self._tell(each, State.REFUSED, f"{error}")
+            except (SettingsError, StorageError) as error:  # of the model, or of what changes now
+                yield each.drop, self._tell(each, State.UNFINISHED, f"{error}")
+            else:
+                runs[run.ledger.run_id] = each, run
 
     def _take(self, drop: Drop, lease: Lease) -> Taken:
         exclude = (self.settings.output,)
@@ -111,7 +127,10 @@ class Wave:
         return taken
 
     def _plan(self, each: Taken) -> Run:
-        settings = settle_drop(self.store, each.drop, self.settings)
+        try:
+            settings = settle_drop(self.store, each.drop, self.settings)
+        except SettingsError as error:  # all others are about the watcher's own
+            raise PlanError(f"{error}") from error
         self._coco[each.drop.name] = settings.coco
         return plan_run(settings, self.progress.say, shallow=each.drop.is_loose)
 
@@ -159,7 +178,7 @@ class Wave:
         self.progress.say(f"{each.drop.name}: {message}")
         if not each.lease.is_lost:
             self._put(each)
-            note(self.store, self.settings.output, each.status)
+            self.days.note(each.status)
         if state is not State.UNFINISHED and not each.lease.is_lost:
             self.labelled.put(each.drop.name, each.drop.digest, each.content.items())
         each.lease.release()
