@@ -129,6 +129,7 @@ def test_whoever_saw_an_old_number_does_not_get_it_once_it_was_removed(store, cl
     monkeypatch.setattr(store, "put_if_absent", overtaken)
     assert slow.take("a") is None
     assert watcher(store, clock).take("a") is None  # the third one's is the newest still
+    assert len(list(store.list(f"{OUT}/_watch/leases/a"))) == 1  # nothing of the slow one is left
 
 
 def test_of_many_watchers_at_once_one_gets_a_drop(tmp_path):
@@ -181,3 +182,15 @@ def test_a_store_that_answers_late_lets_nobody_hold_a_lease_that_others_have(
     clock.pass_by(SECONDS / 2)
     monkeypatch.setattr(store, call, honest)
     assert two.take("a") is not None
+
+
+def test_a_late_word_wakes_no_lease_that_is_lost_or_given_back(store, clock):
+    one, two = watcher(store, clock), watcher(store, clock)
+    lost = one.take("a")
+    clock.pass_by(SECONDS + 1)
+    lost.beat()
+    assert lost.is_lost
+    given_back = one.take("b")
+    given_back.release()
+    given_back.beat()
+    assert two.take("b") is not None
