@@ -224,3 +224,12 @@ def test_messages_about_what_can_be_no_drop_are_done_with(sqs, name):
     told = Told(sqs)
     assert told.news.receive(0) == set()
     assert sqs.count() == (0, 0)
+
+
+def test_what_the_watcher_itself_writes_is_no_news(sqs):
+    told = Told(sqs)
+    told.labelled = Labelled(MemoryStore(), f"{IN}/labels")
+    news = News(told.queue, IN, told.labelled, told.lines.append, told.notes.append)
+    sqs.send(of_s3("b", "in/labels/friday/_status.json"), of_s3("b", "in/labels/friday/coco.json"))
+    assert news.receive(0) == set()
+    assert sqs.count() == (0, 0)

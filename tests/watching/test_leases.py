@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from tests.clock import Clock
-from workers.errors import StorageUnavailable
+from workers.errors import ConditionUnsupported, StorageUnavailable
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.watching.leases import Leases
@@ -194,3 +194,28 @@ def test_a_late_word_wakes_no_lease_that_is_lost_or_given_back(store, clock):
     given_back.release()
     given_back.beat()
     assert two.take("b") is not None
+
+
+def test_a_number_that_another_one_took_is_not_alive_before_it_beats(store, clock):
+    one, two, three = (watcher(store, clock) for _ in range(3))
+    first = one.take("a")
+    assert two.take("a") is None
+    first.release()
+    second = three.take("a")
+    assert two.take("a") is None
+    assert not two.is_alive("a")
+    second.beat()
+    assert two.take("a") is None
+    assert two.is_alive("a")
+
+
+def test_a_store_that_knows_no_conditions_serves_one_watcher(clock):
+    class Unconditional(MemoryStore):
+        def put_if_absent(self, uri, data):
+            raise ConditionUnsupported("none")
+
+    store = Unconditional()
+    lease = watcher(store, clock).take("a")
+    assert watcher(store, clock).take("a") is None
+    lease.release()
+    assert watcher(store, clock).take("a") is not None

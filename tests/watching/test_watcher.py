@@ -608,3 +608,76 @@ def test_a_day_with_many_drops_has_each_entry_read_once(place, monkeypatch):
     place.watch_once()
     entries = [uri for uri in read if "/_days/" in uri]
     assert len(entries) == len(set(entries)) == 6
+
+
+def test_a_refresh_is_not_cut_short_by_the_next_sweep(place, clock):
+    place.drop("friday", 0)
+    place.watch_once()
+    watcher = place.watcher("--once", "--refresh", clock=clock)
+    watcher._look()
+    clock.pass_by(10_000)
+    watcher._look()
+    watcher._label()
+    assert place.status("friday")["reused"] == 1
+
+
+def test_of_two_watchers_one_tells_that_a_drop_is_gone(place, clock):
+    folder = place.drop("friday", 0)
+    place.watch_once()
+    (folder / "0.jpg").unlink()
+    watcher, other = place.watcher(clock=clock), place.watcher(clock=clock)
+    seen = watcher._labelled.digests()
+    other._look()
+    assert "friday" in seen  # as in a sweep that began before the other one told of it
+    watcher._take_leave("friday", was_labelled=True)
+    assert place.status("friday")["changed"] == {"deleted": ["0.jpg"]}
+    assert len(list((place.output / "_days").rglob("*.json"))) == 2
+    assert Leases(Anywhere(), str(place.output), 60.0).take("friday") is not None
+
+
+def test_a_watcher_that_is_asked_to_end_while_it_lists_takes_nothing_for_deleted(
+    place, clock, monkeypatch
+):
+    place.drop("friday", 0)
+    place.drop("monday", 1)
+    place.watch_once()
+    find = find_drops
+
+    def slowly(*arguments):
+        for drop in find(*arguments):
+            yield drop
+            place.stop.ask("asked to end")
+
+    monkeypatch.setattr("workers.watching.watcher.find_drops", slowly)
+    place.watcher().watch()
+    assert {place.status(name)["state"] for name in ("friday", "monday")} == {"done"}
+
+
+def test_many_drops_that_are_due_cost_a_sweep_and_not_a_look_at_each(place, clock, monkeypatch):
+    for name in "abc":
+        place.drop(name, 0)
+    watcher = place.watcher("--settle-seconds", "60", clock=clock, label=never)
+    watcher._look()
+    clock.pass_by(60)
+    monkeypatch.setattr("workers.watching.watcher.look_at", never)
+    watcher._look()
+    assert all(each.is_complete for each in watcher._waiting.values())
+
+
+def test_a_watcher_that_is_asked_to_end_looks_at_no_more_drops(place, clock, monkeypatch):
+    for name in "abc":
+        place.drop(name, 0)
+    watcher = place.watcher("--settle-seconds", "60", clock=clock, label=never)
+    watcher._look()
+    watcher._sweep_costs = 10
+    clock.pass_by(60)
+    place.stop.ask("asked to end")
+    monkeypatch.setattr("workers.watching.watcher.look_at", never)
+    watcher._look()
+
+
+def test_a_name_with_line_breaks_is_told_in_one_line(place):
+    place.drop("a\nwatch: b: labelled\x1b[31m", 0)
+    place.watch_once()
+    assert "\nwatch: b" not in place.told.getvalue()
+    assert "\x1b" not in place.told.getvalue()

@@ -9,6 +9,7 @@ time would be smaller, and blind for what comes late, is replaced or is removed.
 
 import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -104,9 +105,11 @@ class Labelled:
     def _read(self, drop: str, digest: str) -> dict[str, str]:
         try:
             lines = gzip.decompress(self.store.get(self._place(drop, digest))).splitlines()
+            return dict(json.loads(line) for line in lines)
         except ObjectMissing:  # another watcher was here in between
             return {}
-        return dict(json.loads(line) for line in lines)
+        except (OSError, EOFError, zlib.error, ValueError, TypeError):  # damaged: as if all is new
+            return {}
 
     def _place(self, drop: str = "", digest: str = "") -> str:
         names = [drop, f"{digest}{_END}"] if drop else []

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from workers.errors import LineError, ObjectMissing, StorageError
+from workers.errors import ConditionUnsupported, LineError, ObjectMissing, StorageError
 from workers.labels.commits import JsonFile
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
@@ -136,7 +136,7 @@ class Leases:
         number = newest.number + 1 if newest else 1
         hold = Hold(self.holder, self._seconds)
         uri, now = self._uri(drop, number), self._clock()
-        if not self._store.put_if_absent(uri, hold.to_json()):
+        if not self._create(uri, hold.to_json()):
             return None
         # A number is free again once it was removed: only the highest one is a lease.
         numbers = self._numbers(drop)
@@ -147,6 +147,13 @@ class Leases:
             self._store.delete(self._uri(drop, old))
         self._seen.pop(drop, None)
         return Lease(self._store, drop, uri, hold, self._clock, now)
+
+    def _create(self, uri: str, data: bytes) -> bool:
+        try:
+            return self._store.put_if_absent(uri, data)
+        except ConditionUnsupported:  # of two in the same moment, mostly one reads its own
+            self._store.put(uri, data)
+            return self._store.get(uri) == data
 
     def is_alive(self, drop: str) -> bool:
         """Whether the holder that kept this watcher from a drop was seen to beat."""

@@ -104,12 +104,17 @@ class News:
     def _places(self, events: tuple[Event, ...]) -> Iterator[tuple[str, str]]:
         """Drop and name in it, of those objects that are in one."""
         for event in events:
-            if (place := drop_of(event.uri, self._prefix)) is not None:
+            if (place := self._place(event)) is not None:
                 yield place
+
+    def _place(self, event: Event) -> tuple[str, str] | None:
+        """Drop and name; what this watcher itself writes into its output is in none."""
+        own = under(event.uri, self._labelled.output) is not None
+        return None if own else drop_of(event.uri, self._prefix)
 
     def _is_known(self, event: Event, contents: Mapping[str, Mapping[str, str]]) -> bool:
         """Whether what it says is in what was labelled, or concerns no drop."""
-        place = drop_of(event.uri, self._prefix)
+        place = self._place(event)
         if place is None or not self._may_matter(place[1]):
             return True
         etag = contents[place[0]].get(place[1])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from workers.driver import label_runs
 from workers.errors import LineError, QueueTrouble, SettingsError, StorageUnavailable
+from workers.markdown import one_line
 from workers.progress import Progress, Say, counted
 from workers.stopping import Stop
 from workers.storage.objects import Store
@@ -45,6 +46,8 @@ PASSING: Mapping[str, type[LineError]] = {
     "queue": QueueTrouble,
 }
 """What is waited for, by what it is about."""
+LISTED_AT_ONCE = 1_000
+"""Names in an answer of S3."""
 NAME_SHOWN = 40
 """Of a name that no drop can have."""
 
@@ -96,6 +99,8 @@ class Watcher:
         self._in_hand: dict[str, Lease] = {}
         self._next_sweep, self._deaf_until = clock(), clock()
         self._everything = settings.refresh
+        self._sweep_costs = 0
+        """requests of a sweep, about: one for each drop that is due may cost more"""
         self._told_unfit: set[str] = set()
         self._troubles = dict.fromkeys(PASSING, 0)
         """in a row, by what it was about"""
@@ -130,36 +135,43 @@ class Watcher:
 
     def _look(self) -> None:
         """Looks at what may have changed: at all of it, or at what is waited for."""
-        if self._clock() >= self._next_sweep:
+        if self._clock() >= self._next_sweep or len(self._due()) > self._sweep_costs:
             self._sweep()
-        for each in [each for each in self._waiting.values() if self._is_due(each)]:
+        for each in self._due():
             if self._stop.reason:
                 return
             self._look_at(each.drop.name)
 
-    def _is_due(self, each: Waiting) -> bool:
-        return not each.is_complete and each.look_again <= self._clock()
+    def _due(self) -> list[Waiting]:
+        now = self._clock()
+        waiting = self._waiting.values()
+        return [each for each in waiting if not each.is_complete and each.look_again <= now]
 
     def _sweep(self) -> None:
         exclude = (self._settings.output,)
         labelled = self._labelled.digests()
         there = list(self._fit(find_drops(self._store, self._settings.input, exclude)))
+        if self._stop.reason:  # then these are not all
+            return
         for drop in there:
-            self._take_note(drop, frozenset() if self._everything else labelled.get(drop.name))
+            self._take_note(drop, labelled.get(drop.name))
         gone = (labelled.keys() | self._waiting.keys()) - {drop.name for drop in there}
         for name in sorted(gone):
             self._take_leave(name, was_labelled=name in labelled)
         self._everything = False
+        self._sweep_costs = 1 + sum(drop.files for drop in there) // LISTED_AT_ONCE
         self._next_sweep = self._clock() + self._settings.sweep_seconds
 
     def _fit(self, drops: Iterable[Drop]) -> Iterator[Drop]:
         """Those whose labels can have a folder; of the others the people are told."""
         for drop in drops:
+            if self._stop.reason:
+                return
             if not (why := why_unfit(drop.name)):
                 yield drop
             elif drop.name not in self._told_unfit:
                 self._told_unfit.add(drop.name)
-                name = written(drop.name)[:NAME_SHOWN].replace("\0", "") or "(no name)"
+                name = one_line(written(drop.name)[:NAME_SHOWN]) or "(no name)"
                 self._progress.say(f"{name}: {why}")
                 self._note(name, why, source=drop.input)
 
@@ -169,12 +181,12 @@ class Watcher:
         if drop is None:
             self._take_leave(name, was_labelled=bool(labelled))
         else:
-            again = self._settings.refresh and name in self._waiting
-            self._take_note(drop, frozenset() if again else labelled)
+            self._take_note(drop, labelled)
 
     def _take_note(self, drop: Drop, labelled: frozenset[str] | None) -> None:
         """Of a drop that is there: whether there is something to do, and when."""
-        if labelled == frozenset([drop.digest]):
+        again = self._everything or (self._settings.refresh and drop.name in self._waiting)
+        if labelled == frozenset([drop.digest]) and not again:
             self._forget(drop.name)
             return
         now = self._clock()
@@ -191,6 +203,13 @@ class Watcher:
         self._forget(name)
         if not was_labelled or (lease := self._leases.take(name)) is None:
             return
+        try:
+            if self._labelled.of(name):  # else another one was first
+                self._tell_gone(name)
+        finally:
+            lease.release()
+
+    def _tell_gone(self, name: str) -> None:
         deleted = tuple(self._labelled.content(name))
         labels = join_uri(self._settings.output, name)
         status = DropStatus.begin(
@@ -201,13 +220,10 @@ class Watcher:
             labels=labels,
             changes=Changes(deleted=deleted),
         )
-        self._progress.say(f"{name}: {status.message}")
-        try:
-            self._store.put(status_uri(labels), status.to_json())
-            self._days.note(status)
-            self._labelled.forget(name)
-        finally:
-            lease.release()
+        self._progress.say(f"{one_line(name)}: {status.message}")
+        self._store.put(status_uri(labels), status.to_json())
+        self._days.note(status)
+        self._labelled.forget(name)
 
     def _forget(self, name: str) -> None:
         self._waiting.pop(name, None)

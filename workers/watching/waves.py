@@ -11,6 +11,7 @@ from workers.driver import label_runs
 from workers.errors import LineError, PlanError, SettingsError, StorageError
 from workers.exports.formats import export_run
 from workers.labels.commits import now
+from workers.markdown import one_line
 from workers.progress import Progress
 from workers.runs import Run, plan_run
 from workers.stopping import Stop
@@ -150,7 +151,9 @@ class Wave:
             not_done=dict(failures),
         )
         if each.lease.is_lost:
-            self.progress.say(f"{each.drop.name}: its lease was lost meanwhile; looked at again")
+            self.progress.say(
+                f"{one_line(each.drop.name)}: its lease was lost meanwhile; looked at again"
+            )
             return State.LABELLING
         message = say_what_came(each.drop, summary)
         if summary.failures:
@@ -175,7 +178,7 @@ class Wave:
         What is refused has it too, since nothing can be done before something in it changes.
         """
         each.status = replace(each.status, state=state, message=message, updated_at=now())
-        self.progress.say(f"{each.drop.name}: {message}")
+        self.progress.say(f"{one_line(each.drop.name)}: {message}")
         if not each.lease.is_lost:
             self._put(each)
             self.days.note(each.status)
