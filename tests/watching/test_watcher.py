@@ -9,7 +9,14 @@ import pytest
 from tests.here import label_runs_here, replicas_here
 from tests.photos import load_photos
 from workers.driver import label_runs
-from workers.errors import AccessDenied, LineError, ObjectMissing, QueueTrouble, StorageUnavailable
+from workers.errors import (
+    AccessDenied,
+    LineError,
+    ObjectMissing,
+    QueueTrouble,
+    SettingsError,
+    StorageUnavailable,
+)
 from workers.progress import Progress
 from workers.runs import plan_run
 from workers.storage.local import LocalStore
@@ -681,3 +688,16 @@ def test_a_name_with_line_breaks_is_told_in_one_line(place):
     place.watch_once()
     assert "\nwatch: b" not in place.told.getvalue()
     assert "\x1b" not in place.told.getvalue()
+
+
+def test_an_output_is_that_of_one_input(place, tmp_path):
+    place.drop("friday", 0)
+    place.watch_once()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(
+        SettingsError, match=r"--output .*is dropped under .*in', not under .*other"
+    ):
+        place.watch_once("--input", str(tmp_path / "other"))
+    assert place.status("friday")["state"] == "done"
+    (place.output / "_watch" / "input.json").write_text("nonsense")
+    place.watch_once(label=never)

@@ -1,6 +1,7 @@
 """The cursor of a watcher: which drops are labelled, and what was in them then.
 
     OUTPUT/_watch/labelled/<drop>/<digest>.jsonl.gz    name and etag of all that was in it
+    OUTPUT/_watch/input.json                           the prefix that all this is about
 
 One listing of these names tells which drops are up to date; their content is read when a person is
 to be told what has changed, or an event asks whether its object was in it. A cursor by name or by
@@ -15,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from workers.errors import ObjectMissing
+from workers.errors import ObjectMissing, SettingsError
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri, under
+from workers.storage.uris import join_uri, shown, under
 
 WATCH = "_watch"  # folder of the output
 LABELLED = "labelled"
@@ -60,6 +61,29 @@ class Labelled:
     output: str
     _contents: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
     """of drops that were asked for, by name and digest; one for each name"""
+
+    def claim(self, prefix: str) -> None:
+        """Notes which prefix is watched: for another one, all these drops would be gone.
+
+        Raises:
+            SettingsError: it is another one.
+        """
+        uri = join_uri(self.output, WATCH, "input.json")
+        try:
+            noted = self.store.get(uri)
+        except ObjectMissing:
+            self.store.put(uri, json.dumps({"input": prefix}).encode())
+            return
+        try:
+            before = json.loads(noted)["input"]
+        except (ValueError, KeyError, TypeError):
+            before = prefix  # of another version
+        if before != prefix:
+            raise SettingsError(
+                f"--output {shown(self.output)} holds the labels of what is dropped under"
+                f" {shown(before)}, not under {shown(prefix)}: give each input an output of its"
+                f" own; if the input has moved, remove {shown(uri)}"
+            )
 
     def digests(self) -> Mapping[str, frozenset[str]]:
         """Digests by drop. Two stand there only when a watcher was killed between two writes."""

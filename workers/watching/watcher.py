@@ -149,6 +149,7 @@ class Watcher:
 
     def _sweep(self) -> None:
         exclude = (self._settings.output,)
+        self._labelled.claim(self._settings.input)
         labelled = self._labelled.digests()
         there = list(self._fit(find_drops(self._store, self._settings.input, exclude)))
         if self._stop.reason:  # then these are not all
