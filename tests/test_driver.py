@@ -535,3 +535,18 @@ def test_a_run_that_ends_early_on_purpose_tells_why_and_the_next_start_does_the_
     assert "the deadline has come: what is committed is kept" in told.getvalue()
     made = label_run(plan_run(settings, silent), Progress(told), replicas=replicas_here)
     assert (made.exit_code, made.found_committed) == (0, 1)
+
+
+def test_what_is_to_stop_before_it_begins_starts_no_replica(read, photos, output):
+    stop, told = Stop(), io.StringIO()
+    stop.ask("asked to end")
+
+    def replicas(*_):
+        raise AssertionError("nothing is to be begun")
+
+    run = plan_run(read(photos, output), silent)
+    made = label_run(run, Progress(told), replicas, stop)
+    assert (made.exit_code, made.stopped, made.records) == (3, "asked to end", 0)
+    assert "asked to end: what is committed is kept, the same command does the rest" in (
+        told.getvalue()
+    )

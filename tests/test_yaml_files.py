@@ -85,3 +85,23 @@ def test_of_a_name_that_stands_twice_the_one_that_counts_is_found():
     data = b"a: 1\nb: 2\na: 3\n"
     assert read_yaml(data, "x") == {"a": 3, "b": 2}
     assert find_place(data, ["a"]) == "line 3, column 1"
+
+
+LISTS = "a0: &a0 [x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize("text", [LISTS, MERGES, "a: &a [*a]"], ids=["lists", "merges", "itself"])
+def test_a_few_lines_that_stand_for_billions_of_values_are_refused(text):
+    with pytest.raises(SettingsError, match=r"its aliases \(\*\) repeat each other"):
+        read_yaml(text, "x")
+
+
+def test_aliases_may_be_used():
+    text = "base: &base {a: 1, b: [1, 2]}\nmore: {<<: *base, c: *base}"
+    base = {"a": 1, "b": [1, 2]}
+    assert read_yaml(text, "x") == {"base": base, "more": {**base, "c": base}}

@@ -29,6 +29,7 @@ from workers.wording import Say, counted
 FAILED_IN_A_ROW = 20
 """Shards that fail with none committed in between: the store is down, and it isn't about them."""
 NOT_REACHED = "not reached: the run ended before"
+SAME_COMMAND = "what is committed is kept, the same command does the rest"
 AT_LEAST_ONCE = (
     "has no conditional writes, so every shard is committed at least once, not exactly once: no "
     "row is lost or doubled, but where two workers end the same shard in the same moment, its "
@@ -83,7 +84,7 @@ def label_runs(
                     if each.take(summary):
                         yield _finish(open_runs.pop(each.run_id), progress)
         except KeyboardInterrupt:
-            progress.say("stopped; what is committed is kept, the same command does the rest")
+            progress.say(f"stopped; {SAME_COMMAND}")
             yield from (_finish(each, progress, interrupted=True) for each in open_runs.values())
             return
     elif len(runs) == 1:
@@ -112,6 +113,9 @@ class _OpenRun:
 def _label_rest(
     runs: Sequence[Run], progress: Progress, stop: Stop, replicas: Replicas | None
 ) -> Iterator[ShardSummary]:
+    if stop.reason:
+        progress.say(f"{stop.reason}: {SAME_COMMAND}")
+        return
     if replicas is None:  # Ray takes seconds to import, often for nothing
         from workers.cluster import check_address
         from workers.pool import label_on_ray
@@ -133,7 +137,7 @@ def _label_rest(
                 progress.say("the run ends here: the other shards would fail like this one")
                 return
     if stop.reason:
-        progress.say(f"{stop.reason}: what is committed is kept, the same command does the rest")
+        progress.say(f"{stop.reason}: {SAME_COMMAND}")
 
 
 def _count_records(shards: Sequence[Shard]) -> int | None:

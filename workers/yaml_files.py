@@ -1,6 +1,7 @@
 """YAML that people wrote, read with errors of one line. JSON is YAML, too."""
 
 import codecs
+import math
 import re
 from collections.abc import Sequence
 from typing import cast
@@ -11,6 +12,8 @@ from workers.errors import SettingsError
 
 QUOTED_CHARS = 60
 """Of the line where a mistake stands, in a message."""
+MOST_BY_ALIASES = 10_000
+"""Values that aliases may add to those that stand in a document: nine lines can say a billion."""
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what YAML takes for one
 _NO_START = re.compile(r"found character '(.+)' that cannot start any token")
 _QUOTE_IT = "put all of the text in quotes"
@@ -68,7 +71,7 @@ def read_yaml(data: str | bytes, name: str) -> object:
             f"{name} is no YAML: not {error.encoding} at byte {error.start}: save it as UTF-8"
         ) from error
     try:
-        return cast(object, yaml.safe_load(text))
+        return _construct(text)
     except MemoryError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -96,6 +99,30 @@ def find_place(data: bytes, path: Sequence[str]) -> str:
         key, node = found[-1]
         mark = key.start_mark
     return _shown(mark) if mark else ""
+
+
+def _construct(text: str) -> object:
+    """As `yaml.safe_load`, but looks before it is built how much there will be."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _unfolded(node, {}) > len(text) + MOST_BY_ALIASES:
+            raise yaml.YAMLError("its aliases (*) repeat each other to far too many values")
+        return cast(object, loader.construct_document(node))
+    finally:
+        loader.dispose()
+
+
+def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values in a node once each alias has its own copy; endless where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is known: whoever meets it again is inside of it
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (each if isinstance(each, tuple) else (each,) for each in children)
+        known[id(node)] = 1 + sum(_unfolded(part, known) for pair in parts for part in pair)
+    return known[id(node)]
 
 
 def _decode(data: str | bytes) -> str:

@@ -23,6 +23,9 @@ from workers.storage.stores import Anywhere
 from workers.watching.settings import WatchSettings
 from workers.watching.watcher import Watcher
 
+ASK_NOTHING = "--ask-nothing"
+"""In the place of a question that is asked of all."""
+
 
 class Place:
     """A watched folder, its output, and watchers of it."""
@@ -46,8 +49,8 @@ class Place:
         return folder
 
     def settings(self, *flags: str) -> WatchSettings:
-        given = [*self._flags, *flags]
-        if "--instruction" not in flags:
+        given = [*self._flags, *(flag for flag in flags if flag != ASK_NOTHING)]
+        if "--instruction" not in flags and ASK_NOTHING not in flags:
             given += ["--instruction", "the dog"]
         if "--settle-seconds" not in flags:
             given += ["--settle-seconds", "0"]

@@ -64,3 +64,15 @@ def test_an_empty_file_says_nothing(settings):
 def test_what_a_drop_may_not_say_is_refused_with_its_place(settings, text, why):
     with pytest.raises(SettingsError, match=why):
         settle(text, settings)
+
+
+def test_of_a_thousand_mistakes_some_are_told(settings):
+    text = f"instruction: [{'1,' * 1_000}]"
+    with pytest.raises(SettingsError, match=r"instruction\.4: .*\nand 995 more$"):
+        settle(text, settings)
+
+
+def test_a_long_value_is_not_told_in_whole(settings):
+    with pytest.raises(SettingsError) as caught:
+        settle(f"instruction: {'x' * 60_000}", settings)
+    assert len(f"{caught.value}") < 500

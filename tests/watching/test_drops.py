@@ -3,7 +3,15 @@ from itertools import pairwise
 import pytest
 
 from workers.storage.memory import MemoryStore
-from workers.watching.drops import LOOSE, counts, drop_of, find_drops, list_drop, look_at
+from workers.watching.drops import (
+    LOOSE,
+    counts,
+    drop_of,
+    find_drops,
+    list_drop,
+    look_at,
+    why_unfit,
+)
 
 IN = "mem://b/in"
 
@@ -99,3 +107,25 @@ def test_hidden_names_do_not_count_but_for_those_that_say_what_is_asked():
     assert not counts("_other.yaml")
     assert not counts("_hidden/1.jpg")
     assert not counts("deep/.x/1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "without a name"),
+        ("caf\udce9", "not UTF-8"),
+        ("\ud800", "not UTF-8"),
+        ("x" * 201, "more than 200 bytes"),
+        ("ü" * 101, "more than 200 bytes"),
+        ("a\0b", "zero byte"),
+    ],
+)
+def test_a_name_that_no_folder_of_labels_can_have_is_that_of_no_drop(name, why):
+    assert why in why_unfit(name)
+    assert drop_of(f"{IN}/{name}/1.jpg", IN) is None
+
+
+def test_other_names_are_those_of_drops():
+    for name in ("x" * 200, "ü" * 100, " ", "a\nb", "%00", "labels", "-rf", "a\\b"):
+        assert why_unfit(name) == ""
+        assert drop_of(f"{IN}/{name}/1.jpg", IN) == (name, "1.jpg")

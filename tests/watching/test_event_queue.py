@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.watching.messages import TEST_EVENT, of_s3
+from tests.watching.messages import TEST_EVENT, of_eventbridge, of_s3
 from tests.watching.sqs import MOST_TIMES, Sqs
-from workers.errors import QueueTrouble, SettingsError
+from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
 from workers.storage.memory import MemoryStore
 from workers.watching.event_queue import EventQueue
 from workers.watching.events import Event
@@ -38,12 +38,12 @@ def test_what_is_prolonged_stays_in_hand_and_what_is_let_go_comes_again(sqs):
 
 def test_a_message_that_says_nothing_ends_as_a_dead_letter(sqs):
     sqs.send("nonsense")
-    queue = EventQueue(sqs.url, visibility_seconds=1)
+    queue = EventQueue(sqs.url, visibility_seconds=4)  # a slow machine needs more than one
     for _ in range(MOST_TIMES):
-        (message,) = queue.receive(3)
+        (message,) = queue.receive(10)
         assert "no JSON" in message.problem
         assert queue.held == ()
-    assert queue.receive(3) == []
+    assert queue.receive(6) == []
     assert sqs.dead_bodies() == ["nonsense"]
 
 
@@ -160,3 +160,75 @@ def test_a_queue_without_a_place_for_dead_letters_is_told(sqs):
     without = Told(sqs, sqs.dead)
     without.news.check()
     assert "no redrive policy" in without.lines[0]
+
+
+class Counting(MemoryStore):
+    """Counts what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listings = 0
+
+    def list(self, prefix):
+        self.listings += 1
+        return super().list(prefix)
+
+
+def test_many_messages_about_one_drop_cost_one_look_at_what_is_known_of_it(sqs):
+    told, store = Told(sqs), Counting()
+    told.labelled = Labelled(store, OUT)
+    news = News(told.queue, IN, told.labelled, told.lines.append, told.notes.append)
+    sqs.send(*(of_s3("b", f"in/friday/{n}.jpg") for n in range(30)))
+    assert news.receive(0) == {"friday"}
+    assert store.listings == 1
+
+
+def test_a_flood_of_nonsense_is_not_listened_to_for_ever(sqs, monkeypatch):
+    monkeypatch.setattr("workers.watching.event_queue.MOST_HELD", 10)
+    sqs.send(*["nonsense"] * 40)
+    queue = EventQueue(sqs.url)
+    assert 10 <= len(queue.receive(0)) < 20
+    assert not queue.is_full
+
+
+def test_a_queue_whose_messages_fill_the_hand_says_so(sqs, monkeypatch):
+    monkeypatch.setattr("workers.watching.event_queue.MOST_HELD", 10)
+    sqs.send(*(of_s3("b", f"in/a/{n}.jpg") for n in range(25)))
+    queue = EventQueue(sqs.url)
+    got = queue.receive(0)
+    assert queue.is_full
+    assert queue.receive(0) == []
+    queue.delete(got)
+    assert not queue.is_full
+
+
+def test_messages_for_others_are_left_to_them_also_where_nothing_can_be_told(sqs):
+    sqs.send(of_s3("b", "elsewhere/1.jpg"), "nonsense", of_s3("b", "elsewhere/2.jpg"))
+
+    def away(_):
+        raise StorageUnavailable("the page of the day can't be written")
+
+    told = Told(sqs)
+    news = News(told.queue, IN, told.labelled, told.lines.append, away)
+    with pytest.raises(StorageUnavailable):
+        news.receive(0)
+    assert told.queue.held == ()
+    assert news.receive(0) == set()
+    assert sum(sqs.count()) == 3
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, "\ud800", "a\0b", "../../etc", "."])
+def test_messages_about_what_can_be_no_drop_are_done_with(sqs, name):
+    sqs.send(of_eventbridge("b", f"in/{name}/1.jpg"))
+    told = Told(sqs)
+    assert told.news.receive(0) == set()
+    assert sqs.count() == (0, 0)
+
+
+def test_what_the_watcher_itself_writes_is_no_news(sqs):
+    told = Told(sqs)
+    told.labelled = Labelled(MemoryStore(), f"{IN}/labels")
+    news = News(told.queue, IN, told.labelled, told.lines.append, told.notes.append)
+    sqs.send(of_s3("b", "in/labels/friday/_status.json"), of_s3("b", "in/labels/friday/coco.json"))
+    assert news.receive(0) == set()
+    assert sqs.count() == (0, 0)

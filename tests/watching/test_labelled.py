@@ -1,7 +1,9 @@
+import gzip
+
 import pytest
 
 from workers.storage.memory import MemoryStore
-from workers.watching.labelled import Changes, Labelled
+from workers.watching.labelled import MOST_KEPT, Changes, Labelled
 
 OUT = "mem://b/out"
 
@@ -53,3 +55,22 @@ def test_changes_tell_what_is_new_replaced_and_deleted():
     before, after = {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}
     assert Changes.between(before, after) == Changes(("d",), ("b",), ("a",))
     assert Changes.between(after, after) == Changes()
+
+
+def test_of_many_drops_only_some_contents_are_kept_in_memory(store):
+    labelled = Labelled(store, OUT)
+    for number in range(2 * MOST_KEPT):
+        labelled.put(f"{number}", "one", [("1.jpg", f"e{number}")])
+        assert labelled.content(f"{number}") == {"1.jpg": f"e{number}"}
+    assert len(labelled._contents) == MOST_KEPT
+    assert labelled.content("0") == {"1.jpg": "e0"}
+
+
+PACKED = gzip.compress(b"nonsense", mtime=0)
+
+
+@pytest.mark.parametrize("data", [b"no gzip", PACKED, PACKED[:-5], PACKED[:-12] + b"x" * 12])
+def test_a_list_that_is_damaged_is_as_good_as_none(store, data):
+    store.put(f"{OUT}/_watch/labelled/a/one.jsonl.gz", data)
+    assert Labelled(store, OUT).of("a") == {"one"}
+    assert Labelled(store, OUT).content("a") == {}

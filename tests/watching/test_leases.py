@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from tests.clock import Clock
-from workers.errors import StorageUnavailable
+from workers.errors import ConditionUnsupported, StorageUnavailable
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.watching.leases import Leases
@@ -129,6 +129,7 @@ def test_whoever_saw_an_old_number_does_not_get_it_once_it_was_removed(store, cl
     monkeypatch.setattr(store, "put_if_absent", overtaken)
     assert slow.take("a") is None
     assert watcher(store, clock).take("a") is None  # the third one's is the newest still
+    assert len(list(store.list(f"{OUT}/_watch/leases/a"))) == 1  # nothing of the slow one is left
 
 
 def test_of_many_watchers_at_once_one_gets_a_drop(tmp_path):
@@ -154,3 +155,67 @@ def test_a_lease_that_holds_nonsense_is_waited_for_and_taken(store, clock):
     assert leases.take("a") is None
     clock.pass_by(2 * SECONDS)
     assert leases.take("a") is not None
+
+
+@pytest.mark.parametrize("call", ["put", "put_if_absent"])
+def test_a_store_that_answers_late_lets_nobody_hold_a_lease_that_others_have(
+    store, clock, monkeypatch, call
+):
+    one, two = watcher(store, clock), watcher(store, clock)
+    honest = getattr(store, call)
+
+    def late(uri, data):
+        honest(uri, data)
+        assert two.take("a") is None  # it sees what was written
+        clock.pass_by(SECONDS - 1)
+        return True
+
+    lease = one.take("a") if call == "put" else None
+    monkeypatch.setattr(store, call, late)
+    if lease is None:
+        lease = one.take("a")
+    else:
+        lease.beat()
+    assert not lease.is_lost
+    clock.pass_by(2)
+    assert lease.is_lost  # counted from when it was written, as the others count
+    clock.pass_by(SECONDS / 2)
+    monkeypatch.setattr(store, call, honest)
+    assert two.take("a") is not None
+
+
+def test_a_late_word_wakes_no_lease_that_is_lost_or_given_back(store, clock):
+    one, two = watcher(store, clock), watcher(store, clock)
+    lost = one.take("a")
+    clock.pass_by(SECONDS + 1)
+    lost.beat()
+    assert lost.is_lost
+    given_back = one.take("b")
+    given_back.release()
+    given_back.beat()
+    assert two.take("b") is not None
+
+
+def test_a_number_that_another_one_took_is_not_alive_before_it_beats(store, clock):
+    one, two, three = (watcher(store, clock) for _ in range(3))
+    first = one.take("a")
+    assert two.take("a") is None
+    first.release()
+    second = three.take("a")
+    assert two.take("a") is None
+    assert not two.is_alive("a")
+    second.beat()
+    assert two.take("a") is None
+    assert two.is_alive("a")
+
+
+def test_a_store_that_knows_no_conditions_serves_one_watcher(clock):
+    class Unconditional(MemoryStore):
+        def put_if_absent(self, uri, data):
+            raise ConditionUnsupported("none")
+
+    store = Unconditional()
+    lease = watcher(store, clock).take("a")
+    assert watcher(store, clock).take("a") is None
+    lease.release()
+    assert watcher(store, clock).take("a") is not None

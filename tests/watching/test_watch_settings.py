@@ -24,6 +24,8 @@ def test_whatever_a_labelling_run_can_be_told_a_watcher_can():
         (["--refresh"], "add --once"),
         (["--settle-seconds", "-1"], "settle-seconds"),
         (["--lease-seconds", "0"], "lease-seconds"),
+        (["--output", "/"], "--input lies in --output"),
+        (["--output", "/in"], "--input lies in --output"),
     ],
 )
 def test_what_makes_no_sense_for_a_watcher_is_refused(flags, why):
@@ -33,3 +35,9 @@ def test_what_makes_no_sense_for_a_watcher_is_refused(flags, why):
 
 def test_once_a_refresh_is_taken():
     assert WatchSettings.from_everywhere([*PLACES, "--once", "--refresh"], "watch").refresh
+
+
+def test_an_output_may_lie_in_the_input_or_beside_it_under_a_longer_name():
+    for output in ("/in/labels", "/i", "/in2"):
+        flags = ["--input", "/in", "--output", output]
+        assert WatchSettings.from_everywhere(flags, "watch").output == output

@@ -1,5 +1,7 @@
 import io
+import os
 import threading
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,17 +11,28 @@ from tests.here import label_runs_here, replicas_here
 from tests.photos import load_photos
 from tests.same import assert_same_rows
 from workers.driver import label_runs
-from workers.errors import StorageUnavailable
+from workers.errors import (
+    AccessDenied,
+    LineError,
+    ObjectMissing,
+    QueueTrouble,
+    SettingsError,
+    StorageUnavailable,
+)
 from workers.labels.manifests import current_commits
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.progress import Progress
 from workers.runs import plan_run
 from workers.stopping import Stop
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
 from workers.summaries import ShardSummary
 from workers.watching.drops import LOOSE, find_drops
-from workers.watching.leases import Leases
+from workers.watching.event_queue import VISIBILITY_SECONDS
+from workers.watching.leases import BEATS, Leases
+from workers.watching.watcher import POLL_SECONDS, Watcher
 
 
 def test_what_is_dropped_is_labelled_and_its_owner_is_told(place):
@@ -430,3 +443,370 @@ def test_once_a_drop_that_keeps_changing_is_left_for_another_time(place, clock):
     watcher._look()
     watcher._label()  # it has come to rest after all
     assert place.status("growing")["state"] == "done"
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"x" * 250])
+def test_a_folder_whose_name_no_drop_can_have_is_told_and_keeps_nobody_from_the_others(place, name):
+    folder = Path(os.fsdecode(os.fsencode(place.input) + b"/" + name))
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(load_photos()[1].data)
+    place.drop("monday", 0)
+    assert place.watch_once().unfinished == []
+    assert place.status("monday")["state"] == "done"
+    assert "name" in place.told.getvalue()
+    (page,) = (place.output / "_days").glob("*.md")
+    assert f"* {os.fsdecode(name)[:3]}" in page.read_text()
+    assert {each.name for each in place.output.iterdir()} == {"_days", "_watch", "monday"}
+
+
+def test_a_folder_without_a_name_is_not_taken_for_all_of_the_prefix(place):
+    store, prefix = MemoryStore(), "mem://b/in"
+    for name in ("/1.jpg", "a/1.jpg"):
+        store.put(f"{prefix}/{name}", b"x")
+    settings = place.settings("--input", prefix, "--output", "mem://b/out")
+    watcher = Watcher(store, settings, Progress(place.told, name="watch"), place.stop)
+    watcher._look()
+    assert watcher._waiting.keys() == {"a"}
+    assert "(no name): a folder without a name" in place.told.getvalue()
+
+
+@pytest.mark.parametrize("call", ["monday/_status.json", "-monday.json", ".md", "labelled/monday/"])
+def test_a_store_that_fails_while_a_drop_is_told_of_leaves_no_drop_untold(place, monkeypatch, call):
+    place.drop("monday", 0)
+    put = LocalStore.put
+
+    def failing(store, uri, data):
+        if call in uri and b'"labelling"' not in data:
+            monkeypatch.setattr(LocalStore, "put", put)
+            raise AccessDenied("no such right")
+        return put(store, uri, data)
+
+    monkeypatch.setattr(LocalStore, "put", failing)
+    with pytest.raises(AccessDenied):
+        place.watch_once()
+    place.watch_once("--lease-seconds", "1")
+    assert place.status("monday")["state"] == "done"
+    (page,) = (place.output / "_days").glob("*.md")
+    assert "| monday | done |" in page.read_text()
+    place.watch_once(label=never)
+
+
+def test_a_refresh_asks_again_what_must_settle_first(place):
+    place.drop("friday", 0)
+    place.watch_once()
+    place.watch_once("--refresh", "--settle-seconds", "0.6")
+    assert len(list((place.output / "_days").rglob("*.json"))) == 2
+
+
+def test_ctrl_c_while_drops_are_labelled_ends_the_watcher(place):
+    place.drop("friday", 0, 1, 2)
+    place.drop("monday", 3)
+
+    def interrupted(runs, progress, stop):
+        def replicas(errands, settings, begin, progress, stop):
+            one_by_one = replicas_here(errands, settings, begin, progress, stop)
+            yield next(one_by_one)
+            one_by_one.close()
+            raise KeyboardInterrupt
+
+        return label_runs(runs, progress, stop, replicas)
+
+    with pytest.raises(KeyboardInterrupt):
+        place.watch_once("--drops-at-once", "1", label=interrupted)
+    assert place.status("friday")["state"] == "unfinished"
+    assert not (place.output / "monday").exists()
+    place.watch_once()
+    assert place.images("friday") == ["0.jpg", "1.jpg", "2.jpg"]
+    assert place.status("monday")["state"] == "done"
+
+
+def test_a_store_that_fails_while_drops_are_taken_in_hand_leaves_no_lease(place, monkeypatch):
+    place.drop("friday", 0)
+    place.drop("monday", 1)
+    listing = LocalStore.list
+
+    def failing(store, prefix):
+        if prefix.endswith("labelled/monday"):
+            raise StorageUnavailable("away")
+        return listing(store, prefix)
+
+    watcher = place.watcher()
+    watcher._look()
+    monkeypatch.setattr(LocalStore, "list", failing)
+    with pytest.raises(StorageUnavailable):
+        watcher._label()
+    monkeypatch.setattr(LocalStore, "list", listing)
+    assert watcher._in_hand == {}
+    for name in ("friday", "monday"):
+        assert Leases(Anywhere(), str(place.output), 60.0).take(name) is not None
+
+
+def test_what_is_wrong_with_the_model_is_no_fault_of_a_drop(place, tiny_model):
+    place.drop("friday", 0)
+    watcher = place.watcher("--once")
+    aside = tiny_model.rename(tiny_model.with_name("aside"))
+    try:
+        watcher.watch()
+    finally:
+        aside.rename(tiny_model)
+    assert watcher.unfinished == ["friday"]
+    assert "there is no such folder" in place.status("friday")["message"]
+    place.watch_once()
+    assert place.status("friday")["state"] == "done"
+
+
+def test_a_drop_whose_files_go_while_it_is_planned_is_tried_again_beside_the_others(
+    place, monkeypatch
+):
+    (place.drop("friday") / "list.parquet").write_bytes(b"PAR1")
+    place.drop("monday", 0)
+    opening = LocalStore.open
+
+    def gone(store, uri):
+        if uri.endswith(".parquet"):
+            raise ObjectMissing("it was there")
+        return opening(store, uri)
+
+    monkeypatch.setattr(LocalStore, "open", gone)
+    assert place.watch_once().unfinished == ["friday"]
+    assert place.status("friday")["state"] == "unfinished"
+    assert place.status("monday")["state"] == "done"
+
+
+def test_a_watcher_that_is_asked_to_end_while_it_plans_begins_nothing_more(place, monkeypatch):
+    place.drop("friday", 0)
+    place.drop("monday", 1)
+
+    def planning(*arguments, **more):
+        place.stop.ask("asked to end")
+        return plan_run(*arguments, **more)
+
+    monkeypatch.setattr("workers.watching.waves.plan_run", planning)
+    place.watcher(label=lambda *all_: label_runs(*all_, never)).watch()
+    assert place.status("friday")["state"] == "unfinished"
+    assert "asked to end" in place.status("friday")["message"]
+    assert not (place.output / "monday").exists()
+    assert Leases(Anywhere(), str(place.output), 60.0).take("monday") is not None
+
+
+class Queue:
+    """A queue that a watcher hears from, and that is away or full."""
+
+    is_full = False
+
+    def __init__(self, error: LineError | None = None) -> None:
+        self.error, self.asked = error, []
+
+    def receive(self, seconds):
+        self.asked.append(seconds)
+        if self.error:
+            raise self.error
+        return set()
+
+    def settle(self, *_):
+        pass
+
+    def prolong(self):
+        pass
+
+
+def hearing(place, clock, queue: Queue) -> tuple[Watcher, list[float]]:
+    watcher, slept = place.watcher(clock=clock), []
+    watcher._news = queue
+
+    def sleep(seconds):
+        slept.append(seconds)
+        clock.pass_by(seconds)
+
+    watcher._sleep = sleep
+    return watcher, slept
+
+
+def test_a_queue_that_is_away_is_asked_later_and_later_while_sweeps_go_on(place, clock):
+    queue = Queue(QueueTrouble("the queue is away"))
+    watcher, _ = hearing(place, clock, queue)
+    times = []
+    while len(times) < 4:
+        with watcher._patience("store"):
+            watcher._look()
+        before = len(queue.asked)
+        watcher._hear()
+        if len(queue.asked) > before:
+            times.append(clock())
+    assert [after - before for before, after in pairwise(times)] == [20, 20, 20]
+    assert [f"tried again in {n} s" in place.told.getvalue() for n in (5, 10, 20, 40)] == [True] * 4
+
+
+def test_a_store_that_is_away_for_messages_alone_is_waited_for_longer_and_longer(place, clock):
+    watcher, slept = hearing(place, clock, Queue(StorageUnavailable("away")))
+    for _ in range(3):
+        with watcher._patience("store"):
+            watcher._look()
+        watcher._hear()
+    assert slept == [5, 10, 20]
+
+
+def test_once_a_store_that_stays_away_ends_a_watcher_that_hears_from_a_queue(
+    place, clock, monkeypatch
+):
+    watcher, _ = hearing(place, clock, Queue())
+    watcher._settings = watcher._settings.model_copy(update={"once": True})
+
+    def away(*_):
+        raise StorageUnavailable("the bucket is away")
+
+    monkeypatch.setattr("workers.watching.watcher.find_drops", away)
+    with pytest.raises(StorageUnavailable):
+        watcher.watch()
+
+
+def test_a_hand_full_of_messages_is_no_reason_to_turn_round_all_the_time(place, clock):
+    queue = Queue()
+    queue.is_full = True
+    watcher, slept = hearing(place, clock, queue)
+    watcher._look()
+    watcher._hear()
+    assert slept == [POLL_SECONDS]
+
+
+def test_messages_in_hand_are_prolonged_in_time_however_long_a_lease_is(place, monkeypatch):
+    seconds = []
+
+    @contextmanager
+    def beating(each, *_):
+        seconds.append(each)
+        yield
+
+    monkeypatch.setattr("workers.watching.watcher.beating", beating)
+    for news in (None, Queue()):
+        watcher = place.watcher("--once", "--lease-seconds", "3600")
+        watcher._news = news
+        watcher.watch()
+    assert seconds == [3600 / BEATS, VISIBILITY_SECONDS / BEATS]
+
+
+def test_a_day_with_many_drops_has_each_entry_read_once(place, monkeypatch):
+    for name in "abcdef":
+        place.drop(name, 0)
+    read, get = [], LocalStore.get
+
+    def counting(store, uri, *arguments, **more):
+        read.append(uri)
+        return get(store, uri, *arguments, **more)
+
+    monkeypatch.setattr(LocalStore, "get", counting)
+    place.watch_once()
+    entries = [uri for uri in read if "/_days/" in uri]
+    assert len(entries) == len(set(entries)) == 6
+
+
+def test_a_refresh_is_not_cut_short_by_the_next_sweep(place, clock):
+    place.drop("friday", 0)
+    place.watch_once()
+    watcher = place.watcher("--once", "--refresh", clock=clock)
+    watcher._look()
+    clock.pass_by(10_000)
+    watcher._look()
+    watcher._label()
+    assert place.status("friday")["kept"] == 1
+
+
+def test_of_two_watchers_one_tells_that_a_drop_is_gone(place, clock):
+    folder = place.drop("friday", 0)
+    place.watch_once()
+    (folder / "0.jpg").unlink()
+    watcher, other = place.watcher(clock=clock), place.watcher(clock=clock)
+    seen = watcher._labelled.digests()
+    other._look()
+    assert "friday" in seen  # as in a sweep that began before the other one told of it
+    watcher._take_leave("friday", was_labelled=True)
+    assert place.status("friday")["changed"] == {"deleted": ["0.jpg"]}
+    assert len(list((place.output / "_days").rglob("*.json"))) == 2
+    assert Leases(Anywhere(), str(place.output), 60.0).take("friday") is not None
+
+
+def test_a_watcher_that_is_asked_to_end_while_it_lists_takes_nothing_for_deleted(
+    place, clock, monkeypatch
+):
+    place.drop("friday", 0)
+    place.drop("monday", 1)
+    place.watch_once()
+    find = find_drops
+
+    def slowly(*arguments):
+        for drop in find(*arguments):
+            yield drop
+            place.stop.ask("asked to end")
+
+    monkeypatch.setattr("workers.watching.watcher.find_drops", slowly)
+    place.watcher().watch()
+    assert {place.status(name)["state"] for name in ("friday", "monday")} == {"done"}
+
+
+def test_many_drops_that_are_due_cost_a_sweep_and_not_a_look_at_each(place, clock, monkeypatch):
+    for name in "abc":
+        place.drop(name, 0)
+    watcher = place.watcher("--settle-seconds", "60", clock=clock, label=never)
+    watcher._look()
+    clock.pass_by(60)
+    monkeypatch.setattr("workers.watching.watcher.look_at", never)
+    watcher._look()
+    assert all(each.is_complete for each in watcher._waiting.values())
+
+
+def test_a_watcher_that_is_asked_to_end_looks_at_no_more_drops(place, clock, monkeypatch):
+    for name in "abc":
+        place.drop(name, 0)
+    watcher = place.watcher("--settle-seconds", "60", clock=clock, label=never)
+    watcher._look()
+    watcher._sweep_costs = 10
+    clock.pass_by(60)
+    place.stop.ask("asked to end")
+    monkeypatch.setattr("workers.watching.watcher.look_at", never)
+    watcher._look()
+
+
+def test_a_name_with_line_breaks_is_told_in_one_line(place):
+    place.drop("a\nwatch: b: labelled\x1b[31m", 0)
+    place.watch_once()
+    assert "\nwatch: b" not in place.told.getvalue()
+    assert "\x1b" not in place.told.getvalue()
+
+
+def test_an_output_is_that_of_one_input(place, tmp_path):
+    place.drop("friday", 0)
+    place.watch_once()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(
+        SettingsError, match=r"--output .*is dropped under .*in', not under .*other"
+    ):
+        place.watch_once("--input", str(tmp_path / "other"))
+    assert place.status("friday")["state"] == "done"
+    (place.output / "_watch" / "input.json").write_text("nonsense")
+    place.watch_once(label=never)
+
+
+def test_a_drop_that_was_refused_is_looked_at_again_when_something_is_asked(place):
+    place.drop("friday", 0)
+    place.watch_once("--ask-nothing")
+    assert place.status("friday")["state"] == "refused"
+    assert "nothing is asked" in place.status("friday")["message"]
+    place.watch_once("--ask-nothing", label=never)
+    place.watch_once("--instruction", "the dog")
+    assert place.status("friday")["state"] == "done"
+    place.watch_once("--instruction", "the cat", label=never)  # what is labelled is
+
+
+def test_what_is_told_of_a_drop_that_is_gone_keeps_the_numbers_of_its_labels(place):
+    folder = place.drop("friday", 0)
+    place.watch_once()
+    before = place.status("friday")
+    (folder / "0.jpg").unlink()
+    place.watch_once()
+    after = place.status("friday")
+    assert after["state"] == "gone"
+    assert [after[name] for name in ("rows", "counts", "masks", "run_id")] == [
+        before[name] for name in ("rows", "counts", "masks", "run_id")
+    ]
+    (page,) = (place.output / "_days").glob("*.md")
+    assert "1 drop, 1 answer," in page.read_text()

@@ -85,7 +85,7 @@ def check_clock(store: Store, place: str) -> Iterator[Finding]:
             f"this machine is {abs(ours - theirs):,.0f} s"
             f" {'ahead of' if ours > theirs else 'behind'} the store",
             "set the clock (chrony, systemd-timesyncd): S3 refuses requests that are a quarter of"
-            " an hour off",
+            " an hour off, and the times in tables and on pages of days are this machine's",
         )
 
 

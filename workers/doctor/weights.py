@@ -34,6 +34,8 @@ CONVERT = "convert it once: python -m pixellm.convert --model FOLDER --clip CLIP
 _LICENCE_LINE = re.compile(r"^\s*licen[cs]e(?:_name)?\s*:\s*(\S.*)$", re.I | re.M)
 _LICENCE_FILES = re.compile(r"(licen[cs]e|copying|notice)(\..*)?", re.I)
 
+_NO_HEADER = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+
 Files = Mapping[str, ObjectInfo]
 """What lies in a model folder, by name."""
 
@@ -80,7 +82,7 @@ def read_header(store: Store, info: ObjectInfo) -> Header:
         tensors = {name: value for name, value in values.items() if name != "__metadata__"}
         shapes = {name: tuple(map(int, value["shape"])) for name, value in tensors.items()}
         end = max((int(value["data_offsets"][1]) for value in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _NO_HEADER as error:
         return Header({}, 0, info.size, f"its header can't be read ({error})")
     return Header(shapes, 8 + length + end, info.size)
 

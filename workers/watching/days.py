@@ -7,8 +7,10 @@ Each watcher writes its entries and then makes the page anew of all entries that
 page is right whoever made it last, and days are those of UTC.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from workers.errors import ObjectMissing
 from workers.labels.commits import now
 from workers.labels.rows import LABELLED
 from workers.markdown import escape, table
@@ -22,18 +24,48 @@ QUEUE = "_queue"
 """The drop of an entry that is about messages of the queue."""
 
 
-def note(store: Store, output: str, status: DropStatus) -> None:
-    """Puts what became of a drop on the page of today."""
-    moment = now()
-    day = moment[:10]
-    time = moment[11:26].replace(":", "")
-    entry = join_uri(output, DAYS, day, f"{time}-{status.drop}.json")
-    store.put(entry, status.to_json())
-    store.put(join_uri(output, DAYS, f"{day}.md"), _page(store, output, day).encode())
+class Days:
+    """The pages of an output.
+
+    Args:
+        store: where the output lies.
+        output: of the watcher.
+    """
+
+    def __init__(self, store: Store, output: str) -> None:
+        self._store, self._output = store, output
+        self._day, self._read = "", dict[str, DropStatus | None]()
+        """entries of the day that were read already, by their place: each is written once"""
+
+    def note(self, status: DropStatus) -> None:
+        """Puts what became of a drop on the page of today."""
+        moment = now()
+        day = moment[:10]
+        time = moment[11:26].replace(":", "")
+        entry = join_uri(self._output, DAYS, day, f"{time}-{status.drop}.json")
+        self._store.put(entry, status.to_json())
+        page = _page(day, list(self._entries(day)))
+        self._store.put(join_uri(self._output, DAYS, f"{day}.md"), page.encode("utf-8", "replace"))
+
+    def _entries(self, day: str) -> Iterator[DropStatus]:
+        if day != self._day:
+            self._day, self._read = day, {}
+        for info in self._store.list(join_uri(self._output, DAYS, day)):
+            if info.uri not in self._read:
+                self._read[info.uri] = self._read_entry(info.uri)
+            if (entry := self._read[info.uri]) is not None:
+                yield entry
+
+    def _read_entry(self, uri: str) -> DropStatus | None:
+        """What the page needs of it; None where it is of another version, or gone."""
+        try:
+            status = DropStatus.from_json(self._store.get(uri))
+        except (ObjectMissing, TypeError, ValueError, KeyError):
+            return None
+        return replace(status, changed={}, problems=(), not_done={})
 
 
-def _page(store: Store, output: str, day: str) -> str:
-    entries = list(_entries(store, output, day))
+def _page(day: str, entries: Sequence[DropStatus]) -> str:
     drops = {each.drop for each in entries if each.drop != QUEUE}
     newest = {each.drop: each for each in entries}.values()
     answers, masks = sum(map(_answers, newest)), sum(each.masks for each in newest)
@@ -59,11 +91,3 @@ def _answers(each: DropStatus) -> int:
 def _sentence(each: DropStatus) -> str:
     why = ", ".join(f"{reason} {count:,}" for reason, count in each.reasons.items())
     return f"* {escape(each.drop)}: {escape(each.message)}{f' ({escape(why)})' if why else ''}"
-
-
-def _entries(store: Store, output: str, day: str) -> Iterator[DropStatus]:
-    for info in store.list(join_uri(output, DAYS, day)):
-        try:
-            yield DropStatus.from_json(store.get(info.uri))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            continue  # of another version; the page does without

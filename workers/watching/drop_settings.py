@@ -22,6 +22,10 @@ from workers.yaml_files import find_place, read_yaml
 
 MAX_BYTES = 64 * 2**10
 """Of such a file; the longest that makes sense is some lines."""
+MOST_TOLD = 5
+"""Mistakes in a message: each is looked up in the file anew, and nobody reads a thousand."""
+QUOTED_CHARS = 60
+"""Of a value that is wrong, in a message."""
 
 
 class _Reading(BaseModel):
@@ -82,7 +86,10 @@ def read_drop_settings(store: Store, drop: Drop) -> DropSettings:
         return DropSettings.model_validate(values or {})
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        raise SettingsError("\n".join(_describe(each, data, name) for each in problems)) from None
+        lines = [_describe(each, data, name) for each in problems[:MOST_TOLD]]
+        if len(problems) > MOST_TOLD:
+            lines.append(f"and {len(problems) - MOST_TOLD:,} more")
+        raise SettingsError("\n".join(lines)) from None
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
@@ -106,4 +113,6 @@ def _describe(problem: Mapping[str, Any], data: bytes, name: str) -> str:
             f"{at}a drop can't set {dotted!r}{_meant(dotted, known)}: it may say"
             f" {', '.join(known)}; all else is set by whoever runs the watcher"
         )
-    return f"{at}{'.'.join(path)}: {problem['msg']}, not {typed(problem['input'])}"
+    value = typed(problem["input"])
+    quoted = value if len(value) <= QUOTED_CHARS else f"{value[:QUOTED_CHARS]}..."
+    return f"{at}{'.'.join(path)}: {problem['msg']}, not {quoted}"

@@ -9,6 +9,9 @@ A drop is known by a digest of the names, sizes and etags in it: whoever adds, r
 an object has made another drop of it, whether an event told so or not. What the line does not read
 (hidden names, and names that begin with "_") does not count, but for the files that say what is
 asked of the drop.
+
+A drop's name is also that of its folder of labels. A folder of the input that has no name
+(`PREFIX//1.jpg`), or one that can't be written down there, is no drop: `why_unfit` says why.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +20,7 @@ from hashlib import sha256
 
 from workers.shards.listing import INSTRUCTION_NAMES
 from workers.storage.objects import ObjectInfo, Store
-from workers.storage.uris import join_uri, under
+from workers.storage.uris import NOT_TEXT, is_text, join_uri, under
 
 LOOSE = "_loose"
 """The drop of the files that lie in no folder; no folder that counts can have this name."""
@@ -25,6 +28,8 @@ READY_MARK = "_READY"
 SETTINGS_NAME = "_pixellm.yaml"
 COUNTED = frozenset({*INSTRUCTION_NAMES, SETTINGS_NAME})
 """Hidden names that are part of a drop."""
+MOST_NAME_BYTES = 200
+"""Of a drop's name: a file's has 255 at most, and entries for the day put a time before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,18 @@ def drop_of(uri: str, prefix: str) -> tuple[str, str] | None:
     name, inside, rest = path.partition("/")
     if not inside:
         return LOOSE, name
-    return None if is_hidden(name) else (name, rest)
+    return None if is_hidden(name) or why_unfit(name) else (name, rest)
+
+
+def why_unfit(name: str) -> str:
+    """Why no drop can have this name; empty where one can."""
+    if not name:
+        return "a folder without a name: its keys have '//' where they need one '/'; move them"
+    if not is_text(name):
+        return NOT_TEXT
+    if len(name.encode()) > MOST_NAME_BYTES:
+        return f"this name has more than {MOST_NAME_BYTES} bytes; give the folder a shorter one"
+    return "" if "\0" not in name else "this name has a zero byte in it; rename the folder"
 
 
 def counts(name: str) -> bool:

@@ -80,6 +80,12 @@ class EventQueue:
         with self._lock:
             return tuple(self._held.values())
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are `MOST_HELD` in hand."""
+        with self._lock:
+            return len(self._held) >= MOST_HELD
+
     def receive(self, wait_seconds: int) -> list[Message]:
         """Takes what is there, up to `MOST_HELD` in hand; waits for the first if there is none.
 
@@ -93,7 +99,7 @@ class EventQueue:
             QueueTrouble: the queue does not answer, or refuses.
         """
         new: list[Message] = []
-        while len(self.held) < MOST_HELD:
+        while not self.is_full and len(new) < MOST_HELD:
             found = self._receive(0 if new else wait_seconds)
             new += found
             if not found:

@@ -1,6 +1,7 @@
 """The cursor of a watcher: which drops are labelled, and what was in them then.
 
     OUTPUT/_watch/labelled/<drop>/<digest>.jsonl.gz    name and etag of all that was in it
+    OUTPUT/_watch/input.json                           the prefix that all this is about
 
 One listing of these names tells which drops are up to date; their content is read when a person is
 to be told what has changed, or an event asks whether its object was in it. A cursor by name or by
@@ -9,18 +10,21 @@ time would be smaller, and blind for what comes late, is replaced or is removed.
 
 import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from workers.errors import ObjectMissing
+from workers.errors import ObjectMissing, SettingsError
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri, under
+from workers.storage.uris import join_uri, shown, under
 
 WATCH = "_watch"  # folder of the output
 LABELLED = "labelled"
 _END = ".jsonl.gz"
+MOST_KEPT = 64
+"""Contents in memory; that of a drop of 100,000 files takes some 20 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,29 @@ class Labelled:
     _contents: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
     """of drops that were asked for, by name and digest; one for each name"""
 
+    def claim(self, prefix: str) -> None:
+        """Notes which prefix is watched: for another one, all these drops would be gone.
+
+        Raises:
+            SettingsError: it is another one.
+        """
+        uri = join_uri(self.output, WATCH, "input.json")
+        try:
+            noted = self.store.get(uri)
+        except ObjectMissing:
+            self.store.put(uri, json.dumps({"input": prefix}).encode())
+            return
+        try:
+            before = json.loads(noted)["input"]
+        except (ValueError, KeyError, TypeError):
+            before = prefix  # of another version
+        if before != prefix:
+            raise SettingsError(
+                f"--output {shown(self.output)} holds the labels of what is dropped under"
+                f" {shown(before)}, not under {shown(prefix)}: give each input an output of its"
+                f" own; if the input has moved, remove {shown(uri)}"
+            )
+
     def digests(self) -> Mapping[str, frozenset[str]]:
         """Digests by drop. Two stand there only when a watcher was killed between two writes."""
         found = defaultdict[str, set[str]](set)
@@ -84,6 +111,8 @@ class Labelled:
             for old in [each for each in self._contents if each[0] == drop]:
                 del self._contents[old]
             self._contents[key] = content
+            if len(self._contents) > MOST_KEPT:
+                del self._contents[next(iter(self._contents))]
         return self._contents[key]
 
     def put(self, drop: str, digest: str, content: Iterable[tuple[str, str]]) -> None:
@@ -100,9 +129,11 @@ class Labelled:
     def _read(self, drop: str, digest: str) -> dict[str, str]:
         try:
             lines = gzip.decompress(self.store.get(self._place(drop, digest))).splitlines()
+            return dict(json.loads(line) for line in lines)
         except ObjectMissing:  # another watcher was here in between
             return {}
-        return dict(json.loads(line) for line in lines)
+        except (OSError, EOFError, zlib.error, ValueError, TypeError):  # damaged: as if all is new
+            return {}
 
     def _place(self, drop: str = "", digest: str = "") -> str:
         names = [drop, f"{digest}{_END}"] if drop else []

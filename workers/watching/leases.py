@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from workers.errors import LineError, ObjectMissing, StorageError
+from workers.errors import ConditionUnsupported, LineError, ObjectMissing, StorageError
 from workers.labels.commits import JsonFile
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
@@ -60,14 +60,21 @@ class Lease:
         uri: of the lease.
         hold: what stands in it.
         clock: seconds, never set back.
+        beaten: when it was about to be written, by this clock.
     """
 
     def __init__(
-        self, store: Store, drop: str, uri: str, hold: Hold, clock: Callable[[], float]
+        self,
+        store: Store,
+        drop: str,
+        uri: str,
+        hold: Hold,
+        clock: Callable[[], float],
+        beaten: float,
     ) -> None:
         self.drop = drop
         self._store, self._uri, self._hold, self._clock = store, uri, hold, clock
-        self._beaten = clock()
+        self._beaten = beaten
         self._lock = threading.Lock()
 
     @property
@@ -85,12 +92,13 @@ class Lease:
         with self._lock:
             if self._hold.released or self.is_lost:  # a late word must not wake a lost lease
                 return
+            now = self._clock()  # others may see the beat long before the answer is here
             try:
                 self._hold = replace(self._hold, beat=self._hold.beat + 1)
                 self._store.put(self._uri, self._hold.to_json())
             except StorageError:
                 return
-            self._beaten = self._clock()
+            self._beaten = now
 
     def release(self) -> None:
         """Lets the drop go; where that fails, the lease expires."""
@@ -134,8 +142,8 @@ class Leases:
             return None
         number = newest.number + 1 if newest else 1
         hold = Hold(self.holder, self._seconds)
-        uri = self._uri(drop, number)
-        if not self._store.put_if_absent(uri, hold.to_json()):
+        uri, now = self._uri(drop, number), self._clock()
+        if not self._create(uri, hold.to_json()):
             return None
         # A number is free again once it was removed: only the highest one is a lease.
         numbers = self._numbers(drop)
@@ -145,7 +153,14 @@ class Leases:
         for old in numbers[:-1]:
             self._store.delete(self._uri(drop, old))
         self._seen.pop(drop, None)
-        return Lease(self._store, drop, uri, hold, self._clock)
+        return Lease(self._store, drop, uri, hold, self._clock, now)
+
+    def _create(self, uri: str, data: bytes) -> bool:
+        try:
+            return self._store.put_if_absent(uri, data)
+        except ConditionUnsupported:  # of two in the same moment, mostly one reads its own
+            self._store.put(uri, data)
+            return self._store.get(uri) == data
 
     def is_alive(self, drop: str) -> bool:
         """Whether the holder that kept this watcher from a drop was seen to beat."""

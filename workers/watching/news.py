@@ -5,7 +5,7 @@ done with when the drop as it is now is labelled, or what it says of its object 
 drop was labelled last. A million messages about one drop so cost one look at it, not a million.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
 
 from workers.errors import QueueTrouble, SettingsError
@@ -56,6 +56,11 @@ class News:
         if not self._queue.look().dead_letters:
             self._say(f"the queue {shown(self._queue.url)} {NO_DEAD_LETTERS}")
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is received until some of what is in hand is done with."""
+        return self._queue.is_full
+
     def prolong(self) -> None:
         """Keeps the messages in hand; see `EventQueue.prolong`."""
         self._queue.prolong()
@@ -66,11 +71,19 @@ class News:
         Raises:
             QueueTrouble: the queue does not answer, or refuses.
         """
-        for message in self._queue.receive(wait_seconds):
-            if problem := message.problem or self._why_foreign(message):
-                self._tell(message, problem)
-        known = [each for each in self._queue.held if all(map(self._is_known, each.events))]
-        self._queue.delete(known)
+        new = self._queue.receive(wait_seconds)
+        foreign = {each.message_id: self._why_foreign(each) for each in new}
+        # before anything is told, which may fail: what stays in hand is taken for ours, and deleted
+        self._queue.let_go(each for each in new if foreign[each.message_id])
+        for each in new:
+            if problem := each.problem or foreign[each.message_id]:
+                self._tell(each, problem)
+        held = self._queue.held
+        drops = set(chain.from_iterable(map(self._drops, held)))
+        contents = {
+            drop: self._labelled.content(drop) for drop in drops
+        }  # once, not for each of all
+        self._queue.delete([m for m in held if all(self._is_known(e, contents) for e in m.events)])
         return set(chain.from_iterable(map(self._drops, self._queue.held)))
 
     def settle(self, waiting: Collection[str], failed: Collection[str]) -> None:
@@ -93,15 +106,20 @@ class News:
     def _places(self, events: tuple[Event, ...]) -> Iterator[tuple[str, str]]:
         """Drop and name in it, of those objects that are in one."""
         for event in events:
-            if (place := drop_of(event.uri, self._prefix)) is not None:
+            if (place := self._place(event)) is not None:
                 yield place
 
-    def _is_known(self, event: Event) -> bool:
+    def _place(self, event: Event) -> tuple[str, str] | None:
+        """Drop and name; what this watcher itself writes into its output is in none."""
+        own = under(event.uri, self._labelled.output) is not None
+        return None if own else drop_of(event.uri, self._prefix)
+
+    def _is_known(self, event: Event, contents: Mapping[str, Mapping[str, str]]) -> bool:
         """Whether what it says is in what was labelled, or concerns no drop."""
-        place = drop_of(event.uri, self._prefix)
+        place = self._place(event)
         if place is None or not self._may_matter(place[1]):
             return True
-        etag = self._labelled.content(place[0]).get(place[1])
+        etag = contents[place[0]].get(place[1])
         return etag is not None and etag == event.etag and not event.is_removal
 
     @staticmethod
@@ -112,16 +130,15 @@ class News:
         """Why a message is not for this watcher: then another one should have it."""
         for event in message.events:
             if under(event.uri, self._prefix) is None:
-                self._queue.let_go([message])
                 return f"it is about {shown(event.uri)}, which is not under {shown(self._prefix)}"
         return ""
 
     def _tell(self, message: Message, problem: str) -> None:
         if message.message_id not in self._told:
-            self._told.add(message.message_id)
             text = f"message {message.message_id} of the queue is left to it: {problem}"
-            self._say(text)
             self._note(text)
+            self._say(text)
+            self._told.add(message.message_id)
 
 
 def listen(

@@ -1,10 +1,12 @@
 """What a watcher can be told: all that a labelling run can, and when it looks for what is new."""
 
+from hashlib import sha256
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from workers.settings import LabelSettings, Place
+from workers.storage.uris import under
 
 
 class WatchSettings(LabelSettings):
@@ -38,12 +40,26 @@ class WatchSettings(LabelSettings):
     coco: bool = False
     """write the labels of each drop to coco.json beside them, too"""
 
+    def refusal_of(self, digest: str) -> str:
+        """How a drop is noted that was refused: it is looked at again when other things are asked.
+
+        Args:
+            digest: of the drop.
+        """
+        asked = f"{self.instruction} {self.reading.fields}"
+        return f"{digest}-{sha256(asked.encode()).hexdigest()[:8]}"
+
     @model_validator(mode="after")
     def _for_many_drops(self) -> Self:
         if self.export_coco is not None:
             raise ValueError("--export-coco names one file, and a watcher has many drops: --coco")
         if self.dry_run:
             raise ValueError("--dry-run is for jobs/label.py: a watcher has no plan of its own")
+        if under(f"{self.input}/", self.output) is not None:
+            raise ValueError(
+                "--input lies in --output, whose folders are never taken for drops: give an output"
+                " beside the input, or in a folder of it"
+            )
         if self.refresh and not self.once:
             raise ValueError("--refresh asks for all again, and so would never end: add --once")
         return self

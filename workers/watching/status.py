@@ -5,12 +5,12 @@ The same is kept for its day, see `workers.watching.days`.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Self
 
-from workers.errors import CommitError
+from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import now
 from workers.labels.manifests import current_commits
 from workers.labels.parts import read_rows
@@ -125,9 +125,36 @@ class DropStatus:
             },
         )
 
+    @classmethod
+    def read(cls, store: Store, labels: str) -> Self | None:
+        """What was told of a drop last; None where nothing was, or by another version.
+
+        Args:
+            store: where the output lies.
+            labels: of the drop.
+        """
+        try:
+            return cls.from_json(store.get(join_uri(labels, STATUS_NAME)))
+        except (ObjectMissing, AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    def with_counts_of(self, before: Self | None) -> Self:
+        """With the numbers of what is in the table, which an earlier status has."""
+        if before is None:
+            return self
+        return replace(
+            self,
+            run_id=before.run_id,
+            rows=before.rows,
+            counts=before.counts,
+            reasons=before.reasons,
+            masks=before.masks,
+        )
+
     def to_json(self) -> bytes:
         """As people read it."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace") + b"\n"  # what is no text stays JSON so
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:

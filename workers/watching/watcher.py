@@ -9,18 +9,20 @@ killed at any moment: its lease expires, and the next one goes on with what is c
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from workers.driver import label_runs
-from workers.errors import QueueTrouble, StorageUnavailable
+from workers.errors import LineError, QueueTrouble, StorageUnavailable
+from workers.markdown import one_line
 from workers.progress import Progress
 from workers.stopping import Stop
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri, shown
-from workers.watching.days import QUEUE, note
-from workers.watching.drops import Drop, find_drops, look_at
+from workers.storage.uris import join_uri, shown, written
+from workers.watching.days import QUEUE, Days
+from workers.watching.drops import Drop, find_drops, look_at, why_unfit
+from workers.watching.event_queue import VISIBILITY_SECONDS
 from workers.watching.heartbeat import beating
 from workers.watching.labelled import Changes, Labelled
 from workers.watching.leases import BEATS, Lease, Leases
@@ -39,6 +41,16 @@ FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0
 """Seconds before something that failed is tried again: doubled each time, up to the longest."""
 TRIES_ONCE = 3
 """Of a store that is away, when the watcher is to end by itself."""
+PASSING: Mapping[str, type[LineError]] = {
+    "store": StorageUnavailable,
+    "news": StorageUnavailable,  # the store, too, while messages are looked after
+    "queue": QueueTrouble,
+}
+"""What is waited for, by what it is about."""
+LISTED_AT_ONCE = 1_000
+"""Names in an answer of S3."""
+NAME_SHOWN = 40
+"""Of a name that no drop can have."""
 
 
 @dataclass(slots=True)
@@ -81,7 +93,8 @@ class Watcher:
         self._store, self._settings, self._progress, self._stop = store, settings, progress, stop
         self._clock = clock
         self._labelled = Labelled(store, settings.output)
-        self._wave = Wave(store, settings, self._labelled, progress, stop, label)
+        self._days = Days(store, settings.output)
+        self._wave = Wave(store, settings, self._labelled, self._days, progress, stop, label)
         self._leases = Leases(store, settings.output, settings.lease_seconds, clock)
         self._readiness = Readiness(settings.settle_seconds, clock)
         self._news = listen(settings, self._labelled, progress.say, self._note_message)
@@ -90,7 +103,10 @@ class Watcher:
         self._next_sweep, self._deaf_until = clock(), clock()
         self._everything = settings.refresh
         self._said = ""
-        self._troubles = {"store": 0, "queue": 0}
+        self._sweep_costs = 0
+        """requests of a sweep, about: one for each drop that is due may cost more"""
+        self._told_unfit: set[str] = set()
+        self._troubles = dict.fromkeys(PASSING, 0)
         """in a row, by what it was about"""
 
     @property
@@ -105,7 +121,10 @@ class Watcher:
             LineError: nothing can be begun, and waiting will not help.
         """
         beats = [self._beat, *([self._news.prolong] if self._news else [])]
-        with beating(self._settings.lease_seconds / BEATS, beats, self._progress.say):
+        hold = self._settings.lease_seconds
+        if self._news:
+            hold = min(hold, VISIBILITY_SECONDS)
+        with beating(hold / BEATS, beats, self._progress.say):
             while not self._stop.reason:
                 with self._patience("store"):
                     self._look()
@@ -130,29 +149,50 @@ class Watcher:
 
     def _look(self) -> None:
         """Looks at what may have changed: at all of it, or at what is waited for."""
-        if self._clock() >= self._next_sweep:
+        if self._clock() >= self._next_sweep or len(self._due()) > self._sweep_costs:
             self._sweep()
-        for each in [each for each in self._waiting.values() if self._is_due(each)]:
+        for each in self._due():
+            if self._stop.reason:
+                return
             self._look_at(each.drop.name)
 
-    def _is_due(self, each: Waiting) -> bool:
-        return not each.is_complete and each.look_again <= self._clock()
+    def _due(self) -> list[Waiting]:
+        now = self._clock()
+        waiting = self._waiting.values()
+        return [each for each in waiting if not each.is_complete and each.look_again <= now]
 
     def _sweep(self) -> None:
         exclude = (self._settings.output,)
+        self._labelled.claim(self._settings.input)
         labelled = self._labelled.digests()
-        there = list(find_drops(self._store, self._settings.input, exclude))
+        there = list(self._fit(find_drops(self._store, self._settings.input, exclude)))
+        if self._stop.reason:  # then these are not all
+            return
         for drop in there:
-            self._take_note(drop, frozenset() if self._everything else labelled.get(drop.name))
+            self._take_note(drop, labelled.get(drop.name))
         gone = (labelled.keys() | self._waiting.keys()) - {drop.name for drop in there}
         for name in sorted(gone):
             self._take_leave(name, was_labelled=name in labelled)
         self._everything = False
+        self._sweep_costs = 1 + sum(drop.files for drop in there) // LISTED_AT_ONCE
         if not self._waiting:
             all_done = f"nothing is new: {counted(len(there), 'drop')}, all labelled"
             nothing = f"{shown(self._settings.input)} holds nothing yet"
             self._say_once(all_done if there else nothing)
         self._next_sweep = self._clock() + self._settings.sweep_seconds
+
+    def _fit(self, drops: Iterable[Drop]) -> Iterator[Drop]:
+        """Those whose labels can have a folder; of the others the people are told."""
+        for drop in drops:
+            if self._stop.reason:
+                return
+            if not (why := why_unfit(drop.name)):
+                yield drop
+            elif drop.name not in self._told_unfit:
+                self._told_unfit.add(drop.name)
+                name = one_line(written(drop.name)[:NAME_SHOWN]) or "(no name)"
+                self._progress.say(f"{name}: {why}")
+                self._note(name, why, source=drop.input)
 
     def _look_at(self, name: str) -> None:
         drop = look_at(self._store, self._settings.input, name, (self._settings.output,))
@@ -164,7 +204,8 @@ class Watcher:
 
     def _take_note(self, drop: Drop, labelled: frozenset[str] | None) -> None:
         """Of a drop that is there: whether there is something to do, and when."""
-        if labelled == frozenset([drop.digest]):
+        again = self._everything or (self._settings.refresh and drop.name in self._waiting)
+        if labelled in self._settled(drop) and not again:
             self._forget(drop.name)
             return
         now = self._clock()
@@ -186,8 +227,15 @@ class Watcher:
         self._forget(name)
         if not was_labelled or (lease := self._leases.take(name)) is None:
             return
+        try:
+            if self._labelled.of(name):  # else another one was first
+                self._tell_gone(name)
+        finally:
+            lease.release()
+
+    def _tell_gone(self, name: str) -> None:
         deleted = tuple(self._labelled.content(name))
-        status = DropStatus.begin(
+        gone = DropStatus.begin(
             name,
             State.GONE,
             f"all of its {counted(len(deleted), 'file')} were deleted; the labels are kept",
@@ -195,11 +243,15 @@ class Watcher:
             labels=join_uri(self._settings.output, name),
             changes=Changes(deleted=deleted),
         )
-        self._progress.say(f"{name}: {status.message}")
+        status = gone.with_counts_of(DropStatus.read(self._store, gone.labels))
+        self._progress.say(f"{one_line(name)}: {status.message}")
         status.write(self._store)
-        note(self._store, self._settings.output, status)
+        self._days.note(status)
         self._labelled.forget(name)
-        lease.release()
+
+    def _settled(self, drop: Drop) -> tuple[frozenset[str], frozenset[str]]:
+        """What is noted of a drop that needs no work: it is labelled as it is, or refused."""
+        return frozenset([drop.digest]), frozenset([self._settings.refusal_of(drop.digest)])
 
     def _say_once(self, text: str) -> None:
         """What is said by every sweep in a row is said by the first."""
@@ -215,8 +267,10 @@ class Watcher:
 
     def _label(self) -> None:
         """Labels what is complete and in nobody else's hand, wave after wave."""
-        while not self._stop.reason and (drops := self._take_in_hand()):
+        while not self._stop.reason:
             try:
+                if not (drops := self._take_in_hand()):
+                    return
                 for drop, state in self._wave.run(drops):
                     del self._in_hand[drop.name]
                     self._account(drop, state)
@@ -242,11 +296,11 @@ class Watcher:
             each.is_elsewhere = self._leases.is_alive(name)
             each.look_again = self._clock() + self._settings.lease_seconds / BEATS
             each.is_complete = False  # when it is free again, it may be labelled already
-        elif self._labelled.of(name) == {each.drop.digest} and not self._settings.refresh:
-            lease.release()  # another one was first
+            return
+        self._in_hand[name] = lease  # first of all, so that it is given back whatever happens
+        if self._labelled.of(name) in self._settled(each.drop) and not self._settings.refresh:
+            self._in_hand.pop(name).release()  # another one was first
             self._forget(name)
-        else:
-            self._in_hand[name] = lease
 
     def _account(self, drop: Drop, state: State) -> None:
         """What became of a drop: done with, or to be tried again some time."""
@@ -283,11 +337,13 @@ class Watcher:
         if self._news is None or self._clock() < self._deaf_until:
             self._sleep(max(wait, SHORTEST_STEP))
             return
-        with self._patience("queue"), self._patience("store"):
+        with self._patience("queue"), self._patience("news"):
             # whole seconds, and never none: a queue that is asked all the time costs money
             for name in self._news.receive(max(1, math.ceil(wait))) - self._waiting.keys():
                 self._look_at(name)
             self._news.settle(self._waiting.keys(), self.unfinished)
+            if self._news.is_full:  # then it was not waited for
+                self._sleep(max(wait, SHORTEST_STEP))
 
     def _sleep(self, seconds: float) -> None:
         until = self._clock() + seconds
@@ -300,21 +356,27 @@ class Watcher:
         try:
             yield
             self._troubles[about] = 0
-        except (StorageUnavailable, QueueTrouble) as error:
+        except PASSING[about] as error:
             self._troubles[about] += 1
-            if self._settings.once and self._troubles[about] >= TRIES_ONCE:
+            if about == "queue":  # sweeps go on
+                self._deaf_until = self._clock() + self._wait_for(about, error)
+            elif self._settings.once and self._troubles[about] >= TRIES_ONCE:
                 raise
-            wait = _back_off(self._troubles[about])
-            self._progress.say(f"{error}; tried again in {wait:.0f} s")
-            if isinstance(error, QueueTrouble):
-                self._deaf_until = self._clock() + wait  # sweeps go on
             else:
-                self._sleep(wait)
+                self._sleep(self._wait_for(about, error))
+
+    def _wait_for(self, about: str, error: LineError) -> float:
+        wait = _back_off(self._troubles[about])
+        self._progress.say(f"{error}; tried again in {wait:.0f} s")
+        return wait
 
     def _note_message(self, text: str) -> None:
-        output, queue = self._settings.output, self._settings.queue_url or ""
-        status = DropStatus.begin(QUEUE, State.REFUSED, text, source=queue, labels=output)
-        note(self._store, output, status)
+        self._note(QUEUE, text, source=self._settings.queue_url or "")
+
+    def _note(self, drop: str, text: str, source: str) -> None:
+        """Puts on the page of the day what has no folder of labels."""
+        status = DropStatus.begin(drop, State.REFUSED, text, source=source, labels="")
+        self._days.note(status)
 
 
 def _back_off(tries: int) -> float:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from workers.driver import label_runs
-from workers.errors import LineError, PlanError, SettingsError, StorageUnavailable
+from workers.errors import LineError, PlanError, SettingsError, StorageError
 from workers.exports.formats import export_run
 from workers.labels.commits import now
+from workers.markdown import one_line
 from workers.progress import Progress
 from workers.runs import Run, plan_run
 from workers.shards.listing import is_read
@@ -19,7 +20,7 @@ from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, written
 from workers.summaries import RunSummary
-from workers.watching.days import note
+from workers.watching.days import Days
 from workers.watching.drop_settings import settle_drop
 from workers.watching.drops import SETTINGS_NAME, Drop, list_drop
 from workers.watching.labelled import Changes, Labelled
@@ -64,6 +65,7 @@ class Wave:
         store: where everything lies.
         settings: of the watcher, with GPUs and precision settled.
         labelled: what is labelled already; is told of each drop that is.
+        days: hears what became of each drop, too.
         progress: hears of all that happens.
         stop: what may end the work early.
         label: labels the runs.
@@ -72,6 +74,7 @@ class Wave:
     store: Store
     settings: WatchSettings
     labelled: Labelled
+    days: Days
     progress: Progress
     stop: Stop
     label: LabelRuns = label_runs
@@ -79,25 +82,39 @@ class Wave:
     def run(self, drops: Sequence[tuple[Drop, Lease]]) -> Iterator[tuple[Drop, State]]:
         """Labels drops, and tells what became of each as soon as that is known.
 
+        Nothing is told of those that were not begun when there is a reason to stop.
+
         Raises:
             LineError: nothing could be begun, for a reason that concerns all drops.
+            KeyboardInterrupt: it came while they were labelled; what became of them is told.
         """
-        taken = [self._take(drop, lease) for drop, lease in drops]
         runs: dict[str, tuple[Taken, Run]] = {}
-        for each in taken:
-            try:
-                run = self._plan(each)
-            except (PlanError, SettingsError) as error:
-                yield each.drop, self._refuse(each, f"{error}")
-            except StorageUnavailable as error:
-                yield each.drop, self._tell(each, State.UNFINISHED, f"{error}")
-            else:
-                runs[run.ledger.run_id] = each, run
-        if runs:
-            planned = [run for _, run in runs.values()]
+        yield from self._plan_all(drops, runs)
+        interrupted = False
+        if planned := [run for _, run in runs.values()]:
             for summary in self.label(planned, self.progress, self.stop):
                 each, run = runs[summary.run_id]
                 yield each.drop, self._end(each, run, summary)
+                interrupted = interrupted or summary.interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _plan_all(
+        self, drops: Sequence[tuple[Drop, Lease]], runs: dict[str, tuple[Taken, Run]]
+    ) -> Iterator[tuple[Drop, State]]:
+        """Fills in the runs, and tells of the drops that have none."""
+        for drop, lease in drops:
+            if self.stop.reason:
+                break
+            each = self._take(drop, lease)
+            try:
+                run = self._plan(each)
+            except PlanError as error:
+                yield each.drop, self._tell(each, State.REFUSED, f"{error}")
+            except (SettingsError, StorageError) as error:  # of the model, or of what changes now
+                yield each.drop, self._tell(each, State.UNFINISHED, f"{error}")
+            else:
+                runs[run.ledger.run_id] = each, run
 
     def _take(self, drop: Drop, lease: Lease) -> Taken:
         exclude = (self.settings.output,)
@@ -121,7 +138,10 @@ class Wave:
         return taken
 
     def _plan(self, each: Taken) -> Run:
-        settings = settle_drop(self.store, each.drop, self.settings)
+        try:
+            settings = settle_drop(self.store, each.drop, self.settings)
+        except SettingsError as error:  # all others are about the watcher's own
+            raise PlanError(f"{error}") from error
         each.as_coco = settings.coco
         return plan_run(settings, self.progress.say, shallow=each.drop.is_loose)
 
@@ -140,14 +160,15 @@ class Wave:
             not_done=dict(Counter(summary.failures.values()).most_common(REASONS_TOLD)),
         )
         if each.lease.is_lost:
-            self.progress.say(f"{each.drop.name}: its lease was lost meanwhile; looked at again")
+            self.progress.say(
+                f"{one_line(each.drop.name)}: its lease was lost meanwhile; looked at again"
+            )
             return State.LABELLING
         message = say_what_came(summary, each.not_read)
         if summary.failures:
             return self._tell(each, State.UNFINISHED, message)
         if each.as_coco:
             message += self._export(run)
-        self._mark(each)
         return self._tell(each, State.DONE, message)
 
     def _export(self, run: Run) -> str:
@@ -159,21 +180,20 @@ class Wave:
             return f". {COCO_NAME} could not be written: {error}"
         return f", also as {COCO_NAME}"
 
-    def _refuse(self, each: Taken, why: str) -> State:
-        """Nothing can be done before something in the drop changes, so it counts as seen."""
-        self._mark(each)
-        return self._tell(each, State.REFUSED, why)
-
-    def _mark(self, each: Taken) -> None:
-        if not each.lease.is_lost:
-            self.labelled.put(each.drop.name, each.drop.digest, each.content.items())
-
     def _tell(self, each: Taken, state: State, message: str) -> State:
-        """For the person who dropped it; a successor's words are not written over."""
+        """For the person who dropped it; a successor's words are not written over.
+
+        The mark comes last: whoever is killed before it has the drop looked at and told of again.
+        What is refused has it too, since nothing can be done before something in it changes.
+        """
         each.status = replace(each.status, state=state, message=message, updated_at=now())
-        self.progress.say(f"{each.drop.name}: {message}")
+        self.progress.say(f"{one_line(each.drop.name)}: {message}")
         if not each.lease.is_lost:
             each.status.write(self.store)
-            note(self.store, self.settings.output, each.status)
+            self.days.note(each.status)
+        if state is not State.UNFINISHED and not each.lease.is_lost:
+            digest = each.drop.digest
+            noted = self.settings.refusal_of(digest) if state is State.REFUSED else digest
+            self.labelled.put(each.drop.name, noted, each.content.items())
         each.lease.release()
         return state
