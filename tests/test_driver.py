@@ -18,7 +18,7 @@ from tests.same import assert_same_rows
 from tests.test_tuning import learned
 from workers import driver
 from workers.driver import label_run, label_runs
-from workers.errors import PlanError, SettingsError
+from workers.errors import PlanError, SettingsError, StorageUnavailable
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
@@ -572,3 +572,15 @@ def test_a_reason_to_stop_that_comes_when_all_is_done_is_none(read, photos, outp
         plan_run(read(photos, output), silent), Progress(io.StringIO()), replicas, stop
     )
     assert (made.exit_code, made.stopped) == (0, "")
+
+
+def test_an_output_that_is_away_for_the_moment_is_not_taken_for_one_that_refuses(
+    read, photos, output, monkeypatch
+):
+    def away(_):
+        raise StorageUnavailable("the bucket is away")
+
+    monkeypatch.setattr(Ledger, "probe", away)
+    run = plan_run(read(photos, output), silent)
+    with pytest.raises(StorageUnavailable):  # a watcher waits for it
+        label_run(run, Progress(io.StringIO()), replicas_here)
