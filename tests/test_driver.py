@@ -16,7 +16,7 @@ from tests.same import assert_same_rows
 from tests.test_tuning import learned
 from workers import driver
 from workers.driver import label_run, label_runs
-from workers.errors import PlanError, SettingsError
+from workers.errors import PlanError, SettingsError, StorageUnavailable
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
@@ -497,7 +497,7 @@ def test_runs_that_are_labelled_together_end_as_each_would_alone(read, photos, o
         for source, name in ((photos, "a"), (other, "b"))
     ]
     made = list(label_runs(together, Progress(io.StringIO()), replicas=replicas_here))
-    assert [each.exit_code for each in made] == [0, 0]
+    assert [(each.exit_code, each.records) for each in made] == [(0, 4), (0, 5)]
     for source, name in ((photos, "a"), (other, "b")):
         alone = read(source, output / f"{name} alone", *one)
         label_here(alone)
@@ -514,7 +514,7 @@ def test_a_run_is_finished_as_soon_as_it_is_whole(read, photos, output, tmp_path
     first = next(told)
     assert first.run_id == runs[0].ledger.run_id
     assert manifests(Anywhere(), str(output / "a"))
-    assert not manifests(Anywhere(), str(output / "b"))
+    assert runs[1].ledger.committed_ids() == set()  # and not once all of them are
     assert next(told).run_id == runs[1].ledger.run_id
 
 
@@ -550,3 +550,28 @@ def test_what_is_to_stop_before_it_begins_starts_no_replica(read, photos, output
     assert "asked to end: what is committed is kept, the same command does the rest" in (
         told.getvalue()
     )
+
+
+def test_a_reason_to_stop_that_comes_when_all_is_done_is_none(read, photos, output):
+    stop = Stop()
+
+    def replicas(errands, settings, begin, progress, stop):
+        yield from replicas_here(errands, settings, begin, progress, Stop())
+        stop.ask("the deadline has come")
+
+    made = label_run(
+        plan_run(read(photos, output), silent), Progress(io.StringIO()), replicas, stop
+    )
+    assert (made.exit_code, made.stopped) == (0, "")
+
+
+def test_an_output_that_is_away_for_the_moment_is_not_taken_for_one_that_refuses(
+    read, photos, output, monkeypatch
+):
+    def away(_):
+        raise StorageUnavailable("the bucket is away")
+
+    monkeypatch.setattr(Ledger, "probe", away)
+    run = plan_run(read(photos, output), silent)
+    with pytest.raises(StorageUnavailable):  # a watcher waits for it
+        label_run(run, Progress(io.StringIO()), replicas_here)

@@ -156,6 +156,10 @@ def test_the_book_tells_how_many_replicas_are_ready_and_records_answered():
     book.answered({"one": 3, "two": 4})
     book.answered({"one": 5})
     assert book.pulse() == Pulse(replicas=2, records=9, kept=2)
+    book.setup_begins("d")
+    assert book.pulse().kept == 3
+    book.setup_begins("a")  # it was killed, and comes again in the same place
+    assert book.pulse().kept == 3
 
 
 @pytest.mark.slow
@@ -200,7 +204,7 @@ def test_listening_closes_the_book_and_counts_gpu_time(monkeypatch):
 
     class OpenBook:
         def pulse(self):
-            return Pulse(1, 0, kept=2)
+            return Pulse(0, 0, kept=2)  # they still load: their GPUs cost as much
 
         def close(self):
             closed.set()
