@@ -545,7 +545,7 @@ def test_what_is_to_stop_before_it_begins_starts_no_replica(read, photos, output
         raise AssertionError("nothing is to be begun")
 
     run = plan_run(read(photos, output), silent)
-    made = label_run(run, Progress(told), replicas, stop)
+    made = label_run(run, Progress(told), stop, replicas)
     assert (made.exit_code, made.stopped, made.records) == (3, "asked to end", 0)
     assert "asked to end: what is committed is kept, the same command does the rest" in (
         told.getvalue()
@@ -560,7 +560,7 @@ def test_a_reason_to_stop_that_comes_when_all_is_done_is_none(read, photos, outp
         stop.ask("the deadline has come")
 
     made = label_run(
-        plan_run(read(photos, output), silent), Progress(io.StringIO()), replicas, stop
+        plan_run(read(photos, output), silent), Progress(io.StringIO()), stop, replicas
     )
     assert (made.exit_code, made.stopped) == (0, "")
 
@@ -574,4 +574,4 @@ def test_an_output_that_is_away_for_the_moment_is_not_taken_for_one_that_refuses
     monkeypatch.setattr(Ledger, "probe", away)
     run = plan_run(read(photos, output), silent)
     with pytest.raises(StorageUnavailable):  # a watcher waits for it
-        label_run(run, Progress(io.StringIO()), replicas_here)
+        label_run(run, Progress(io.StringIO()), replicas=replicas_here)
