@@ -6,9 +6,9 @@ from tests.watching.messages import TEST_EVENT, of_eventbridge, of_s3
 from tests.watching.sqs import MOST_TIMES, Sqs
 from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
 from workers.storage.memory import MemoryStore
+from workers.watching.cursor import Cursor
 from workers.watching.event_queue import EventQueue
 from workers.watching.events import Event
-from workers.watching.labelled import Labelled
 from workers.watching.news import News
 
 IN, OUT = "s3://b/in", "mem://b/out"
@@ -87,9 +87,9 @@ class Told:
         self.lines: list[str] = []
         self.notes: list[str] = []
         self.queue = EventQueue(url or sqs.url)
-        self.labelled = Labelled(MemoryStore(), OUT)
+        self.cursor = Cursor(MemoryStore(), OUT)
         say, note = self.lines.append, self.notes.append
-        self.news = News(self.queue, IN, self.labelled, say, note)
+        self.news = News(self.queue, IN, self.cursor, say, note)
 
 
 def test_messages_name_the_drops_to_look_at(sqs):
@@ -110,7 +110,7 @@ def test_a_message_is_kept_until_its_drop_is_labelled(sqs):
 
 def test_what_is_labelled_already_costs_no_look(sqs):
     told = Told(sqs)
-    told.labelled.put("friday", "d", [("1.jpg", "e1")])
+    told.cursor.put("friday", "d", [("1.jpg", "e1")])
     sqs.send(
         of_s3("b", "in/friday/1.jpg"),
         of_s3("b", "in/friday/1.jpg"),
@@ -133,7 +133,7 @@ def test_what_is_labelled_already_costs_no_look(sqs):
 )
 def test_what_may_have_changed_is_looked_at(sqs, body):
     told = Told(sqs)
-    told.labelled.put("friday", "d", [("1.jpg", "e1")])
+    told.cursor.put("friday", "d", [("1.jpg", "e1")])
     sqs.send(body)
     assert told.news.receive(0) == {"friday"}
     told.news.settle((), ())
@@ -176,8 +176,8 @@ class Counting(MemoryStore):
 
 def test_many_messages_about_one_drop_cost_one_look_at_what_is_known_of_it(sqs):
     told, store = Told(sqs), Counting()
-    told.labelled = Labelled(store, OUT)
-    news = News(told.queue, IN, told.labelled, told.lines.append, told.notes.append)
+    told.cursor = Cursor(store, OUT)
+    news = News(told.queue, IN, told.cursor, told.lines.append, told.notes.append)
     sqs.send(*(of_s3("b", f"in/friday/{n}.jpg") for n in range(30)))
     assert news.receive(0) == {"friday"}
     assert store.listings == 1
@@ -209,7 +209,7 @@ def test_messages_for_others_are_left_to_them_also_where_nothing_can_be_told(sqs
         raise StorageUnavailable("the page of the day can't be written")
 
     told = Told(sqs)
-    news = News(told.queue, IN, told.labelled, told.lines.append, away)
+    news = News(told.queue, IN, told.cursor, told.lines.append, away)
     with pytest.raises(StorageUnavailable):
         news.receive(0)
     assert told.queue.held == ()
@@ -227,8 +227,8 @@ def test_messages_about_what_can_be_no_drop_are_done_with(sqs, name):
 
 def test_what_the_watcher_itself_writes_is_no_news(sqs):
     told = Told(sqs)
-    told.labelled = Labelled(MemoryStore(), f"{IN}/labels")
-    news = News(told.queue, IN, told.labelled, told.lines.append, told.notes.append)
+    told.cursor = Cursor(MemoryStore(), f"{IN}/labels")
+    news = News(told.queue, IN, told.cursor, told.lines.append, told.notes.append)
     sqs.send(of_s3("b", "in/labels/friday/_status.json"), of_s3("b", "in/labels/friday/coco.json"))
     assert news.receive(0) == set()
     assert sqs.count() == (0, 0)

@@ -102,19 +102,19 @@ def test_a_drop_that_may_still_grow_waits_and_one_that_is_marked_does_not(place,
     place.drop("growing", 0)
     (place.drop("ready", 1) / "_READY").touch()
     watcher = place.watcher("--settle-seconds", "60", clock=clock)
-    watcher._look()
-    watcher._label()
+    watcher.backlog.look()
+    watcher.label()
     assert place.status("ready")["state"] == "done"
     assert not (place.output / "growing").exists()
     clock.pass_by(59)
     place.drop("growing", 2)
     clock.pass_by(1)
-    watcher._look()
-    watcher._label()
+    watcher.backlog.look()
+    watcher.label()
     assert not (place.output / "growing").exists()
     clock.pass_by(60)
-    watcher._look()
-    watcher._label()
+    watcher.backlog.look()
+    watcher.label()
     assert place.images("growing") == ["0.jpg", "2.jpg"]
 
 
@@ -172,23 +172,23 @@ def test_what_another_watcher_has_in_hand_is_left_to_it(place, clock):
     other = Leases(Anywhere(), str(place.output), 60.0, clock)
     lease = other.take("friday")
     watcher = place.watcher(clock=clock)
-    watcher._look()
-    watcher._label()
+    watcher.backlog.look()
+    watcher.label()
     assert not (place.output / "friday").exists()
     assert place.status("monday")["state"] == "done"
     lease.release()
     clock.pass_by(60)
-    watcher._look()
-    watcher._label()
+    watcher.backlog.look()
+    watcher.label()
     assert place.status("friday")["state"] == "done"
 
 
 def test_what_another_watcher_has_labelled_meanwhile_is_not_done_again(place, clock):
     place.drop("friday", 0)
     watcher = place.watcher(clock=clock, label=never)
-    watcher._look()
+    watcher.backlog.look()
     place.watch_once()
-    watcher._label()
+    watcher.label()
     assert watcher.unfinished == []
 
 
@@ -221,8 +221,8 @@ def test_a_drop_that_fails_is_tried_again_later_and_later(place, clock, monkeypa
 
     watcher = place.watcher(clock=clock, label=failing)
     for _ in range(40):
-        watcher._look()
-        watcher._label()
+        watcher.backlog.look()
+        watcher.label()
         clock.pass_by(1)
     waits = [after - before for before, after in pairwise(attempts)]
     assert waits == [5, 10, 20]
@@ -250,7 +250,7 @@ def test_once_a_drop_that_fails_ends_the_watcher_with_it_named(place):
 
 def test_a_store_that_is_away_is_waited_for(place, monkeypatch):
     place.drop("friday", 0)
-    monkeypatch.setattr("workers.watching.watcher.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("workers.watching.patience.FIRST_WAIT", 0.01)
     find, times = find_drops, []
 
     def away(*arguments):
@@ -259,19 +259,19 @@ def test_a_store_that_is_away_is_waited_for(place, monkeypatch):
             raise StorageUnavailable("the bucket is away")
         return find(*arguments)
 
-    monkeypatch.setattr("workers.watching.watcher.find_drops", away)
+    monkeypatch.setattr("workers.watching.backlog.find_drops", away)
     place.watch_once()
     assert place.status("friday")["state"] == "done"
     assert place.told.getvalue().count("the bucket is away; tried again") == 2
 
 
 def test_once_a_store_that_stays_away_ends_the_watcher(place, monkeypatch):
-    monkeypatch.setattr("workers.watching.watcher.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("workers.watching.patience.FIRST_WAIT", 0.01)
 
     def away(*_):
         raise StorageUnavailable("the bucket is away")
 
-    monkeypatch.setattr("workers.watching.watcher.find_drops", away)
+    monkeypatch.setattr("workers.watching.backlog.find_drops", away)
     with pytest.raises(StorageUnavailable):
         place.watch_once()
 
@@ -354,19 +354,19 @@ def test_a_watcher_that_was_frozen_leaves_the_last_word_to_its_successor(place, 
             yield summary
 
     watcher = place.watcher(clock=clock, label=freezing)
-    watcher._look()
-    watcher._label()
+    watcher.backlog.look()
+    watcher.label()
     assert place.status("friday")["state"] == "labelling"
-    assert "friday" in watcher._waiting
+    assert "friday" in watcher.backlog.waiting
     assert watcher.unfinished == []
     other = place.watcher(clock=clock)
     for _ in range(3):
-        other._look()
-        other._label()
+        other.backlog.look()
+        other.label()
         clock.pass_by(60)
     assert place.status("friday")["state"] == "done"
-    watcher._look()
-    assert watcher._waiting == {}
+    watcher.backlog.look()
+    assert watcher.backlog.waiting == {}
 
 
 def test_a_drop_that_changes_while_it_is_labelled_ends_as_if_it_had_never_been_other(place):
@@ -414,14 +414,14 @@ def test_a_watcher_that_finds_nothing_says_so_once(place):
     place.drop("friday", 0)
     place.watch_once()
     watcher = place.watcher()
-    watcher._sweep()
-    watcher._sweep()
+    watcher.backlog.sweep()
+    watcher.backlog.sweep()
     assert place.told.getvalue().count("nothing is new: 1 drop, all labelled") == 1
 
 
 def test_a_drop_that_is_waited_for_is_told_of(place, clock):
     place.drop("friday", 0)
-    place.watcher("--settle-seconds", "60", clock=clock)._look()
+    place.watcher("--settle-seconds", "60", clock=clock).backlog.look()
     assert "friday: 1 file, complete in 60 s if nothing changes" in place.told.getvalue()
 
 
@@ -430,18 +430,18 @@ def test_once_a_drop_that_keeps_changing_is_left_for_another_time(place, clock):
     place.drop("friday", 1)
     watcher = place.watcher("--once", "--settle-seconds", "60", clock=clock)
     for number in (2, 3, 4):
-        watcher._look()
-        watcher._label()
+        watcher.backlog.look()
+        watcher.label()
         clock.pass_by(60)
         (folder / f"{number}.jpg").write_bytes(load_photos()[number].data)
     assert place.status("friday")["state"] == "done"
-    assert not watcher._is_anything_left()
+    assert not watcher.is_anything_left()
     watcher._say_what_is_left()
     assert "growing: left for another time, since it still changes" in place.told.getvalue()
-    watcher._look()
+    watcher.backlog.look()
     clock.pass_by(60)
-    watcher._look()
-    watcher._label()  # it has come to rest after all
+    watcher.backlog.look()
+    watcher.label()  # it has come to rest after all
     assert place.status("growing")["state"] == "done"
 
 
@@ -465,8 +465,8 @@ def test_a_folder_without_a_name_is_not_taken_for_all_of_the_prefix(place):
         store.put(f"{prefix}/{name}", b"x")
     settings = place.settings("--input", prefix, "--output", "mem://b/out")
     watcher = Watcher(store, settings, Progress(place.told, name="watch"), place.stop)
-    watcher._look()
-    assert watcher._waiting.keys() == {"a"}
+    watcher.backlog.look()
+    assert watcher.backlog.waiting.keys() == {"a"}
     assert "(no name): a folder without a name" in place.told.getvalue()
 
 
@@ -531,10 +531,10 @@ def test_a_store_that_fails_while_drops_are_taken_in_hand_leaves_no_lease(place,
         return listing(store, prefix)
 
     watcher = place.watcher()
-    watcher._look()
+    watcher.backlog.look()
     monkeypatch.setattr(LocalStore, "list", failing)
     with pytest.raises(StorageUnavailable):
-        watcher._label()
+        watcher.label()
     monkeypatch.setattr(LocalStore, "list", listing)
     assert watcher._in_hand == {}
     for name in ("friday", "monday"):
@@ -618,7 +618,7 @@ def hearing(place, clock, queue: Queue) -> tuple[Watcher, list[float]]:
         slept.append(seconds)
         clock.pass_by(seconds)
 
-    watcher._sleep = sleep
+    watcher.patience.sleep = sleep
     return watcher, slept
 
 
@@ -627,10 +627,10 @@ def test_a_queue_that_is_away_is_asked_later_and_later_while_sweeps_go_on(place,
     watcher, _ = hearing(place, clock, queue)
     times = []
     while len(times) < 4:
-        with watcher._patience("store"):
-            watcher._look()
+        with watcher.patience.about("store"):
+            watcher.backlog.look()
         before = len(queue.asked)
-        watcher._hear()
+        watcher.hear()
         if len(queue.asked) > before:
             times.append(clock())
     assert [after - before for before, after in pairwise(times)] == [20, 20, 20]
@@ -640,9 +640,9 @@ def test_a_queue_that_is_away_is_asked_later_and_later_while_sweeps_go_on(place,
 def test_a_store_that_is_away_for_messages_alone_is_waited_for_longer_and_longer(place, clock):
     watcher, slept = hearing(place, clock, Queue(StorageUnavailable("away")))
     for _ in range(3):
-        with watcher._patience("store"):
-            watcher._look()
-        watcher._hear()
+        with watcher.patience.about("store"):
+            watcher.backlog.look()
+        watcher.hear()
     assert slept == [5, 10, 20]
 
 
@@ -651,11 +651,12 @@ def test_once_a_store_that_stays_away_ends_a_watcher_that_hears_from_a_queue(
 ):
     watcher, _ = hearing(place, clock, Queue())
     watcher._settings = watcher._settings.model_copy(update={"once": True})
+    watcher.patience._once = True
 
     def away(*_):
         raise StorageUnavailable("the bucket is away")
 
-    monkeypatch.setattr("workers.watching.watcher.find_drops", away)
+    monkeypatch.setattr("workers.watching.backlog.find_drops", away)
     with pytest.raises(StorageUnavailable):
         watcher.watch()
 
@@ -664,8 +665,8 @@ def test_a_hand_full_of_messages_is_no_reason_to_turn_round_all_the_time(place, 
     queue = Queue()
     queue.is_full = True
     watcher, slept = hearing(place, clock, queue)
-    watcher._look()
-    watcher._hear()
+    watcher.backlog.look()
+    watcher.hear()
     assert slept == [POLL_SECONDS]
 
 
@@ -704,10 +705,10 @@ def test_a_refresh_is_not_cut_short_by_the_next_sweep(place, clock):
     place.drop("friday", 0)
     place.watch_once()
     watcher = place.watcher("--once", "--refresh", clock=clock)
-    watcher._look()
+    watcher.backlog.look()
     clock.pass_by(10_000)
-    watcher._look()
-    watcher._label()
+    watcher.backlog.look()
+    watcher.label()
     assert place.status("friday")["kept"] == 1
 
 
@@ -716,10 +717,10 @@ def test_of_two_watchers_one_tells_that_a_drop_is_gone(place, clock):
     place.watch_once()
     (folder / "0.jpg").unlink()
     watcher, other = place.watcher(clock=clock), place.watcher(clock=clock)
-    seen = watcher._labelled.digests()
-    other._look()
+    seen = watcher._cursor.digests()
+    other.backlog.look()
     assert "friday" in seen  # as in a sweep that began before the other one told of it
-    watcher._take_leave("friday", was_labelled=True)
+    watcher.backlog.tell_gone("friday", was_labelled=True)
     assert place.status("friday")["changed"] == {"deleted": ["0.jpg"]}
     assert len(list((place.output / "_days").rglob("*.json"))) == 2
     assert Leases(Anywhere(), str(place.output), 60.0).take("friday") is not None
@@ -738,7 +739,7 @@ def test_a_watcher_that_is_asked_to_end_while_it_lists_takes_nothing_for_deleted
             yield drop
             place.stop.ask("asked to end")
 
-    monkeypatch.setattr("workers.watching.watcher.find_drops", slowly)
+    monkeypatch.setattr("workers.watching.backlog.find_drops", slowly)
     place.watcher().watch()
     assert {place.status(name)["state"] for name in ("friday", "monday")} == {"done"}
 
@@ -747,23 +748,23 @@ def test_many_drops_that_are_due_cost_a_sweep_and_not_a_look_at_each(place, cloc
     for name in "abc":
         place.drop(name, 0)
     watcher = place.watcher("--settle-seconds", "60", clock=clock, label=never)
-    watcher._look()
+    watcher.backlog.look()
     clock.pass_by(60)
-    monkeypatch.setattr("workers.watching.watcher.look_at", never)
-    watcher._look()
-    assert all(each.is_complete for each in watcher._waiting.values())
+    monkeypatch.setattr("workers.watching.backlog.look_at", never)
+    watcher.backlog.look()
+    assert all(each.is_complete for each in watcher.backlog.waiting.values())
 
 
 def test_a_watcher_that_is_asked_to_end_looks_at_no_more_drops(place, clock, monkeypatch):
     for name in "abc":
         place.drop(name, 0)
     watcher = place.watcher("--settle-seconds", "60", clock=clock, label=never)
-    watcher._look()
-    watcher._sweep_costs = 10
+    watcher.backlog.look()
+    watcher.backlog.sweep_costs = 10
     clock.pass_by(60)
     place.stop.ask("asked to end")
-    monkeypatch.setattr("workers.watching.watcher.look_at", never)
-    watcher._look()
+    monkeypatch.setattr("workers.watching.backlog.look_at", never)
+    watcher.backlog.look()
 
 
 def test_a_name_with_line_breaks_is_told_in_one_line(place):

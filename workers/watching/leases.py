@@ -24,7 +24,7 @@ from workers.errors import ConditionUnsupported, LineError, ObjectMissing, Stora
 from workers.labels.commits import JsonFile
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
-from workers.watching.labelled import WATCH
+from workers.watching.cursor import WATCH
 
 LEASES = "leases"
 PATIENCE = 1.5

@@ -10,10 +10,10 @@ from itertools import chain
 
 from workers.errors import QueueTrouble, SettingsError
 from workers.storage.uris import shown, under
+from workers.watching.cursor import Cursor
 from workers.watching.drops import READY_MARK, counts, drop_of
 from workers.watching.event_queue import EventQueue, Message
 from workers.watching.events import Event
-from workers.watching.labelled import Labelled
 from workers.watching.settings import WatchSettings
 from workers.wording import Say
 
@@ -29,7 +29,7 @@ class News:
     Args:
         queue: where messages come from.
         prefix: the watched one.
-        labelled: what is labelled already.
+        cursor: what is labelled already.
         say: takes lines for the user.
         note: keeps what is told of a message that says nothing, for people.
     """
@@ -38,11 +38,11 @@ class News:
         self,
         queue: EventQueue,
         prefix: str,
-        labelled: Labelled,
+        cursor: Cursor,
         say: Say,
         note: Callable[[str], None],
     ) -> None:
-        self._queue, self._prefix, self._labelled = queue, prefix, labelled
+        self._queue, self._prefix, self._cursor = queue, prefix, cursor
         self._say, self._note = say, note
         self._told: set[str] = set()
         """ids of messages that say nothing, and were told of"""
@@ -80,9 +80,7 @@ class News:
                 self._tell(each, problem)
         held = self._queue.held
         drops = set(chain.from_iterable(map(self._drops, held)))
-        contents = {
-            drop: self._labelled.content(drop) for drop in drops
-        }  # once, not for each of all
+        contents = {drop: self._cursor.content(drop) for drop in drops}  # once, not for each of all
         self._queue.delete([m for m in held if all(self._is_known(e, contents) for e in m.events)])
         return set(chain.from_iterable(map(self._drops, self._queue.held)))
 
@@ -111,7 +109,7 @@ class News:
 
     def _place(self, event: Event) -> tuple[str, str] | None:
         """Drop and name; what this watcher itself writes into its output is in none."""
-        own = under(event.uri, self._labelled.output) is not None
+        own = under(event.uri, self._cursor.output) is not None
         return None if own else drop_of(event.uri, self._prefix)
 
     def _is_known(self, event: Event, contents: Mapping[str, Mapping[str, str]]) -> bool:
@@ -142,13 +140,13 @@ class News:
 
 
 def listen(
-    settings: WatchSettings, labelled: Labelled, say: Say, note: Callable[[str], None]
+    settings: WatchSettings, cursor: Cursor, say: Say, note: Callable[[str], None]
 ) -> News | None:
     """The queue that the settings name, once it is known to answer; None where they name none.
 
     Args:
         settings: of the watcher.
-        labelled: see `News`.
+        cursor: see `News`.
         say: likewise.
         note: likewise.
 
@@ -157,7 +155,7 @@ def listen(
     """
     if settings.queue_url is None:
         return None
-    news = News(EventQueue(settings.queue_url), settings.input, labelled, say, note)
+    news = News(EventQueue(settings.queue_url), settings.input, cursor, say, note)
     try:
         news.check()
     except QueueTrouble as error:

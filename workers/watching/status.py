@@ -18,7 +18,7 @@ from workers.labels.rows import LABELLED
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, redact, shown, written
 from workers.summaries import RunSummary
-from workers.watching.labelled import UNCHANGED, Changes
+from workers.watching.cursor import UNCHANGED, Changes
 from workers.wording import counted
 
 STATUS_NAME = "_status.json"

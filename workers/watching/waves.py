@@ -20,10 +20,10 @@ from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, written
 from workers.summaries import RunSummary
+from workers.watching.cursor import Changes, Cursor
 from workers.watching.days import Days
 from workers.watching.drop_settings import settle_drop
 from workers.watching.drops import SETTINGS_NAME, Drop, list_drop
-from workers.watching.labelled import Changes, Labelled
 from workers.watching.leases import Lease
 from workers.watching.settings import WatchSettings
 from workers.watching.status import (
@@ -64,7 +64,7 @@ class Wave:
     Args:
         store: where everything lies.
         settings: of the watcher, with GPUs and precision settled.
-        labelled: what is labelled already; is told of each drop that is.
+        cursor: what is labelled already; is told of each drop that is.
         days: hears what became of each drop, too.
         progress: hears of all that happens.
         stop: what may end the work early.
@@ -73,7 +73,7 @@ class Wave:
 
     store: Store
     settings: WatchSettings
-    labelled: Labelled
+    cursor: Cursor
     days: Days
     progress: Progress
     stop: Stop
@@ -119,7 +119,7 @@ class Wave:
     def _take(self, drop: Drop, lease: Lease) -> Taken:
         exclude = (self.settings.output,)
         content = dict(list_drop(self.store, drop, exclude))
-        before = self.labelled.content(drop.name)
+        before = self.cursor.content(drop.name)
         status = DropStatus.begin(
             drop.name,
             State.LABELLING,
@@ -194,6 +194,6 @@ class Wave:
         if state is not State.UNFINISHED and not each.lease.is_lost:
             digest = each.drop.digest
             noted = self.settings.refusal_of(digest) if state is State.REFUSED else digest
-            self.labelled.put(each.drop.name, noted, each.content.items())
+            self.cursor.put(each.drop.name, noted, each.content.items())
         each.lease.release()
         return state

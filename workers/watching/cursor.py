@@ -49,7 +49,7 @@ UNCHANGED = Changes()
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class Cursor:
     """What is known of drops that were labelled.
 
     Args:

@@ -1,0 +1,76 @@
+import gzip
+
+import pytest
+
+from workers.storage.memory import MemoryStore
+from workers.watching.cursor import MOST_KEPT, Changes, Cursor
+
+OUT = "mem://b/out"
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+def test_a_drop_is_known_by_the_digest_it_was_labelled_with(store):
+    cursor = Cursor(store, OUT)
+    assert cursor.digests() == {}
+    cursor.put("a", "one", [("1.jpg", "e1")])
+    cursor.put("b", "two", [])
+    assert Cursor(store, OUT).digests() == {"a": {"one"}, "b": {"two"}}
+    assert Cursor(store, OUT).of("a") == {"one"}
+    assert Cursor(store, OUT).of("none") == frozenset()
+
+
+def test_what_was_in_it_can_be_read_by_any_watcher(store):
+    content = {"deep/1 ü.jpg": "e1", "2.jpg": "e2"}
+    Cursor(store, OUT).put("a", "one", content.items())
+    assert Cursor(store, OUT).content("a") == content
+    assert Cursor(store, OUT).content("none") == {}
+
+
+def test_a_drop_that_is_labelled_again_has_one_digest(store):
+    cursor = Cursor(store, OUT)
+    cursor.put("a", "one", [("1.jpg", "e1")])
+    assert cursor.content("a") == {"1.jpg": "e1"}
+    cursor.put("a", "two", [("1.jpg", "e2")])
+    assert cursor.of("a") == {"two"}
+    assert cursor.content("a") == {"1.jpg": "e2"}
+    cursor.forget("a")
+    assert cursor.of("a") == frozenset()
+
+
+def test_a_watcher_that_is_killed_between_two_writes_leaves_a_drop_that_is_not_up_to_date(store):
+    cursor = Cursor(store, OUT)
+    cursor.put("a", "one", [("1.jpg", "e1")])
+    store.put(f"{OUT}/_watch/labelled/a/two.jsonl.gz", b"")
+    assert cursor.digests()["a"] != {"one"}
+    assert cursor.digests()["a"] != {"two"}
+    cursor.put("a", "two", [("1.jpg", "e2")])
+    assert cursor.digests()["a"] == {"two"}
+
+
+def test_changes_tell_what_is_new_replaced_and_deleted():
+    before, after = {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}
+    assert Changes.between(before, after) == Changes(("d",), ("b",), ("a",))
+    assert Changes.between(after, after) == Changes()
+
+
+def test_of_many_drops_only_some_contents_are_kept_in_memory(store):
+    cursor = Cursor(store, OUT)
+    for number in range(2 * MOST_KEPT):
+        cursor.put(f"{number}", "one", [("1.jpg", f"e{number}")])
+        assert cursor.content(f"{number}") == {"1.jpg": f"e{number}"}
+    assert len(cursor._contents) == MOST_KEPT
+    assert cursor.content("0") == {"1.jpg": "e0"}
+
+
+PACKED = gzip.compress(b"nonsense", mtime=0)
+
+
+@pytest.mark.parametrize("data", [b"no gzip", PACKED, PACKED[:-5], PACKED[:-12] + b"x" * 12])
+def test_a_list_that_is_damaged_is_as_good_as_none(store, data):
+    store.put(f"{OUT}/_watch/labelled/a/one.jsonl.gz", data)
+    assert Cursor(store, OUT).of("a") == {"one"}
+    assert Cursor(store, OUT).content("a") == {}
