@@ -225,6 +225,20 @@ def test_a_file_that_arrives_damaged_twice_is_named_and_nothing_is_there(cache):
     assert (stage(store, cache) / "weights").read_bytes() == WEIGHTS
 
 
+def test_where_a_store_tells_no_checksum_the_size_decides(cache, tmp_path):
+    class Silent(MemoryStore):
+        def checksum(self, info):
+            return None
+
+    store = Silent()
+    info = store.put("s3://models/tiny/weights", WEIGHTS)
+    file = Receipt.of({"weights": info}).files["weights"]
+    path = tmp_path / "weights"
+    path.write_bytes(WEIGHTS[:-1])
+    staging_files.bring_file(store, file, path)
+    assert path.read_bytes() == WEIGHTS
+
+
 def test_a_file_that_is_damaged_on_the_disk_is_mended_and_no_other_is_read(store, cache):
     folder = stage(store, cache)
     (folder / "weights").write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
