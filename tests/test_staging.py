@@ -299,6 +299,18 @@ def test_for_a_new_folder_the_one_that_was_used_longest_ago_goes(store, tmp_path
     assert not folders[second].with_suffix(".json").exists()
 
 
+def test_a_folder_that_is_staged_already_is_used_again_whenever_it_is_asked_for(store, tmp_path):
+    cache = Cache(tmp_path / "cache", most_bytes=2 * len(WEIGHTS) + 1_000)
+    first, second, third = three_models(store)
+    folders = {place: stage(store, cache, place) for place in (first, second)}
+    for seconds, place in enumerate((first, second)):
+        os.utime(folders[place].with_suffix(".lock"), (seconds, seconds))
+    stage(store, cache, first)
+    forget()
+    stage(store, cache, third)
+    assert [folders[place].is_dir() for place in (first, second)] == [True, False]
+
+
 def test_a_folder_that_another_process_uses_stays(s3_env, bucket, tmp_path, store):
     cache = Cache(tmp_path / "cache", most_bytes=2 * len(WEIGHTS) + 1_000)
     place = f"s3://{bucket}/model"
