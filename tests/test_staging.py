@@ -225,11 +225,22 @@ def test_a_file_that_arrives_damaged_twice_is_named_and_nothing_is_there(cache):
     assert (stage(store, cache) / "weights").read_bytes() == WEIGHTS
 
 
-def test_where_a_store_tells_no_checksum_the_size_decides(cache, tmp_path):
-    class Silent(MemoryStore):
-        def checksum(self, info):
-            return None
+class Silent(MemoryStore):
+    """Tells no checksums."""
 
+    def checksum(self, info):
+        return None
+
+
+def test_what_was_found_right_once_is_what_a_file_is_held_against_later(cache):
+    store = filled(Silent())
+    weights = stage(store, cache) / "weights"
+    weights.write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
+    assert stage(store, cache) / "weights" == weights
+    assert weights.read_bytes() == WEIGHTS
+
+
+def test_where_a_store_tells_no_checksum_the_size_decides(tmp_path):
     store = Silent()
     info = store.put("s3://models/tiny/weights", WEIGHTS)
     file = Receipt.of({"weights": info}).files["weights"]
