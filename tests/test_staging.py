@@ -225,6 +225,31 @@ def test_a_file_that_arrives_damaged_twice_is_named_and_nothing_is_there(cache):
     assert (stage(store, cache) / "weights").read_bytes() == WEIGHTS
 
 
+class Silent(MemoryStore):
+    """Tells no checksums."""
+
+    def checksum(self, info):
+        return None
+
+
+def test_what_was_found_right_once_is_what_a_file_is_held_against_later(cache):
+    store = filled(Silent())
+    weights = stage(store, cache) / "weights"
+    weights.write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
+    assert stage(store, cache) / "weights" == weights
+    assert weights.read_bytes() == WEIGHTS
+
+
+def test_where_a_store_tells_no_checksum_the_size_decides(tmp_path):
+    store = Silent()
+    info = store.put("s3://models/tiny/weights", WEIGHTS)
+    file = Receipt.of({"weights": info}).files["weights"]
+    path = tmp_path / "weights"
+    path.write_bytes(WEIGHTS[:-1])
+    staging_files.bring_file(store, file, path)
+    assert path.read_bytes() == WEIGHTS
+
+
 def test_a_file_that_is_damaged_on_the_disk_is_mended_and_no_other_is_read(store, cache):
     folder = stage(store, cache)
     (folder / "weights").write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
@@ -283,6 +308,18 @@ def test_for_a_new_folder_the_one_that_was_used_longest_ago_goes(store, tmp_path
     there = [folders[place].is_dir() for place in (first, second, third)]
     assert there == [True, False, True]
     assert not folders[second].with_suffix(".json").exists()
+
+
+def test_a_folder_that_is_staged_already_is_used_again_whenever_it_is_asked_for(store, tmp_path):
+    cache = Cache(tmp_path / "cache", most_bytes=2 * len(WEIGHTS) + 1_000)
+    first, second, third = three_models(store)
+    folders = {place: stage(store, cache, place) for place in (first, second)}
+    for seconds, place in enumerate((first, second)):
+        os.utime(folders[place].with_suffix(".lock"), (seconds, seconds))
+    stage(store, cache, first)
+    forget()
+    stage(store, cache, third)
+    assert [folders[place].is_dir() for place in (first, second)] == [True, False]
 
 
 def test_a_folder_that_another_process_uses_stays(s3_env, bucket, tmp_path, store):

@@ -100,3 +100,8 @@ def test_files_that_nobody_has_counted_are_estimated_by_their_bytes():
 def test_files_of_which_none_was_read_are_not_guessed():
     found = count_records([shard("a", 5), shard("b", -1)], [])
     assert (found.low, found.high) == (5, math.inf)
+
+
+def test_where_nothing_is_left_no_time_is_needed_not_even_to_start():
+    done = replace(ESTIMATE, left=Range(0, 0, 0), start_seconds=360.0)
+    assert done.hours == Range(0, 0, 0)

@@ -95,3 +95,21 @@ def test_a_price_of_cpus_needs_their_number():
     flags = ["--input", "/in", "--output", "/out", "--price-per-cpu-hour", "1"]
     with pytest.raises(SettingsError, match=r"--replica.num-cpus"):
         PlanSettings.from_everywhere(flags, "plan")
+
+
+@pytest.mark.parametrize(
+    ("given", "replicas"), [({"replicas": 8, "max_replicas": 3}, 8), ({"max_replicas": 3}, 3)]
+)
+def test_hours_are_worked_out_for_the_replicas_that_the_whole_will_have(settings, given, replicas):
+    clock, settings = Clock(), settings.model_copy(update=given)
+    estimate = make_pilot(
+        plan_run(settings, silent), settings, PilotProgress(clock), telling(clock)
+    )
+    assert estimate.replicas == replicas
+
+
+def test_a_shard_that_failed_says_nothing_of_how_many_records_there_are():
+    progress = PilotProgress(Clock())
+    progress.add(ShardSummary("a", records=3))
+    progress.add(ShardSummary("b", records=1, error="the bucket burns"))
+    assert progress.records == {"a": 3}
