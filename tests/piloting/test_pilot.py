@@ -103,7 +103,7 @@ def test_a_price_of_cpus_needs_their_number():
 def test_hours_are_worked_out_for_the_replicas_that_the_whole_will_have(settings, given, replicas):
     clock, settings = Clock(), settings.model_copy(update=given)
     estimate = make_pilot(
-        plan_run(settings, silent), settings, PilotProgress(clock), telling(clock)
+        plan_run(settings, silent), settings, PilotProgress(clock), replicas=telling(clock)
     )
     assert estimate.replicas == replicas
 
