@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 
 # Processes that run the tests. Whatever starts Ray stays in one of them, and it begins with that.
 WORKERS ?= 2
-PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-all bench check docs format clean

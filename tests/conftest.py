@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 # Before torch is imported, and for all processes that tests start. Models of tests are so small
@@ -47,19 +48,34 @@ SERVICES = (
 PORT_RANGE = (20_000, 32_000)  # below the ports that Linux hands out to outgoing connections
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(config, items):
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be there
+def pytest_xdist_make_scheduler(config, log):
     """Where several processes test, one of them has all that starts Ray, and begins with it.
 
     Two Rays on two processors keep each other waiting, and tests that wait for them run out of
-    time. Every other file is a group of its own, for the sake of what its fixtures make once.
+    time. Every other file stays in one process, for the sake of what its fixtures make once.
+    (Not by `--dist loadgroup`: with pytest 9.2, xdist 3.8 can't write the group into a test's id.)
     """
-    if not hasattr(config, "workerinput"):  # how xdist says that this process is one of several
-        return
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not item.get_closest_marker("ray"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "ray" if starts_ray(config.rootpath / file) else file
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """What starts Ray comes first where several processes test, since it takes longest."""
+    if hasattr(config, "workerinput"):  # how xdist says that this process is one of several
+        items.sort(key=lambda item: not starts_ray(item.path))
+
+
+@cache
+def starts_ray(path: Path) -> bool:
+    """Whether a file has tests that are marked so."""
+    return "mark.ray" in path.read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tests.conftest import free_ports
 from tests.deployment import head
 from tests.processes import SECONDS, descendants, end, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 STUBBORN = """
 import pathlib, signal, sys, time
