@@ -201,3 +201,12 @@ class Fixed(MemoryStore):
 def test_a_disk_tells_no_time(tmp_path):
     (found,) = check_clock(LocalStore(), str(tmp_path))
     assert found.outcome is SKIPPED
+
+
+def test_an_output_whose_listing_lacks_what_was_written_is_a_failure():
+    class Forgetful(MemoryStore):
+        def list(self, prefix):
+            return iter(())
+
+    found = outcomes(check_output(Forgetful(), OUTPUT))
+    assert (found["write"], found["read"]) == (OK, FAILURE)
