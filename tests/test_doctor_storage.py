@@ -210,3 +210,12 @@ def test_a_folder_that_is_not_there_is_a_failure(tmp_path):
     (finding,) = check_input(LocalStore(), str(tmp_path / "nowhere"))
     assert finding.outcome is Outcome.FAILURE
     assert finding.to_do == "correct --input"
+
+
+def test_an_output_whose_listing_lacks_what_was_written_is_a_failure():
+    class Forgetful(MemoryStore):
+        def list(self, prefix):
+            return iter(())
+
+    found = outcomes(check_output(Forgetful(), OUTPUT))
+    assert (found["write"], found["read"]) == (OK, FAILURE)

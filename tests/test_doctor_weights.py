@@ -76,14 +76,18 @@ def test_a_folder_without_weights_and_one_that_is_not_there_are_failures(folder,
         assert (found.outcome, "no *.safetensors" in found.seen) == (FAILURE, True)
 
 
-def test_a_file_that_was_cut_off_is_found_by_its_header(folder):
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])
+def test_a_file_that_was_cut_off_or_grew_is_found_by_its_header(folder, change):
     weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    weights.write_bytes(change(weights.read_bytes()))
     found = examine(folder)["whole"]
     assert (found.outcome, "its header says" in found.seen) == (FAILURE, True)
 
 
-@pytest.mark.parametrize("data", [b"", b"not one", b"\x02" + bytes(7) + b"[]", bytes(9)])
+DEEP = (100_000).to_bytes(8, "little") + b"[" * 100_000
+
+
+@pytest.mark.parametrize("data", [b"", b"not one", b"\x02" + bytes(7) + b"[]", bytes(9), DEEP])
 def test_a_file_that_is_no_safetensors_is_told(folder, data):
     (folder / "model.safetensors").write_bytes(data)
     assert examine(folder)["whole"].outcome is FAILURE

@@ -16,7 +16,7 @@ from workers.errors import StorageUnavailable
 from workers.hardware import settle_hardware
 from workers.labels.rows import blank_row
 from workers.meter import Meter, Stage
-from workers.metrics import METRICS, Kind, RayMeter
+from workers.metrics import FLUSH_SECONDS, METRICS, Kind, RayMeter
 from workers.progress import Progress
 from workers.runs import plan_run
 from workers.settings import LabelSettings
@@ -94,6 +94,7 @@ class _Told:
 
     def inc(self, value, tags):
         assert self.metric.kind is Kind.COUNTER
+        assert value > 0, "Ray's own raise for it"
         key = self.metric.name, "".join(tags.values())
         self.meter.told[key] = self.meter.told.get(key, 0) + value
         self.meter.calls += 1
@@ -247,3 +248,23 @@ def test_a_run_on_ray_serves_its_numbers_and_its_replicas_log_lines_of_json(tmp_
     said = [line for line in capsys.readouterr().err.splitlines() if "core_worker" not in line]
     assert {json.loads(line)["from"] for line in said} == {"label"}
     assert "the dog" not in f"{said} {logged}"
+
+
+def test_ray_is_told_once_in_a_while_without_being_asked(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("workers.metrics.time.monotonic", lambda: now)
+    meter = Heard()
+    meter.retried()
+    assert meter.told == {("pixellm_shard_retries", ""): 1}
+    meter.retried()
+    assert meter.told == {("pixellm_shard_retries", ""): 1}
+    now += FLUSH_SECONDS
+    meter.retried()
+    assert meter.told == {("pixellm_shard_retries", ""): 3}
+
+
+def test_rows_without_a_mask_are_no_count_of_none():
+    meter = Heard()
+    meter.labelled(())
+    meter.flush()
+    assert meter.told == {("pixellm_records", ""): 1}

@@ -378,6 +378,19 @@ def test_a_disk_without_room_is_found_out_before_anything_is_fetched(store, cach
     assert store.read == []
 
 
+def test_room_that_another_one_is_about_to_fill_is_not_free(store, cache, monkeypatch):
+    first, second, _ = three_models(store)
+    coming = Receipt.of(listed(store, first))
+    (cache.folder / "models").mkdir(parents=True)
+    coming.write(cache.folder / "models" / f"{coming.key}.json")
+    free = SimpleNamespace(free=len(WEIGHTS) + 1_000)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: free)
+    lock = cache.folder / "models" / f"{coming.key}.lock"
+    with locks.alone(lock), pytest.raises(StorageError, match="spoken for"):
+        stage(store, cache, second)
+    assert stage(store, cache, second).is_dir()  # that one has ended without a word
+
+
 def test_a_cache_that_can_not_be_written_is_told(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"can't take what is fetched: .*--model-cache"):

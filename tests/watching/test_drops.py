@@ -45,11 +45,13 @@ def test_one_drop_looks_the_same_by_itself_as_in_the_listing_of_all():
     for name, drop in drops(store, [f"{IN}/out"]).items():
         assert look_at(store, IN, name, [f"{IN}/out"]) == drop
     assert look_at(store, IN, "none") is None
+    assert look_at(store, IN, "out", [f"{IN}/out"]) is None
 
 
 def change(store):
     yield lambda: store.put(f"{IN}/a/2.jpg", b"new")
     yield lambda: store.put(f"{IN}/a/1.jpg", b"replaced")
+    yield lambda: store.put(f"{IN}/a/1.jpg", b"REPLACED")  # as long as before
     yield lambda: store.delete(f"{IN}/a/2.jpg")
     yield lambda: store.put(f"{IN}/a/_instructions.txt", b"the dog")
     yield lambda: store.put(f"{IN}/a/_pixellm.yaml", b"coco: true")

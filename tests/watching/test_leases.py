@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from tests.clock import Clock
-from workers.errors import ConditionUnsupported, StorageUnavailable
+from workers.errors import ConditionUnsupported, ObjectMissing, StorageUnavailable
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.watching.leases import Leases
@@ -219,3 +219,18 @@ def test_a_store_that_knows_no_conditions_serves_one_watcher(clock):
     assert watcher(store, clock).take("a") is None
     lease.release()
     assert watcher(store, clock).take("a") is not None
+
+
+def test_a_lease_that_goes_while_it_is_looked_at_is_left_to_whoever_removed_it(
+    store, clock, monkeypatch
+):
+    watcher(store, clock).take("a")
+
+    def gone(*_):
+        raise ObjectMissing("a newer one is there")
+
+    monkeypatch.setattr(store, "get", gone)
+    late = watcher(store, clock)
+    assert late.take("a") is None
+    clock.pass_by(10 * SECONDS)
+    assert late.take("a") is None

@@ -13,6 +13,7 @@ from tests.same import assert_same_rows
 from workers.driver import label_runs
 from workers.errors import (
     AccessDenied,
+    ExportError,
     LineError,
     ObjectMissing,
     QueueTrouble,
@@ -32,7 +33,7 @@ from workers.summaries import ShardSummary
 from workers.watching.drops import LOOSE, find_drops
 from workers.watching.event_queue import VISIBILITY_SECONDS
 from workers.watching.leases import BEATS, Leases
-from workers.watching.watcher import POLL_SECONDS, Watcher
+from workers.watching.watcher import LONGEST_WAIT, POLL_SECONDS, Watcher
 
 
 def test_what_is_dropped_is_labelled_and_its_owner_is_told(place):
@@ -811,3 +812,67 @@ def test_what_is_told_of_a_drop_that_is_gone_keeps_the_numbers_of_its_labels(pla
     ]
     (page,) = (place.output / "_days").glob("*.md")
     assert "1 drop, 1 answer," in page.read_text()
+
+
+def test_what_is_in_hand_is_kept_alive(place, clock):
+    place.drop("friday", 0)
+    watcher, other = place.watcher(clock=clock), Leases(Anywhere(), str(place.output), 60.0, clock)
+    watcher.backlog.look()
+    watcher._take_in_hand()
+    for _ in range(9):
+        assert other.take("friday") is None
+        clock.pass_by(20)
+        watcher._beat()
+    assert other.is_alive("friday")
+
+
+def test_once_a_drop_is_left_to_another_watcher_that_is_seen_to_be_alive(place, clock):
+    place.drop("friday", 0)
+    lease = Leases(Anywhere(), str(place.output), 60.0, clock).take("friday")
+    watcher = place.watcher("--once", clock=clock, label=never)
+    for is_left in (True, False):
+        watcher.backlog.look()
+        watcher.label()
+        assert watcher.is_anything_left() is is_left
+        clock.pass_by(20)
+        lease.beat()
+
+
+def test_a_drop_that_failed_and_was_changed_is_tried_at_once(place, clock):
+    folder = place.drop("friday", 0)
+    watcher = place.watcher(
+        clock=clock, label=lambda runs, progress, stop: broken(runs, progress, stop)
+    )
+    watcher.backlog.look()
+    watcher.label()
+    assert watcher.unfinished == ["friday"]
+    (folder / "1.jpg").write_bytes(load_photos()[1].data)
+    watcher.backlog.sweep()
+    assert watcher.unfinished == []
+    assert watcher.backlog.waiting["friday"].is_complete
+
+
+def test_waits_grow_to_an_hour_at_most():
+    assert [back_off(tries) for tries in (1, 2, 3)] == [5, 10, 20]
+    assert back_off(10_000) == LONGEST_WAIT <= 3_600
+
+
+def test_of_a_drop_that_is_labelled_twice_a_day_its_answers_count_once(place):
+    place.drop("friday", 0)
+    place.watch_once()
+    place.drop("friday", 1)
+    place.watch_once()
+    (page,) = (place.output / "_days").glob("*.md")
+    assert "1 drop, 2 answers" in page.read_text()
+
+
+def test_a_coco_file_that_can_not_be_written_leaves_the_labels_as_good(place, monkeypatch):
+    def failing(*_):
+        raise ExportError("two pictures share a name")
+
+    monkeypatch.setattr("workers.watching.waves.export_run", failing)
+    place.drop("friday", 0)
+    place.watch_once("--coco")
+    status = place.status("friday")
+    assert status["state"] == "done"
+    assert status["message"].endswith("coco.json could not be written: two pictures share a name")

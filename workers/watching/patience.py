@@ -78,4 +78,5 @@ class Patience:
 
 def back_off(tries: int) -> float:
     """Seconds before something is tried again that failed so many times in a row."""
-    return min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT)
+    doubled = min(tries - 1, 30)  # after a week of them the number itself would be too large
+    return min(FIRST_WAIT * 2**doubled, LONGEST_WAIT)
