@@ -1,7 +1,9 @@
+import signal
 import socket
 import time
 
 import pytest
+import ray
 
 from tests.conftest import free_ports
 from workers import cluster
@@ -66,3 +68,22 @@ def test_an_address_that_can_not_be_one_is_told_too(address, monkeypatch):
     monkeypatch.setattr(cluster, "REACH_SECONDS", 0.0)
     with pytest.raises(LineError, match="RAY_ADDRESS"):
         _check_reachable(address)
+
+
+def test_who_asks_to_end_is_heard_beside_ray_and_after_it(monkeypatch):
+    def heed(*_):
+        pass
+
+    def takes_over(*_, **__):  # as Ray does, at its start and at its end
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", takes_over)
+    monkeypatch.setattr(ray, "shutdown", takes_over)
+    before = signal.signal(signal.SIGTERM, heed)
+    try:
+        with connected(lambda _: None):
+            assert signal.getsignal(signal.SIGTERM) is heed
+        assert signal.getsignal(signal.SIGTERM) is heed
+    finally:
+        signal.signal(signal.SIGTERM, before)

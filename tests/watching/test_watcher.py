@@ -33,7 +33,8 @@ from workers.summaries import ShardSummary
 from workers.watching.drops import LOOSE, find_drops
 from workers.watching.event_queue import VISIBILITY_SECONDS
 from workers.watching.leases import BEATS, Leases
-from workers.watching.watcher import LONGEST_WAIT, POLL_SECONDS, Watcher
+from workers.watching.patience import LONGEST_WAIT, back_off
+from workers.watching.watcher import POLL_SECONDS, Watcher
 
 
 def test_what_is_dropped_is_labelled_and_its_owner_is_told(place):
