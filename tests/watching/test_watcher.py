@@ -877,3 +877,19 @@ def test_a_coco_file_that_can_not_be_written_leaves_the_labels_as_good(place, mo
     status = place.status("friday")
     assert status["state"] == "done"
     assert status["message"].endswith("coco.json could not be written: two pictures share a name")
+
+
+def test_a_lease_that_is_lost_at_the_very_end_leaves_the_last_word_to_the_successor(
+    place, clock, monkeypatch
+):
+    def slowly(*_):
+        clock.pass_by(61)
+
+    monkeypatch.setattr("workers.watching.waves.export_run", slowly)
+    place.drop("friday", 0)
+    watcher = place.watcher("--coco", clock=clock)
+    watcher._look()
+    watcher._label()
+    assert place.status("friday")["state"] == "labelling"
+    assert watcher._labelled.of("friday") == frozenset()
+    assert not (place.output / "_days").exists()
