@@ -888,8 +888,8 @@ def test_a_lease_that_is_lost_at_the_very_end_leaves_the_last_word_to_the_succes
     monkeypatch.setattr("workers.watching.waves.export_run", slowly)
     place.drop("friday", 0)
     watcher = place.watcher("--coco", clock=clock)
-    watcher._look()
-    watcher._label()
+    watcher.backlog.look()
+    watcher.label()
     assert place.status("friday")["state"] == "labelling"
-    assert watcher._labelled.of("friday") == frozenset()
+    assert watcher._cursor.of("friday") == frozenset()
     assert not (place.output / "_days").exists()
