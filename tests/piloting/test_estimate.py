@@ -105,3 +105,11 @@ def test_files_of_which_none_was_read_are_not_guessed():
 def test_where_nothing_is_left_no_time_is_needed_not_even_to_start():
     done = replace(ESTIMATE, left=Range(0, 0, 0), start_seconds=360.0)
     assert done.hours == Range(0, 0, 0)
+
+
+def test_what_nobody_knows_is_said_to_be_that():
+    unknown = count_records([shard("a", 5), shard("b", -1)], [])
+    said = describe_estimate(replace(ESTIMATE, records=unknown, left=unknown), 2.5, None)
+    assert "records    at least 5, at least 5 of them left" in said
+    assert "time left  nobody knows how long" in said
+    assert "nan" not in said

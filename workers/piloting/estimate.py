@@ -121,6 +121,8 @@ def compare(estimate: Estimate, summary: RunSummary) -> str:
 
 
 def _shown(number: Range, digits: int) -> str:
+    if math.isnan(number.middle):  # of files that nobody has counted, none was in the pilot
+        return f"at least {number.low:,.{digits}f}"
     if number.low == number.high:
         return f"{number.middle:,.{digits}f}"
     low, high = f"{number.low:,.{digits}f}", f"{number.high:,.{digits}f}"
