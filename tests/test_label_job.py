@@ -380,7 +380,7 @@ def test_what_can_not_be_begun_is_told_in_a_line(new_job, grown, bucket, capsys,
 
 
 def test_what_no_machine_can_hold_is_told_in_a_line(new_job, grown, monkeypatch, capsys):
-    monkeypatch.setattr("workers.pool.connected", lambda say: nullcontext(True))
+    monkeypatch.setattr("workers.pool.connected", lambda *_, **__: nullcontext(True))
     monkeypatch.setattr("workers.pool.list_machines", lambda: [Machine(8, 0)])
     job = new_job(grown.job.source)
     assert main([*job.command()[1:], "--replica.num-cpus", "999"]) == 2

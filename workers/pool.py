@@ -99,6 +99,8 @@ def label_on_ray(
                         yield summary
             except RayError as error:
                 raise LineError(f"Ray gave up: {_last_line(error)}") from error
+            finally:  # what is left of the flow says with tracebacks that Ray is gone
+                logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
 
 
 def size_pool(settings: LabelSettings, machines: Sequence[Machine]) -> PoolSize:

@@ -3,6 +3,7 @@
 When a folder was last used is the time of its lock.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,8 +54,9 @@ class Place:
     @property
     def bytes_here(self) -> int:
         """That it takes on the disk now."""
-        files = (each for top in (self.folder, self.half) for each in top.rglob("*"))
-        return sum(_size(each) for each in files)
+        # `os.walk`, since a half that is whole now has another name while this looks
+        found = (walked for top in (self.folder, self.half) for walked in os.walk(top))
+        return sum(_size(Path(folder, name)) for folder, _, names in found for name in names)
 
     @property
     def bytes_whole(self) -> int:
