@@ -767,6 +767,7 @@ def test_a_watcher_that_is_asked_to_end_looks_at_no_more_drops(place, clock, mon
     place.stop.ask("asked to end")
     monkeypatch.setattr("workers.watching.backlog.look_at", never)
     watcher.backlog.look()
+    assert not any(each.is_complete for each in watcher.backlog.waiting.values())
 
 
 def test_a_name_with_line_breaks_is_told_in_one_line(place):
