@@ -7,7 +7,9 @@ Everything is done by the commands that a user types; they are printed. A photo 
 that are learned from, or to those that are scored, by a hash of its bytes (80 to 20).
 
     photos -> learn.json, score.json -> jobs/convert.py -> jobs/label.py (before)
-           -> jobs/train.py -> jobs/label.py (after) -> jobs/evaluate.py -> scores.json, sheet
+           -> jobs/train.py -> jobs/label.py (after) -> jobs/evaluate.py -> outcome.json, sheet.png
+
+What `tests/domain_results` keeps of them stands in the README.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from tests.readme_domains import table
 from tests.readme_tree import ROOT
 from workers.exports.table import open_table
 from workers.storage.stores import open_store
@@ -36,6 +39,8 @@ Json = dict[str, Any]
 HELD_OUT = 0.2
 CROP, MOST_NUCLEI, CROPS = 128, 8, 2
 """Of a microscope picture: pixels of a crop's side, nuclei in it at most, and crops at most."""
+CARDS = 6
+"""Answers on a sheet."""
 METRICS = ("giou_union", "giou", "f1", "exact", "nothing_accuracy")
 
 
@@ -90,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             recipe = Recipe(**{**asdict(recipe), "steps": options.steps})
         outcome = learn(name, options.data / name, place, recipe, options.train)
         (place / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
-        print(json.dumps(asdict(outcome)), flush=True)
+        export_sheet(place)
+        outcomes = sorted(options.output.glob("*/outcome.json"))
+        print(*table(json.loads(path.read_text()) for path in outcomes), sep="\n", flush=True)
 
 
 # ---- one domain ----
@@ -129,6 +136,14 @@ def score(place: Path, when: str, model: Sequence[str]) -> dict[str, float]:
     run("evaluate", "--gold", f"{place}/score", "--labels", labels, "--output", f"{scores}")
     found: Mapping[str, Any] = json.loads(scores.read_text())
     return {name: found["groups"]["all"]["scores"][name] for name in METRICS}
+
+
+def export_sheet(place: Path) -> None:
+    """Draws some of the photos that were not learned from, with what the model says after it."""
+    run(
+        *("export", "--labels", f"{place}/after", "--output", f"{place}/sheet.png"),
+        *("--to", "sheet", "--cards", f"{CARDS}"),
+    )
 
 
 def run(job: str, *flags: str) -> None:

@@ -1,7 +1,8 @@
-"""What the README takes from elsewhere: tree of modules, columns of the label table, speeds.
+"""What the README takes from elsewhere: tree of modules, columns of the label table, results.
 
 The tree has every module with the first sentence of its docstring, the columns have the line below
-each field in `workers.labels.schema`, the speeds are those of `tests/benchmarks/results`.
+each field in `workers.labels.schema`, the speeds are those of `tests/benchmarks/results`, what was
+learned from real photos is that of `tests/domain_results`.
 
 python -m tests.readme_tree          says whether README.md is up to date
 python -m tests.readme_tree --write  brings it up to date (make docs)
@@ -13,6 +14,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+from tests.readme_domains import domains
 from tests.readme_speed import speeds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +36,7 @@ OTHERS = {
 BEGIN, END = "<!-- tree: make docs -->\n", "<!-- end of tree -->\n"
 COLUMNS_BEGIN, COLUMNS_END = "<!-- columns: make docs -->\n", "<!-- end of columns -->\n"
 SPEED_BEGIN, SPEED_END = "<!-- speed: make docs -->\n", "<!-- end of speed -->\n"
+DOMAINS_BEGIN, DOMAINS_END = "<!-- domains: make docs -->\n", "<!-- end of domains -->\n"
 SCHEMA = ROOT / "workers" / "labels" / "schema.py"
 
 
@@ -104,6 +107,7 @@ def main() -> int:
         (BEGIN, END, tree()),
         (COLUMNS_BEGIN, COLUMNS_END, columns()),
         (SPEED_BEGIN, SPEED_END, SPEED_BEGIN + speeds() + SPEED_END),
+        (DOMAINS_BEGIN, DOMAINS_END, DOMAINS_BEGIN + domains() + DOMAINS_END),
     )
     for begin, end, block in blocks:
         new = re.sub(f"{begin}.*?{end}", lambda _, block=block: block, new, flags=re.S)
