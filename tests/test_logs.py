@@ -118,15 +118,15 @@ def test_all_that_a_driver_says_is_lines_of_json_also_on_a_terminal(terminal):
     progress.about("run-7")
     progress.say("starting")
     with progress.running(2, 4):
-        progress.add(ShardSummary("s1", rows=2, records=2))
-        progress.add(ShardSummary("s2", error="busy", ends_run=False))
+        progress.add(ShardSummary("run-8", "s1", rows=2, records=2))
+        progress.add(ShardSummary("run-8", "s2", error="busy", ends_run=False))
     starting, failed, last = read(stream)
     assert (starting["message"], starting["run"], starting["level"]) == (
         "starting",
         "run-7",
         "info",
     )
-    assert (failed["shard"], failed["level"]) == ("s2", "error")
+    assert (failed["run"], failed["shard"], failed["level"]) == ("run-8", "s2", "error")
     assert "2/2 shards" in last["message"]
 
 

@@ -57,6 +57,7 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
     ids = {"run": commit.run_id, "shard": shard.shard_id}
     _log.info("%d rows of %d records are committed", commit.rows, len(labelled), extra=ids)
     return ShardSummary(
+        run_id=commit.run_id,
         shard_id=shard.shard_id,
         rows=commit.rows,
         counts=commit.counts,
@@ -87,7 +88,7 @@ async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> li
         nonlocal done
         done += 1
         bench.pictures.release()
-        bench.tell(shard.shard_id, done)
+        bench.tell((bench.ledger.run_id, shard.shard_id), done)
         if not task.cancelled() and task.exception() is None:
             _tell_of(task.result().rows, bench.meter)
 

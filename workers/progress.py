@@ -128,6 +128,7 @@ class Progress:
             self.say(
                 f"shard {summary.shard_id} failed: {summary.error}",
                 Level.ERROR,
+                run=summary.run_id,
                 shard=summary.shard_id,
             )
 

@@ -84,7 +84,7 @@ def test_shards_are_chosen_at_random_and_the_same_for_a_seed(settings):
 def test_a_pilot_that_failed_says_why(settings):
     def replicas(errands, settings, begin, progress, stop):
         for each in errands:
-            yield ShardSummary(each.shard.shard_id, error="the bucket burns")
+            yield ShardSummary(*each.key, error="the bucket burns")
 
     run = plan_run(settings, silent)
     with pytest.raises(LineError, match="the bucket burns"):
@@ -110,6 +110,6 @@ def test_hours_are_worked_out_for_the_replicas_that_the_whole_will_have(settings
 
 def test_a_shard_that_failed_says_nothing_of_how_many_records_there_are():
     progress = PilotProgress(Clock())
-    progress.add(ShardSummary("a", records=3))
-    progress.add(ShardSummary("b", records=1, error="the bucket burns"))
+    progress.add(ShardSummary("run", "a", records=3))
+    progress.add(ShardSummary("run", "b", records=1, error="the bucket burns"))
     assert progress.records == {"a": 3}

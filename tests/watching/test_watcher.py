@@ -239,7 +239,7 @@ def broken(runs, progress, stop):
 
     def replicas(errands, settings, begin, progress, stop):
         for each in errands:
-            yield ShardSummary(each.shard.shard_id, error="the bucket burns")
+            yield ShardSummary(*each.key, error="the bucket burns")
 
     return label_runs(runs, progress, stop, replicas)
 
