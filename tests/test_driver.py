@@ -27,7 +27,7 @@ from workers.model_files import load_engine
 from workers.progress import Progress
 from workers.runs import describe_plan, plan_run
 from workers.settings import LabelSettings
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
 from workers.stopping import Stop
 from workers.storage.memory import MemoryStore

@@ -8,7 +8,7 @@ from workers.earlier import EarlierIndex
 from workers.labels.commits import Guarantee
 from workers.model_files import ModelIdentity
 from workers.settings import LabelSettings
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
 from workers.summaries import ShardKey
 

@@ -15,7 +15,7 @@ from workers.labels.commits import now
 from workers.markdown import one_line
 from workers.progress import Progress
 from workers.runs import Run, plan_run
-from workers.shards.listing import is_read
+from workers.shards.kinds import is_read
 from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, written
