@@ -1,6 +1,6 @@
 import pytest
 
-from workers.errors import PlanError, SettingsError, StorageError
+from workers.errors import PlanError, SettingsError, StorageError, StorageUnavailable
 from workers.exit_codes import end, speaker
 
 
@@ -22,6 +22,18 @@ def test_an_error_is_told_line_by_line_and_a_wrong_setting_has_another_code():
     assert ended(SettingsError("--steps: no")) == (2, ["--steps: no"])
     assert ended(PlanError("no file")) == (1, ["no file"])
     assert ended(PlanError("no file"), wrong=(SettingsError, PlanError))[0] == 2
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_the_settings():
+    assert ended(StorageUnavailable("away"), wrong=(StorageError,))[0] == 1
+
+
+def test_what_went_wrong_may_be_told_in_another_way_than_the_rest():
+    complaints = []
+    code, told = ended(StorageError("full"), complain=complaints.append)
+    assert (code, told, complaints) == (1, [], ["full"])
+    code, told = ended(KeyboardInterrupt(), complain=complaints.append)
+    assert (code, told, complaints) == (130, ["stopped"], ["full"])
 
 
 def test_ctrl_c_is_told_and_has_the_code_that_shells_know():

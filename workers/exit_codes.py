@@ -4,11 +4,13 @@ import sys
 from collections.abc import Callable
 
 from pixellm.errors import PixelLMError
-from workers.errors import SettingsError
+from workers.errors import SettingsError, StorageUnavailable
 from workers.wording import Say
 
 BROKE_OFF, WRONG, STOPPED = 1, 2, 130
 """Something failed on the way; a setting or the input is wrong; Ctrl-C, as shells count it."""
+KEPT = "stopped; what is committed is kept"
+"""After Ctrl-C, of a job whose next start goes on."""
 
 
 def speaker(job: str) -> Say:
@@ -23,6 +25,8 @@ def speaker(job: str) -> Say:
 def end(
     work: Callable[[], int],
     say: Say,
+    complain: Say | None = None,
+    *,
     wrong: tuple[type[PixelLMError], ...] = (SettingsError,),
     stopped: str = "stopped",
 ) -> int:
@@ -31,7 +35,9 @@ def end(
     Args:
         work: returns the exit code.
         say: takes lines for the user.
-        wrong: the errors that say that nothing can be done with such settings or such an input.
+        complain: takes those that say what went wrong; without it, `say` does.
+        wrong: the errors that say that nothing can be done with such settings or such an input. A
+            store that doesn't answer is never one of them.
         stopped: what is told after Ctrl-C.
 
     Returns:
@@ -41,8 +47,9 @@ def end(
         return work()
     except PixelLMError as error:
         for line in f"{error}".splitlines():
-            say(line)
-        return WRONG if isinstance(error, wrong) else BROKE_OFF
+            (complain or say)(line)
+        is_wrong = isinstance(error, wrong) and not isinstance(error, StorageUnavailable)
+        return WRONG if is_wrong else BROKE_OFF
     except KeyboardInterrupt:
         say(stopped)
         return STOPPED

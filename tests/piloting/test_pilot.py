@@ -10,7 +10,8 @@ from workers.errors import LineError, SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.manifests import manifests
 from workers.piloting.estimate import Estimate
-from workers.piloting.pilot import PilotProgress, choose_shards, make_pilot
+from workers.piloting.pilot import choose_shards, make_pilot
+from workers.piloting.progress import PilotProgress
 from workers.piloting.settings import PlanSettings
 from workers.runs import plan_run
 from workers.storage.stores import Anywhere
