@@ -130,6 +130,12 @@ def _try_to_reach(host: str, port: int) -> str:
     return ""
 
 
+def metrics_address() -> str:
+    """Where a Ray of this machine's own serves metrics; it takes another free port each time."""
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+
+
 def list_machines() -> list[Machine]:
     """Those that are there now; a cluster may grow."""
     known = ray.nodes()  # type: ignore[no-untyped-call]
