@@ -74,6 +74,16 @@ def test_shards_that_are_read_side_by_side_go_on_where_others_ended(store):
     assert store.fetched < 5 * shards[0].size  # each alone fetches all before it
 
 
+def test_a_shard_that_lies_before_a_reader_leaves_it_to_the_next_one(store):
+    put_images(store, 120)
+    first, second, third = plan(store, 40)
+    store.fetched = 0
+    for shard in (second, first, third):
+        read(store, shard)
+    rows = 80 + 40 + 40  # the third one goes on behind the second
+    assert store.fetched < 1.1 * first.size * rows / 120
+
+
 @pytest.mark.parametrize("rows_in_group", [7, 16, 50, 120])
 @pytest.mark.parametrize("records", [1, 10, 33])
 def test_in_whatever_order_shards_come_each_has_its_own_rows(store, rows_in_group, records):
