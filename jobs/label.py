@@ -11,11 +11,12 @@ wrong, and nothing was begun. 3: ended early on purpose (--deadline, --max-gpu-h
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pixellm.errors import PixelLMError
-from workers.errors import OutputUnwritable, SettingsError, StorageUnavailable
-from workers.logs import Level
+from workers.errors import OutputUnwritable, SettingsError
+from workers.exit_codes import KEPT, end
 from workers.progress import Progress
 from workers.settings import LabelSettings
 from workers.storage.uris import shown
@@ -26,48 +27,47 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one labelling job; returns the exit code."""
-    progress = Progress()
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        settings = LabelSettings.from_everywhere(given, "python jobs/label.py")
-        if settings.log_format == "json":
-            progress.speak_json()
-        return _work(settings, progress)
-    except PixelLMError as error:
-        return _complain(progress, error, 1 if isinstance(error, StorageUnavailable) else 2)
-    except KeyboardInterrupt:
-        return 130
+    progress = Progress()
+    work = partial(_work, given, progress)
+    return end(work, progress.say, progress.complain, wrong=(PixelLMError,), stopped=KEPT)
 
 
-def _work(settings: LabelSettings, progress: Progress) -> int:
+def _work(given: Sequence[str], progress: Progress) -> int:
+    settings = LabelSettings.from_everywhere(given, "python jobs/label.py")
+    if settings.log_format == "json":
+        progress.speak_json()
     # Only once the flags are known to be right: torch takes seconds to import.
     progress.say(f"getting ready to label {shown(settings.input)}")
-    from workers.driver import label_run
     from workers.hardware import settle_hardware
-    from workers.piloting.estimate import Estimate, compare
     from workers.runs import describe_plan, plan_run
-    from workers.stopping import ended_by_sigterm
 
     run = plan_run(settle_hardware(settings), progress.say)
     progress.about(run.ledger.run_id)
     if settings.dry_run:
         print(describe_plan(run))
         return 0
-    try:
-        stop = run.settings.make_stop()
-        with ended_by_sigterm(stop):
-            summary = label_run(run, progress, stop)
-        progress.conclude(summary)
-        estimate = Estimate.load(run.ledger.store, run.ledger.output, run.ledger.run_id)
-        if estimate and (said := compare(estimate, summary)):
-            progress.tell("plan", said)
-        if run.beside:
-            progress.tell("beside", run.beside)
-        if settings.export_coco and summary.exit_code == 0:
-            progress.tell("coco", _export(run, settings.export_coco))
-    except PixelLMError as error:
-        begun = not isinstance(error, SettingsError | OutputUnwritable)
-        return _complain(progress, error, 1 if begun else 2)
+    begun = partial(_label, run, progress)  # from now on, what goes wrong is seldom a setting
+    wrong = (SettingsError, OutputUnwritable)
+    return end(begun, progress.say, progress.complain, wrong=wrong, stopped=KEPT)
+
+
+def _label(run: "Run", progress: Progress) -> int:
+    from workers.driver import label_run
+    from workers.piloting.estimate import Estimate, compare
+    from workers.stopping import ended_by_sigterm
+
+    stop = run.settings.make_stop()
+    with ended_by_sigterm(stop):
+        summary = label_run(run, progress, stop)
+    progress.conclude(summary)
+    estimate = Estimate.load(run.ledger.store, run.ledger.output, run.ledger.run_id)
+    if estimate and (said := compare(estimate, summary)):
+        progress.tell("plan", said)
+    if run.beside:
+        progress.tell("beside", run.beside)
+    if run.settings.export_coco and summary.exit_code == 0:
+        progress.tell("coco", _export(run, run.settings.export_coco))
     return summary.exit_code
 
 
@@ -77,12 +77,6 @@ def _export(run: "Run", uri: str) -> str:
     ledger = run.ledger
     written = export_run("coco", ledger.store, ledger.output, ledger.run_id, uri)
     return f"{shown(uri)} ({written.images:,} images, {written.masks:,} masks)"
-
-
-def _complain(progress: Progress, error: PixelLMError, code: int) -> int:
-    for line in f"{error}".splitlines():
-        progress.say(line, Level.ERROR)
-    return code
 
 
 if __name__ == "__main__":

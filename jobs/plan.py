@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from workers.errors import PlanError, SettingsError
-from workers.exit_codes import end, speaker
+from workers.exit_codes import KEPT, end
+from workers.piloting.progress import PilotProgress
 from workers.piloting.settings import PlanSettings
 from workers.storage.uris import shown
 
@@ -20,21 +21,25 @@ from workers.storage.uris import shown
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes one pilot; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    stopped = "stopped; what is committed is kept"
-    return end(partial(_work, given), speaker("plan"), (SettingsError, PlanError), stopped)
+    progress = PilotProgress()
+    work, wrong = partial(_work, given, progress), (SettingsError, PlanError)
+    return end(work, progress.say, progress.complain, wrong=wrong, stopped=KEPT)
 
 
-def _work(given: Sequence[str]) -> int:
+def _work(given: Sequence[str], progress: PilotProgress) -> int:
     settings = PlanSettings.from_everywhere(given, "python jobs/plan.py")
+    if settings.log_format == "json":
+        progress.speak_json()
     # Only once the flags are known to be right: torch takes seconds to import.
     from workers.hardware import settle_hardware
     from workers.piloting.estimate import describe_estimate
-    from workers.piloting.pilot import PilotProgress, make_pilot
+    from workers.piloting.pilot import make_pilot
     from workers.runs import plan_run
     from workers.stopping import ended_by_sigterm
 
-    settings, progress = settle_hardware(settings), PilotProgress()
+    settings = settle_hardware(settings)
     run = plan_run(settings, progress.say)
+    progress.about(run.ledger.run_id)
     if not run.todo:
         print(f"nothing is left to do: all is committed under {shown(settings.output)}")
         return 0

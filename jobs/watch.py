@@ -13,19 +13,18 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from workers.exit_codes import end
+from workers.exit_codes import KEPT, end
 from workers.progress import Progress
 from workers.storage.uris import shown
 from workers.watching.settings import WatchSettings
-
-STOPPED = "stopped; what is committed is kept"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Watches; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     progress = Progress(name="watch")
-    return end(partial(_work, given, progress), progress.say, stopped=STOPPED)
+    work = partial(_work, given, progress)
+    return end(work, progress.say, progress.complain, stopped=KEPT)
 
 
 def _work(given: Sequence[str], progress: Progress) -> int:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from workers.records.instructions import make_instruction
 from workers.records.reading import read_records
-from workers.shards.listing import write_listings_to
+from workers.shards.listings import write_listings_to
 from workers.shards.plan import plan_shards
 from workers.storage.memory import MemoryStore
 from workers.storage.uris import join_uri

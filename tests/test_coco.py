@@ -327,7 +327,7 @@ def check_lines(path):
 
 
 def test_another_form_is_a_function_that_writes_it_and_a_line_in_the_registry(monkeypatch):
-    lines = Format(write_lines, check_lines, "eyes", frozenset())
+    lines = Format(write_lines, check_lines, "eyes", frozenset(), "lines.txt")
     monkeypatch.setitem(FORMATS, "lines", lines)
     store = MemoryStore()
     masks = [blob((1, 1)), blob((2, 2), (2, 3))]
@@ -345,6 +345,11 @@ def test_another_form_is_a_function_that_writes_it_and_a_line_in_the_registry(mo
 
 def test_the_forms_of_the_registry_are_those_that_the_flag_takes():
     assert get_args(ExportSettings.model_fields["to"].annotation) == tuple(FORMATS)
+
+
+def test_files_of_all_forms_may_lie_beside_one_another():
+    files = [form.file for form in FORMATS.values()]
+    assert len(set(files)) == len(files)
 
 
 # ---- the validator -------------------------------------------------------------------------------

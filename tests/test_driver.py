@@ -27,7 +27,7 @@ from workers.model_files import load_engine
 from workers.progress import Progress
 from workers.runs import describe_plan, plan_run
 from workers.settings import LabelSettings
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
 from workers.stopping import Stop
 from workers.storage.memory import MemoryStore
@@ -431,8 +431,9 @@ def work_through(read, photos, output):
 
 
 def test_a_shard_that_fails_like_all_others_ends_the_run_at_once(work_through):
-    full = ShardSummary("a", error="the output can't be written", ends_run=True)
-    made, told, given = work_through(full, *[ShardSummary(f"done-{n}") for n in range(9)])
+    full = ShardSummary("run", "a", error="the output can't be written", ends_run=True)
+    done = [ShardSummary("run", f"done-{n}") for n in range(9)]
+    made, told, given = work_through(full, *done)
     assert given == 1
     assert told.count("the output can't be written") == 1
     assert "the run ends here" in told
@@ -441,17 +442,19 @@ def test_a_shard_that_fails_like_all_others_ends_the_run_at_once(work_through):
 
 def test_so_many_shards_that_fail_in_a_row_end_the_run_and_one_less_does_not(work_through):
     most = driver.FAILED_IN_A_ROW
-    failed = [ShardSummary(f"{n}", error="away") for n in range(most)]
-    _, told, given = work_through(*failed, ShardSummary("done-1"))
+    failed = [ShardSummary("run", f"{n}", error="away") for n in range(most)]
+    _, told, given = work_through(*failed, ShardSummary("run", "done-1"))
     assert (given, "the run ends here" in told) == (most, True)
     some = failed[1:]
-    _, told, given = work_through(*some, ShardSummary("done-1"), *some, ShardSummary("done-2"))
+    done = [ShardSummary("run", f"done-{n}") for n in (1, 2)]
+    _, told, given = work_through(*some, done[0], *some, done[1])
     assert (given, "the run ends here" in told) == (2 * most, False)
 
 
 def test_a_run_that_is_stopped_tells_so_and_what_is_left(work_through, read, photos, output):
-    first, *_ = plan_run(read(photos, output), silent).shards
-    failed = ShardSummary(first.shard_id, error="gone")
+    run = plan_run(read(photos, output), silent)
+    first, *_ = run.shards
+    failed = ShardSummary(run.ledger.run_id, first.shard_id, error="gone")
     made, told, _ = work_through(failed, KeyboardInterrupt())
     assert (made.interrupted, made.exit_code) == (True, 130)
     assert "stopped; what is committed is kept" in told
@@ -505,6 +508,24 @@ def test_runs_that_are_labelled_together_end_as_each_would_alone(read, photos, o
         assert_same_rows(table(output / name), table(output / f"{name} alone"))
 
 
+def test_two_runs_over_the_same_input_are_labelled_together_too(read, photos, output):
+    one = ("--replica.batch-questions", "1")
+    asked = {name: ("--instruction", f"the {name}", *one) for name in ("dog", "cat")}
+    runs = [plan_run(read(photos, output / name, *asked[name]), silent) for name in asked]
+    shards = [[shard.shard_id for shard in run.shards] for run in runs]
+    assert shards[0] == shards[1]
+    told = io.StringIO()
+    made = list(label_runs(runs, Progress(told), replicas=replicas_here))
+    assert [(each.exit_code, each.records) for each in made] == [(0, 4), (0, 4)]
+    both = 2 * len(shards[0])
+    assert f"{both}/{both} shards" in told.getvalue()
+    for name in asked:
+        alone = read(photos, output / f"{name} alone", *asked[name])
+        label_here(alone)
+        finish(alone)
+        assert_same_rows(table(output / name), table(output / f"{name} alone"))
+
+
 def test_a_run_is_finished_as_soon_as_it_is_whole(read, photos, output, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(photos, other)
@@ -535,6 +556,20 @@ def test_a_run_that_ends_early_on_purpose_tells_why_and_the_next_start_does_the_
     assert "the deadline has come: what is committed is kept" in told.getvalue()
     made = label_run(plan_run(settings, silent), Progress(told), replicas=replicas_here)
     assert (made.exit_code, made.found_committed) == (0, 1)
+
+
+def test_shards_whose_turn_comes_after_the_end_are_left_and_counted_nowhere(read, photos, output):
+    def replicas(errands, settings, begin, progress, stop):
+        stop.ask("the deadline has come")
+        for each in errands:
+            yield ShardSummary(*each.key, not_begun=True)
+
+    told = io.StringIO()
+    run = plan_run(read(photos, output), silent)
+    made = label_run(run, Progress(told), Stop(), replicas)
+    assert (made.exit_code, made.stopped) == (3, "the deadline has come")
+    assert set(made.failures.values()) == {f"{driver.NOT_REACHED}: the deadline has come"}
+    assert f"0/{len(run.shards)} shards" in told.getvalue()
 
 
 def test_what_is_to_stop_before_it_begins_starts_no_replica(read, photos, output):

@@ -331,7 +331,7 @@ def test_each_record_that_is_done_is_told_also_one_that_was_refused(store, engin
     (shard,) = plan(store, 100)
     told = []
     label(store, CountingEngine(engine), [shard], tell=lambda *words: told.append(words))
-    assert told == [(shard.shard_id, done) for done in (1, 2, 3, 4)]
+    assert told == [(("run-1", shard.shard_id), done) for done in (1, 2, 3, 4)]
 
 
 def test_a_broken_model_passes_through_the_labeller(store, engine):

@@ -4,10 +4,10 @@ import io
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 
 import pytest
 
-from jobs.label import main
 from tests.workbench import CountingEngine, FlakyStore, label, plan, put_photos, tiny_engine
 from workers import logs
 from workers.logs import REPLICA, Level, json_line, log_as_json, log_error
@@ -118,15 +118,15 @@ def test_all_that_a_driver_says_is_lines_of_json_also_on_a_terminal(terminal):
     progress.about("run-7")
     progress.say("starting")
     with progress.running(2, 4):
-        progress.add(ShardSummary("s1", rows=2, records=2))
-        progress.add(ShardSummary("s2", error="busy", ends_run=False))
+        progress.add(ShardSummary("run-8", "s1", rows=2, records=2))
+        progress.add(ShardSummary("run-8", "s2", error="busy", ends_run=False))
     starting, failed, last = read(stream)
     assert (starting["message"], starting["run"], starting["level"]) == (
         "starting",
         "run-7",
         "info",
     )
-    assert (failed["shard"], failed["level"]) == ("s2", "error")
+    assert (failed["run"], failed["shard"], failed["level"]) == ("run-8", "s2", "error")
     assert "2/2 shards" in last["message"]
 
 
@@ -155,9 +155,10 @@ def test_at_the_end_the_numbers_of_the_table_are_a_line(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_job_says_what_is_wrong_as_json_too(tmp_path, capsys):
+@pytest.mark.parametrize("job", ["label", "plan", "watch"])
+def test_a_job_says_what_is_wrong_as_json_too(job, tmp_path, capsys):
     given = ["--input", f"{tmp_path}", "--output", f"{tmp_path}/out", "--log-format", "json"]
-    assert main(given) == 2
-    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert told[-1]["level"] == "error"
-    assert told[0]["message"].startswith("getting ready to label")
+    main = import_module(f"jobs.{job}").main
+    assert main([*given, "--once", "--model", "/nowhere"] if job == "watch" else given) == 2
+    *_, last = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (last["level"], last["from"]) == ("error", job)

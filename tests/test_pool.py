@@ -98,12 +98,12 @@ def test_nothing_is_begun_where_no_replica_has_room(monkeypatch):
 
 def test_the_book_counts_starts_and_keeps_last_words_by_shard():
     book = Book()
-    assert book.begin("a") == Begun(times=1)
-    book.broke({"a", "b"}, "the device failed")
-    book.broke({"a"}, "nothing was answered")
-    assert book.begin("a") == Begun(2, "nothing was answered")
-    assert book.begin("b") == Begun(1, "the device failed")
-    assert book.begin("c") == Begun(1)
+    assert book.begin(("run", "a")) == Begun(times=1)
+    book.broke({("run", "a"), ("run", "b")}, "the device failed")
+    book.broke({("run", "a")}, "nothing was answered")
+    assert book.begin(("run", "a")) == Begun(2, "nothing was answered")
+    assert book.begin(("run", "b")) == Begun(1, "the device failed")
+    assert book.begin(("run", "c")) == Begun(1)
 
 
 def test_the_book_counts_workers_that_begin_to_load_again_without_having_ended():
@@ -153,8 +153,8 @@ def test_the_book_tells_how_many_replicas_are_ready_and_records_answered():
     for worker, loaded in (("a", True), ("b", False), ("c", True)):
         book.setup_begins(worker)
         book.setup_ends(worker, loaded)
-    book.answered({"one": 3, "two": 4})
-    book.answered({"one": 5})
+    book.answered({("run", "a"): 3, ("run", "b"): 4})
+    book.answered({("run", "a"): 5})
     assert book.pulse() == Pulse(replicas=2, records=9, kept=2)
     book.setup_begins("d")
     assert book.pulse().kept == 3
@@ -192,10 +192,10 @@ def test_replicas_that_are_killed_while_they_load_the_model_do_not_go_round_for_
 
 def test_a_closed_book_lets_no_shard_be_begun():
     book = Book()
-    assert book.begin("a") == Begun(times=1)
+    assert book.begin(("run", "a")) == Begun(times=1)
     book.close()
-    assert book.begin("b") == Begun(times=0, closed=True)
-    assert book.begin("a") == Begun(times=1, closed=True)
+    assert book.begin(("run", "b")) == Begun(times=0, closed=True)
+    assert book.begin(("run", "a")) == Begun(times=1, closed=True)
 
 
 def test_listening_closes_the_book_and_counts_gpu_time(monkeypatch):

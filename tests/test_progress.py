@@ -8,7 +8,7 @@ from workers.summaries import Pulse, ShardSummary, Tally
 
 def summary(number: int, **more) -> ShardSummary:
     values = {"rows": 4, "counts": {"ok": 3, "failed": 1}, "targets": 6, "records": 2, **more}
-    return ShardSummary(f"{number:020}", **values)
+    return ShardSummary("run", f"{number:020}", **values)
 
 
 class Terminal(io.StringIO):
@@ -59,7 +59,7 @@ def test_a_failed_shard_is_told_at_once_and_counted():
     told = io.StringIO()
     progress = Progress(told)
     with progress.running(3):
-        progress.add(ShardSummary("a" * 20, error="the store is down"))
+        progress.add(ShardSummary("run", "a" * 20, error="the store is down"))
     assert f"shard {'a' * 20} failed: the store is down" in told.getvalue()
     assert "1/3 shards" in told.getvalue()
     assert "1 failed" in told.getvalue()
@@ -91,15 +91,15 @@ def test_shards_that_others_heard_of_and_own_ones_are_summed_up_alike():
     tally = Tally()
     own = summary(1, errors={"image_broken": 1}, reused=2)
     tally.add(own)
-    tally.add_committed("b", own)
-    assert (tally.done, tally.records, tally.reused) == ({own.shard_id, "b"}, 2, 2)
+    tally.add_committed(("run", "b"), own)
+    assert (tally.done, tally.records, tally.reused) == ({own.key, ("run", "b")}, 2, 2)
     assert (tally.counts, tally.errors) == ({"ok": 6, "failed": 2}, {"image_broken": 2})
     assert tally.targets == 12
 
 
 def test_questions_under_way_at_once_are_averaged_over_the_shards_that_had_any():
     tally = Tally()
-    for each in (summary(1, at_once=0.5), ShardSummary("a", error="no"), summary(2)):
+    for each in (summary(1, at_once=0.5), ShardSummary("run", "a", error="no"), summary(2)):
         tally.add(each)
     assert tally.at_once == 0.5
 
@@ -135,16 +135,16 @@ def test_when_no_replica_gets_ready_that_is_said_once(monkeypatch):
 def test_a_tally_adds_up_the_rows_of_the_shards_that_are_committed():
     tally = Tally()
     tally.add(summary(1, errors={"image_missing": 1}, reused=3))
-    tally.add(ShardSummary("b", error="no"))
-    tally.add_committed("c", summary(2, errors={"image_missing": 2, "image_damaged": 1}))
+    tally.add(ShardSummary("run", "b", error="no"))
+    tally.add_committed(("run", "c"), summary(2, errors={"image_missing": 2, "image_damaged": 1}))
     assert tally == Tally(
-        done={f"{1:020}", "c"},
+        done={("run", f"{1:020}"), ("run", "c")},
         records=2,
         targets=12,
         reused=3,
         counts=Counter(ok=6, failed=2),
         errors=Counter(image_missing=3, image_damaged=1),
-        failures={"b": "no"},
+        failures={("run", "b"): "no"},
     )
 
 

@@ -10,7 +10,7 @@ from workers.errors import AccessDenied, RecordRejected, StorageError, StorageUn
 from workers.records.reading import fetch_image, read_records
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason
-from workers.shards.listing import write_listings_to
+from workers.shards.listings import write_listings_to
 from workers.shards.plan import plan_shards
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore

@@ -12,7 +12,8 @@ from workers.records.instructions import MAX_FILE_BYTES
 from workers.records.reading import fetch_image, read_records
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason
-from workers.shards.listing import ShardKind, write_listings_to
+from workers.shards.kinds import ShardKind
+from workers.shards.listings import write_listings_to
 from workers.shards.plan import plan_shards
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore

@@ -34,7 +34,7 @@ from workers.errors import (
 )
 from workers.hardware import settle_hardware
 from workers.labels.calibration import Calibration
-from workers.labels.commits import Guarantee
+from workers.labels.commits import Guarantee, Ledger
 from workers.logbook import Begun, Book, Logbook, Teller
 from workers.meter import Meter
 from workers.model_files import identify_model
@@ -71,11 +71,11 @@ class OwnLogbook(Logbook):
     def answered(self, records):
         self.book.answered(records)
 
-    async def begin(self, shard_id):
-        return self.book.begin(shard_id)
+    async def begin(self, key):
+        return self.book.begin(key)
 
-    async def broke(self, shard_ids, why):
-        self.book.broke(shard_ids, why)
+    async def broke(self, keys, why):
+        self.book.broke(keys, why)
 
 
 @contextmanager
@@ -244,11 +244,11 @@ def test_a_replica_whose_model_is_broken_ends_itself(store, engine, monkeypatch,
 
 def test_a_replica_that_nobody_hears_ends_itself_too(store, engine, monkeypatch, mortal):
     class Deaf(OwnLogbook):
-        async def broke(self, shard_ids, why):
+        async def broke(self, keys, why):
             await asyncio.sleep(60)
 
     class Gone(OwnLogbook):
-        async def broke(self, shard_ids, why):
+        async def broke(self, keys, why):
             raise ConnectionError("Ray is gone")
 
     monkeypatch.setattr(replica, "LAST_WORDS_SECONDS", 0.05)
@@ -287,8 +287,8 @@ def test_shards_that_were_done_before_their_replica_broke_are_not_blamed(store, 
 
         with pytest.raises(Ended):
             asyncio.run(asyncio.wait_for(call_both(), 20))
-    assert logbook.book.begin(done.shard_id) == Begun(times=2)
-    assert "always" in (logbook.book.begin(broken.shard_id).last_words or "")
+    assert logbook.book.begin((RUN, done.shard_id)) == Begun(times=2)
+    assert "always" in (logbook.book.begin((RUN, broken.shard_id)).last_words or "")
 
 
 def test_no_more_shards_are_under_way_than_allowed_however_many_ray_hands_over(store, engine):
@@ -332,7 +332,7 @@ def test_where_the_marker_cannot_be_read_a_shard_that_is_begun_again_is_labelled
 ):
     put_photos(store, 1)
     (shard,), logbook = plan(store), OwnLogbook()
-    logbook.book.begin(shard.shard_id)
+    logbook.book.begin((RUN, shard.shard_id))
     store.trouble["_commits"] = [trouble]
     with labeller_for(store, CountingEngine(engine), logbook) as labeller:
         summary = asyncio.run(call(labeller, shard))
@@ -345,7 +345,7 @@ def test_a_shard_that_kills_its_workers_is_not_begun_for_ever(store, engine):
     for deaths in (replica.MAX_DEATHS + 1, replica.MAX_DEATHS):
         logbook = OwnLogbook()
         for _ in range(deaths):
-            logbook.book.begin(shard.shard_id)
+            logbook.book.begin((RUN, shard.shard_id))
         with labeller_for(store, CountingEngine(engine), logbook) as labeller:
             ends.append(asyncio.run(call(labeller, shard)).error)
     assert ends == ["4 workers that had it died (out of memory?); see Ray's logs", None]
@@ -464,6 +464,24 @@ def test_a_shard_whose_turn_comes_after_the_end_is_not_begun(store, engine):
         summary = asyncio.run(call(labeller, shard))
     assert summary.not_begun
     assert labeller._benches[RUN].ledger.get(shard.shard_id) is None
+
+
+def test_a_shard_that_two_runs_have_is_begun_and_counted_for_each(store, engine):
+    put_photos(store, 3)
+    (shard,), logbook = plan(store, 100), OwnLogbook()
+    errands = [Errand(RUN, shard), Errand("run-2", shard)]
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller:
+        bench = labeller._benches[RUN]
+        other = replace(bench, ledger=Ledger(store, OUTPUT, "run-2"))
+        labeller._benches = {RUN: bench, "run-2": other}
+
+        async def take_both():
+            return [await labeller.take(each) for each in errands]
+
+        summaries = asyncio.run(asyncio.wait_for(take_both(), 20))
+    assert [each.run_id for each in summaries] == [RUN, "run-2"]
+    assert logbook.book.pulse().records == 6
+    assert [logbook.book.begin(each.key).times for each in errands] == [2, 2]
 
 
 def test_each_run_of_a_replica_has_its_own_places_and_they_share_a_model(store, engine):

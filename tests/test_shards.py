@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from workers.errors import PlanError, StorageUnavailable
-from workers.shards import listing, waiting
 from workers.shards import plan as planning
 from workers.shards.borders import Border
-from workers.shards.listing import ImageLine, ShardKind, find_inputs, write_listings_to
+from workers.shards.images import ImageLine
+from workers.shards.inputs import find_inputs
+from workers.shards.kinds import ShardKind
+from workers.shards.listings import WaitingListings, write_listings_to
 from workers.shards.plan import Shard, plan_shards
-from workers.shards.waiting import WaitingListings
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.storage.objects import ObjectInfo
@@ -374,7 +375,7 @@ def test_a_changed_image_sidecar_or_instruction_changes_only_the_shards_that_use
 
 def test_a_listing_object_has_a_bounded_size_and_the_shards_in_it_their_ranges(monkeypatch):
     monkeypatch.setattr(planning, "LISTING_BYTES", 10_000)
-    monkeypatch.setattr(listing, "SPOOL_BYTES", 1_000)
+    monkeypatch.setattr("workers.shards.inputs.SPOOL_BYTES", 1_000)
     store = store_of(*(f"{i:04d}.jpg" for i in range(500)))
     sizes = []
 
@@ -418,7 +419,7 @@ def test_a_listing_that_is_there_already_is_left_alone():
 
 def test_what_a_plan_lists_waits_until_it_is_stored(monkeypatch):
     monkeypatch.setattr(planning, "LISTING_BYTES", 1_000)
-    monkeypatch.setattr(waiting, "SPOOL_BYTES", 2_000)
+    monkeypatch.setattr("workers.shards.listings.SPOOL_BYTES", 2_000)
     store = store_of(*(f"{i:04d}.jpg" for i in range(50)))
     lists = WaitingListings("mem://bucket/later")
     found = plan(store, writer=lists.keep)
@@ -460,7 +461,7 @@ def test_a_listing_that_fails_leaves_no_file_open(monkeypatch):
             yield ObjectInfo(f"{ROOT}/1.jpg", 1, "e")
             raise StorageUnavailable("503")
 
-    monkeypatch.setattr(listing, "SpooledTemporaryFile", Spool)
+    monkeypatch.setattr("workers.shards.inputs.SpooledTemporaryFile", Spool)
     with pytest.raises(StorageUnavailable):
         find_inputs(Breaking(), ROOT)
     assert [file.closed for file in spools] == [True]

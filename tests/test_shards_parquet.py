@@ -7,7 +7,7 @@ import pytest
 
 from workers.records.reading import read_records
 from workers.records.rejections import Reason
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 from workers.shards.parquet import row_groups
 from workers.shards.plan import Shard
 from workers.storage.memory import MemoryStore

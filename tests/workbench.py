@@ -19,7 +19,7 @@ from workers.labels.schema import LabelRow
 from workers.model_files import ModelIdentity
 from workers.model_thread import ModelThread
 from workers.records.instructions import make_instruction
-from workers.shards.listing import write_listings_to
+from workers.shards.listings import write_listings_to
 from workers.shards.plan import plan_shards
 from workers.storage.memory import MemoryStore
 from workers.workbench import Workbench

@@ -13,8 +13,7 @@ from functools import partial
 
 from workers.earlier import EarlierIndex, index_earlier
 from workers.errands import Assignment, Errand
-from workers.errors import OutputUnwritable, StorageError, StorageUnavailable
-from workers.labels.commits import Guarantee
+from workers.labels.commits import Guarantee, writing_output
 from workers.labels.manifests import Manifest, finish_run, stale_commits
 from workers.progress import Progress
 from workers.runs import Run
@@ -60,8 +59,8 @@ def label_runs(
     """Labels what is left of some runs together and, when all of one is committed, finishes it.
 
     Args:
-        runs: from `plan_run`, of different inputs, with the same settings of model, decoding and
-            replicas.
+        runs: from `plan_run`, each with an id of its own, with the same settings of model, decoding
+            and replicas.
         progress: hears of all that happens.
         stop: what may end the work early; without it, only Ctrl-C.
         replicas: label the shards; without them, `workers.pool.label_on_ray` does.
@@ -73,16 +72,15 @@ def label_runs(
         LineError: nothing could be begun: an output can't be written, or no replica starts.
     """
     stop = stop or Stop()
-    inputs = [run.settings.input for run in runs]
-    assert len(inputs) == len(set(inputs)), "a shard is known by its input and what it holds"
     open_runs = {run.ledger.run_id: _OpenRun(run) for run in runs}
+    assert len(open_runs) == len(runs), "what comes back is known by the id of its run"
     if any(run.todo for run in runs):
         try:
             for summary in _label_rest(runs, progress, stop, replicas):
                 progress.add(summary)
-                for each in list(open_runs.values()):
-                    if each.take(summary):
-                        yield _finish(open_runs.pop(each.run_id), progress)
+                each = open_runs.get(summary.run_id)
+                if each is not None and each.take(summary):
+                    yield _finish(open_runs.pop(each.run_id), progress)
         except KeyboardInterrupt:
             progress.say(f"stopped; {SAME_COMMAND}")
             yield from (_finish(each, progress, interrupted=True) for each in open_runs.values())
@@ -102,7 +100,7 @@ class _OpenRun:
         self._left = {shard.shard_id for shard in run.todo}
 
     def take(self, summary: ShardSummary) -> bool:
-        """Counts a shard in if it is of this run; whether that was the last of it."""
+        """Counts a shard in, once; whether that was the last of the run."""
         if summary.shard_id not in self._left:
             return False
         self._left.remove(summary.shard_id)
@@ -131,6 +129,8 @@ def _label_rest(
     records = _count_records([each.shard for each in todo])
     with progress.running(len(todo), records), closing(summaries):
         for summary in summaries:
+            if summary.not_begun:  # left for the next start, as what no replica took
+                continue
             yield summary
             failed_in_a_row = failed_in_a_row + 1 if summary.error else 0
             if summary.ends_run or failed_in_a_row >= FAILED_IN_A_ROW:
@@ -148,12 +148,8 @@ def _count_records(shards: Sequence[Shard]) -> int | None:
 
 def _probe(run: Run, say: Say) -> None:
     """Finds out how the output writes, before Ray is started for nothing."""
-    try:
+    with writing_output():
         guarantee = run.ledger.probe()
-    except StorageUnavailable:
-        raise
-    except StorageError as error:
-        raise OutputUnwritable(f"the output can't be written: {error}") from error
     if guarantee is Guarantee.AT_LEAST_ONCE:
         say(f"{shown(run.ledger.output)} {AT_LEAST_ONCE}")
 
@@ -191,7 +187,11 @@ def _finish(
     plan = [shard.shard_id for shard in run.shards]
     committed = run.ledger.committed_ids().intersection(plan)
     not_reached = f"{NOT_REACHED}: {stopped}" if stopped else NOT_REACHED
-    failures = {id_: tally.failures.get(id_, not_reached) for id_ in plan if id_ not in committed}
+    failures = {
+        shard_id: tally.failures.get((each.run_id, shard_id), not_reached)
+        for shard_id in plan
+        if shard_id not in committed
+    }
     if failures:
         _count_unheard(run, committed, tally)
     sums: Manifest | Tally = tally if failures else _write_manifest(run, plan)
@@ -232,6 +232,7 @@ def _write_manifest(run: Run, plan: Sequence[str]) -> Manifest:
 
 def _count_unheard(run: Run, committed: Set[str], tally: Tally) -> None:
     """Counts in what replicas committed in this start and could not tell any more."""
-    for shard_id in sorted(committed - run.committed - tally.done):
+    heard = {shard_id for _, shard_id in tally.done}
+    for shard_id in sorted(committed - run.committed - heard):
         if (commit := run.ledger.get(shard_id)) is not None:
-            tally.add_committed(shard_id, commit)
+            tally.add_committed((commit.run_id, shard_id), commit)

@@ -8,8 +8,9 @@ from workers.earlier import EarlierIndex
 from workers.labels.commits import Guarantee
 from workers.model_files import ModelIdentity
 from workers.settings import LabelSettings
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
+from workers.summaries import ShardKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Errand:
 
     run_id: str
     shard: Shard
+
+    @property
+    def key(self) -> ShardKey:
+        """By which it is known, among all errands."""
+        return self.run_id, self.shard.shard_id
 
     def to_json(self) -> str:
         """One line."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from workers.summaries import Pulse
+from workers.summaries import Pulse, ShardKey
 
 TELL_SECONDS = 1.0
 """Between two words of a replica on how far it is."""
@@ -42,13 +42,13 @@ class Logbook(Protocol):
     def setup_ends(self, loaded: bool) -> None:
         """Notes that this replica has loaded the model, or can say why not."""
 
-    def answered(self, records: Mapping[str, int]) -> None:
+    def answered(self, records: Mapping[ShardKey, int]) -> None:
         """Notes how many records of these shards are done; waits for nobody."""
 
-    async def begin(self, shard_id: str) -> Begun:
+    async def begin(self, key: ShardKey) -> Begun:
         """Notes that a replica begins a shard."""
 
-    async def broke(self, shard_ids: Collection[str], why: str) -> None:
+    async def broke(self, keys: Collection[ShardKey], why: str) -> None:
         """Notes why a replica ends itself that has these shards at hand."""
 
 
@@ -56,12 +56,12 @@ class Book:
     """The one book that all replicas write in, each as `worker`; see `Logbook`."""
 
     def __init__(self) -> None:
-        self._counts = Counter[str]()
-        self._last_words: dict[str, str] = {}
+        self._counts = Counter[ShardKey]()
+        self._last_words: dict[ShardKey, str] = {}
         self._loading: set[str] = set()
         self._setup_deaths = 0
         self._ready = set[str]()
-        self._records: dict[str, int] = {}
+        self._records: dict[ShardKey, int] = {}
         self._closed = False
 
     def setup_begins(self, worker: str) -> int:
@@ -77,7 +77,7 @@ class Book:
         if loaded:
             self._ready.add(worker)
 
-    def answered(self, records: Mapping[str, int]) -> None:
+    def answered(self, records: Mapping[ShardKey, int]) -> None:
         """The newest count of a shard stands: an attempt may begin it again."""
         self._records.update(records)
 
@@ -90,33 +90,33 @@ class Book:
         """From now on no shard is begun."""
         self._closed = True
 
-    def begin(self, shard_id: str) -> Begun:
+    def begin(self, key: ShardKey) -> Begun:
         """Counts the start, unless the book is closed."""
         if self._closed:
-            return Begun(self._counts[shard_id], closed=True)
-        self._counts[shard_id] += 1
-        return Begun(self._counts[shard_id], self._last_words.get(shard_id))
+            return Begun(self._counts[key], closed=True)
+        self._counts[key] += 1
+        return Begun(self._counts[key], self._last_words.get(key))
 
-    def broke(self, shard_ids: Collection[str], why: str) -> None:
+    def broke(self, keys: Collection[ShardKey], why: str) -> None:
         """Keeps the last words, for whoever begins these shards next."""
-        self._last_words.update(dict.fromkeys(shard_ids, why))
+        self._last_words.update(dict.fromkeys(keys, why))
 
 
 class Teller:
     """Tells how many records are done, in few words: the newest counts, once a second.
 
     Args:
-        send: takes shard ids with the records of each that are done.
+        send: takes shards with the records of each that are done.
     """
 
-    def __init__(self, send: Callable[[Mapping[str, int]], None]) -> None:
+    def __init__(self, send: Callable[[Mapping[ShardKey, int]], None]) -> None:
         self._send = send
-        self._unsaid: dict[str, int] = {}
+        self._unsaid: dict[ShardKey, int] = {}
         self._next = 0.0
 
-    def __call__(self, shard_id: str, records: int) -> None:
+    def __call__(self, key: ShardKey, records: int) -> None:
         """Takes in a shard's count; see `Workbench.tell`."""
-        self._unsaid[shard_id] = records
+        self._unsaid[key] = records
         if time.monotonic() >= self._next:
             self.flush()
 

@@ -17,7 +17,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from workers.cluster import Machine, connected, list_machines
+from workers.cluster import Machine, connected, list_machines, metrics_address
 from workers.errands import Assignment, Errand
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
@@ -32,7 +32,7 @@ from workers.replica import (
 )
 from workers.settings import LabelSettings
 from workers.stopping import Stop, until_stopped
-from workers.summaries import Pulse, ShardSummary
+from workers.summaries import Pulse, ShardKey, ShardSummary
 from workers.wording import Say
 
 MOST_BLOCKS = 4_000
@@ -74,8 +74,8 @@ def label_on_ray(
         begin: called once it is sure that there is room for a replica, since it writes to the
             outputs; returns what a replica must know of each run.
         progress: hears of replicas that are ready, and of records while shards are under way.
-        stop: once it has a reason, no shard is begun; after its grace, none is waited for. Those
-            that were not begun are not heard of.
+        stop: once it has a reason, no shard is begun, and each is told of as `not_begun` when its
+            turn comes; after its grace, none is waited for.
 
     Raises:
         SettingsError: no machine can hold a replica.
@@ -88,15 +88,15 @@ def label_on_ray(
         _check_room(size, machines, own, progress.say)
         assignments = begin()
         progress.say(f"starting {_replicas(size)}; the first one loads the model")
+        if own:
+            progress.say(f"metrics for Prometheus, while it runs: {metrics_address()}")
         progress.say(RAY_COMPLAINT)
         logbook = _SharedLogbook()
         flow = _flow(errands, assignments, size, logbook)
         with _listening(logbook, progress, stop, size.gpus):
             try:
                 for row in until_stopped(flow.iter_rows(), stop):
-                    summary = ShardSummary.from_json(row[SUMMARY])
-                    if not summary.not_begun:
-                        yield summary
+                    yield ShardSummary.from_json(row[SUMMARY])
             except RayError as error:
                 raise LineError(f"Ray gave up: {_last_line(error)}") from error
             finally:  # what is left of the flow says with tracebacks that Ray is gone
@@ -166,7 +166,7 @@ class _SharedLogbook(Logbook):
     def setup_ends(self, loaded: bool) -> None:
         ray.get(self._book.setup_ends.remote(_own_name(), loaded))
 
-    def answered(self, records: Mapping[str, int]) -> None:
+    def answered(self, records: Mapping[ShardKey, int]) -> None:
         self._book.answered.remote(records)
 
     def pulse(self) -> Pulse:
@@ -178,12 +178,12 @@ class _SharedLogbook(Logbook):
         """Lets no shard be begun from now on."""
         self._book.close.remote()
 
-    async def begin(self, shard_id: str) -> Begun:
-        begun: Begun = await self._book.begin.remote(shard_id)
+    async def begin(self, key: ShardKey) -> Begun:
+        begun: Begun = await self._book.begin.remote(key)
         return begun
 
-    async def broke(self, shard_ids: Collection[str], why: str) -> None:
-        await self._book.broke.remote(shard_ids, why)
+    async def broke(self, keys: Collection[ShardKey], why: str) -> None:
+        await self._book.broke.remote(keys, why)
 
 
 @contextmanager

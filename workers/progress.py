@@ -95,6 +95,10 @@ class Progress:
             self._wipe()
             self._print(text, level, run=run, shard=shard)
 
+    def complain(self, text: str) -> None:
+        """A line on what went wrong."""
+        self.say(text, Level.ERROR)
+
     def conclude(self, summary: RunSummary) -> None:
         """The table at the end goes to standard output, or its numbers to the log."""
         if not self._as_json:
@@ -128,6 +132,7 @@ class Progress:
             self.say(
                 f"shard {summary.shard_id} failed: {summary.error}",
                 Level.ERROR,
+                run=summary.run_id,
                 shard=summary.shard_id,
             )
 

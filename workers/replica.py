@@ -47,7 +47,7 @@ from workers.model_files import ModelIdentity, load_engine
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
 from workers.storage.uris import shown
-from workers.summaries import ShardSummary
+from workers.summaries import ShardKey, ShardSummary
 from workers.workbench import Workbench, lay_out_benches
 
 WAITS = (15.0, 60.0)
@@ -96,7 +96,7 @@ class ShardLabeller:
         self._meter = make_meter()
         self._logbook = logbook
         self._teller = Teller(logbook.answered)
-        self._at_hand: set[str] = set()
+        self._at_hand: set[ShardKey] = set()
         settings = assignments[0].settings
         # Ray may run several shards of a block at once, and several blocks
         self._turns = asyncio.Semaphore(settings.replica.shards_in_flight)
@@ -125,17 +125,17 @@ class ShardLabeller:
 
     async def take(self, errand: Errand) -> ShardSummary:
         """Labels a shard, unless it is done already, or has cost too many workers."""
-        shard_id = errand.shard.shard_id
-        begun = await self._logbook.begin(shard_id)
+        key = errand.key
+        begun = await self._logbook.begin(key)
         if begun.closed:
-            return ShardSummary(shard_id, not_begun=True)
+            return ShardSummary(*key, not_begun=True)
         if begun.times > 1 and (done := await self.find_commit(errand)) is not None:
             return done  # whoever had it died only after that
         if begun.times > 1 + MAX_DEATHS:
-            return ShardSummary(shard_id, error=describe_deaths(begun))
-        self._at_hand.add(shard_id)
+            return ShardSummary(*key, error=describe_deaths(begun))
+        self._at_hand.add(key)
         summary = await self.process(errand)
-        self._at_hand.discard(shard_id)
+        self._at_hand.discard(key)
         self._teller.flush()
         self._meter.flush()
         return summary
@@ -151,6 +151,7 @@ class ShardLabeller:
         if commit is None:
             return None
         return ShardSummary(
+            run_id=errand.run_id,
             shard_id=errand.shard.shard_id,
             rows=commit.rows,
             counts=commit.counts,
@@ -160,18 +161,17 @@ class ShardLabeller:
 
     async def process(self, errand: Errand) -> ShardSummary:
         """Labels a shard; whatever goes wrong is told in the summary, but for a broken replica."""
-        shard = errand.shard
         if not self._benches:
-            return ShardSummary(shard.shard_id, error=self._why_not, ends_run=True)
+            return ShardSummary(*errand.key, error=self._why_not, ends_run=True)
         try:
-            return await _try_label(shard, self._benches[errand.run_id])
+            return await _try_label(errand.shard, self._benches[errand.run_id])
         except ReplicaBroken as error:
             await self._say_why(f"{error}")
             os._exit(BROKEN_CODE)  # at once: what holds a broken device may hang at exit
         except LineError as error:
-            return ShardSummary(shard.shard_id, error=f"{error}", ends_run=_concerns_all(error))
+            return ShardSummary(*errand.key, error=f"{error}", ends_run=_concerns_all(error))
         except Exception:
-            return ShardSummary(shard.shard_id, error=traceback.format_exc(), ends_run=True)
+            return ShardSummary(*errand.key, error=traceback.format_exc(), ends_run=True)
 
     async def _say_why(self, why: str) -> None:
         log_error(f"this replica is broken and will be replaced: {why}")

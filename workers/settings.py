@@ -37,7 +37,8 @@ def _lines(value: object) -> object:
     return tuple(value.splitlines()) if isinstance(value, str) else value
 
 
-def _names(value: object) -> object:
+def cut_names(value: object) -> object:
+    """A variable or a YAML scalar holds names with commas between them."""
     return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
 
@@ -94,7 +95,7 @@ File = Annotated[FILE, AfterValidator(_place)]
 Texts = Annotated[TEXT, NoDecode, BeforeValidator(_lines), Verbatim]
 Places = Annotated[PLACES, NoDecode, BeforeValidator(_lines), Verbatim]
 Count = Annotated[COUNT, BeforeValidator(_count)]
-Names = Annotated[NAMES, NoDecode, BeforeValidator(_names)]
+Names = Annotated[NAMES, NoDecode, BeforeValidator(cut_names)]
 When = Annotated[WHEN, NoDecode, BeforeValidator(_when)]
 
 

@@ -8,6 +8,9 @@ from typing import Self
 
 from workers.labels.sums import Sums
 
+ShardKey = tuple[str, str]
+"""The id of a run and that of one of its shards: runs over the same input have the same shards."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
@@ -23,8 +26,9 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary(Sums):
-    """What became of a shard; small enough to travel to the driver."""
+    """What became of a shard of a run; small enough to travel to the driver."""
 
+    run_id: str
     shard_id: str
     records: int = 0
     reused: int = 0
@@ -37,6 +41,11 @@ class ShardSummary(Sums):
     """the other shards would fail like this one"""
     not_begun: bool = False
     """nothing more was to be begun when its turn came"""
+
+    @property
+    def key(self) -> ShardKey:
+        """Of the shard, among those of all runs."""
+        return self.run_id, self.shard_id
 
     def to_json(self) -> str:
         """One line."""
@@ -98,29 +107,29 @@ class RunSummary:
 class Tally:
     """The sum of the summaries so far."""
 
-    done: set[str] = field(default_factory=set)
-    """ids of shards that are committed"""
+    done: set[ShardKey] = field(default_factory=set)
+    """shards that are committed"""
     records: int = 0
     targets: int = 0
     reused: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[ShardKey, str] = field(default_factory=dict)
     at_once: float = 0.0
 
     def add(self, summary: ShardSummary) -> None:
         """Counts one shard in."""
         self.at_once = summary.at_once or self.at_once
         if summary.error is not None:
-            self.failures[summary.shard_id] = summary.error
+            self.failures[summary.key] = summary.error
             return
         self.records += summary.records
         self.reused += summary.reused
-        self.add_committed(summary.shard_id, summary)
+        self.add_committed(summary.key, summary)
 
-    def add_committed(self, shard_id: str, sums: Sums) -> None:
+    def add_committed(self, key: ShardKey, sums: Sums) -> None:
         """Counts the rows of one in."""
-        self.done.add(shard_id)
+        self.done.add(key)
         self.counts.update(sums.counts)
         self.errors.update(sums.errors)
         self.targets += sums.targets

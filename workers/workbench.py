@@ -18,11 +18,12 @@ from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
 from workers.storage.objects import Store
 from workers.storage.stores import Anywhere
+from workers.summaries import ShardKey
 
 T = TypeVar("T")
 
 
-def _to_nobody(shard_id: str, records: int) -> None:
+def _to_nobody(key: ShardKey, records: int) -> None:
     """For whoever doesn't want to know."""
 
 
@@ -50,7 +51,7 @@ class Workbench:
     limits: PictureLimits = field(default_factory=PictureLimits)
     roots: tuple[str, ...] = ()
     """where images may lie besides the folder of the file that names them"""
-    tell: Callable[[str, int], None] = _to_nobody
+    tell: Callable[[ShardKey, int], None] = _to_nobody
     """hears, after each record, of which shard it was and how many of that one are done"""
     meter: Meter = field(default_factory=Meter)
     """hears what the time goes to, and what comes out"""
@@ -63,7 +64,7 @@ class Workbench:
 def lay_out_benches(
     assignments: Sequence[Assignment],
     engine: Engine,
-    tell: Callable[[str, int], None] = _to_nobody,
+    tell: Callable[[ShardKey, int], None] = _to_nobody,
     meter: Meter | None = None,
 ) -> dict[str, Workbench]:
     """Puts everything within reach, for each run.

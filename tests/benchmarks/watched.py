@@ -101,7 +101,7 @@ class Prompt(ShardLabeller):
         marker = Path(marker_uri(self._assignment.settings.output, run_id, shard.shard_id))
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_bytes(commit.to_json())
-        return ShardSummary(shard_id=shard.shard_id, records=shard.count, **asdict(sums))
+        return ShardSummary(*errand.key, records=shard.count, **asdict(sums))
 
 
 LABELLERS: Mapping[str, type[ShardLabeller]] = {

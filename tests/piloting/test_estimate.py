@@ -6,7 +6,7 @@ import pytest
 from tests.test_report import make_run
 from workers.piloting.estimate import Estimate, compare, count_records, describe_estimate
 from workers.piloting.rates import Range
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
 from workers.storage.memory import MemoryStore
 

@@ -10,7 +10,8 @@ from workers.errors import LineError, SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.manifests import manifests
 from workers.piloting.estimate import Estimate
-from workers.piloting.pilot import PilotProgress, choose_shards, make_pilot
+from workers.piloting.pilot import choose_shards, make_pilot
+from workers.piloting.progress import PilotProgress
 from workers.piloting.settings import PlanSettings
 from workers.runs import plan_run
 from workers.storage.stores import Anywhere
@@ -84,11 +85,18 @@ def test_shards_are_chosen_at_random_and_the_same_for_a_seed(settings):
 def test_a_pilot_that_failed_says_why(settings):
     def replicas(errands, settings, begin, progress, stop):
         for each in errands:
-            yield ShardSummary(each.shard.shard_id, error="the bucket burns")
+            yield ShardSummary(*each.key, error="the bucket burns")
 
     run = plan_run(settings, silent)
     with pytest.raises(LineError, match="the bucket burns"):
         make_pilot(run, settings, PilotProgress(), replicas=replicas)
+
+
+def test_half_a_flag_is_told_with_those_that_it_may_be_the_beginning_of():
+    flags = ["--input", "/in", "--output", "/out", "--price", "2.50"]
+    meant = "did you mean --price-per-cpu-hour or --price-per-gpu-hour\\?"
+    with pytest.raises(SettingsError, match=f"unknown flag --price; {meant}"):
+        PlanSettings.from_everywhere(flags, "plan")
 
 
 def test_a_price_of_cpus_needs_their_number():
@@ -110,6 +118,6 @@ def test_hours_are_worked_out_for_the_replicas_that_the_whole_will_have(settings
 
 def test_a_shard_that_failed_says_nothing_of_how_many_records_there_are():
     progress = PilotProgress(Clock())
-    progress.add(ShardSummary("a", records=3))
-    progress.add(ShardSummary("b", records=1, error="the bucket burns"))
+    progress.add(ShardSummary("run", "a", records=3))
+    progress.add(ShardSummary("run", "b", records=1, error="the bucket burns"))
     assert progress.records == {"a": 3}

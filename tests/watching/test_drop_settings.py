@@ -37,8 +37,22 @@ def test_a_drop_says_what_is_asked_and_how_its_lists_are_read(settings):
     assert settled.instruction == ("the cat", "the mug, too")
     assert settled.reading.fields.source_id == ("sku",)
     assert settled.reading.fields.image == ("photo",)  # the watcher's own stays
-    assert settled.coco
+    assert settled.forms == ("coco",)
     assert settings.instruction == ("the dog",)
+
+
+@pytest.mark.parametrize(
+    ("text", "forms"),
+    [
+        ("instruction: the cat", ("sheet",)),
+        ("exports: coco, muse", ("coco", "muse")),
+        ("exports: [records, sheet]\ncoco: true", ("coco", "records", "sheet")),
+        ("coco: false", ()),
+        ("exports: []", ()),
+    ],
+)
+def test_the_forms_that_a_drop_wants_are_in_the_place_of_the_watchers_own(settings, text, forms):
+    assert settle(text, settings.model_copy(update={"exports": ("sheet",)})).forms == forms
 
 
 def test_an_empty_file_says_nothing(settings):
@@ -56,6 +70,7 @@ def test_an_empty_file_says_nothing(settings):
         ("instructions: the cat", r"did you mean instruction\?"),
         ("instruction: 3", "instruction"),
         ("coco: maybe", "coco: .*not 'maybe'"),
+        ("exports: [coco, cvat]", r"line 1, column \d+: exports\.1: .*'coco'.*, not 'cvat'"),
         ("- a list", "must hold settings"),
         ("a: b: c", "is no YAML"),
         ("x" * 70_000, "more than 65,536 bytes"),

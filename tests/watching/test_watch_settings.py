@@ -41,3 +41,21 @@ def test_an_output_may_lie_in_the_input_or_beside_it_under_a_longer_name():
     for output in ("/in/labels", "/i", "/in2"):
         flags = ["--input", "/in", "--output", output]
         assert WatchSettings.from_everywhere(flags, "watch").output == output
+
+
+@pytest.mark.parametrize(
+    ("flags", "forms"),
+    [
+        ([], ()),
+        (["--coco"], ("coco",)),
+        (["--exports", "coco,sheet"], ("coco", "sheet")),
+        (["--exports", "sheet", "--coco"], ("coco", "sheet")),
+    ],
+)
+def test_labels_are_also_written_in_as_many_forms_as_are_named(flags, forms):
+    assert WatchSettings.from_everywhere([*PLACES, *flags], "watch").forms == forms
+
+
+def test_a_form_that_there_is_not_is_refused_with_those_that_there_are():
+    with pytest.raises(SettingsError, match=r"--exports: .*'coco'.*'sheet'.*, not 'cvat'"):
+        WatchSettings.from_everywhere([*PLACES, "--exports", "coco,cvat"], "watch")

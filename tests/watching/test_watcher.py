@@ -134,6 +134,15 @@ def test_a_drop_asks_its_own_question(place):
     assert (place.output / "friday" / "coco.json").exists()
 
 
+def test_labels_are_also_written_in_the_forms_that_are_asked_for(place):
+    place.drop("friday", 0)
+    place.watch_once("--coco", "--exports", "records")
+    for name in ("coco.json", "records.jsonl"):
+        assert (place.output / "friday" / name).stat().st_size > 0
+    message = place.status("friday")["message"]
+    assert message.endswith("; also written as coco.json; also written as records.jsonl")
+
+
 def test_a_drop_that_asks_for_what_it_may_not_is_refused_and_the_others_are_labelled(place):
     (place.drop("greedy", 0) / "_pixellm.yaml").write_text("model: /etc\n")
     place.drop("friday", 1)
@@ -239,7 +248,7 @@ def broken(runs, progress, stop):
 
     def replicas(errands, settings, begin, progress, stop):
         for each in errands:
-            yield ShardSummary(each.shard.shard_id, error="the bucket burns")
+            yield ShardSummary(*each.key, error="the bucket burns")
 
     return label_runs(runs, progress, stop, replicas)
 

@@ -39,7 +39,11 @@ class Format:
     """whose eyes the check sees with, for people"""
     takes: frozenset[str]
     """the fields of `ExportOptions` that mean something to it; flags for others are refused"""
+    file: str
+    """what a file of it is called where nobody names one"""
 
+
+REREAD = "a second reading"
 
 FORMATS: Mapping[str, Format] = {
     "coco": Format(
@@ -47,13 +51,18 @@ FORMATS: Mapping[str, Format] = {
         validate_coco,
         "pycocotools",
         frozenset({"segmentation", "categories", "min_score"}),
+        "coco.json",
     ),
-    "sheet": Format(write_sheet, check_sheet, "Pillow", frozenset({"cards", "min_score"})),
-    "muse": Format(write_muse, check_muse, "a second reading", frozenset()),
-    "referring": Format(write_referring, check_referring, "a second reading", frozenset()),
-    "refcoco": Format(write_refcoco, check_refcoco, "a second reading", frozenset()),
-    "reasonseg": Format(write_reasonseg, check_reasonseg, "a second reading", frozenset()),
-    "records": Format(write_records, check_records, "the reader of records", frozenset()),
+    "sheet": Format(
+        write_sheet, check_sheet, "Pillow", frozenset({"cards", "min_score"}), "sheet.png"
+    ),
+    "muse": Format(write_muse, check_muse, REREAD, frozenset(), "muse.json"),
+    "referring": Format(write_referring, check_referring, REREAD, frozenset(), "referring.json"),
+    "refcoco": Format(write_refcoco, check_refcoco, REREAD, frozenset(), "refcoco.json"),
+    "reasonseg": Format(write_reasonseg, check_reasonseg, REREAD, frozenset(), "reasonseg.zip"),
+    "records": Format(
+        write_records, check_records, "the reader of records", frozenset(), "records.jsonl"
+    ),
 }
 """By the name that `--to` takes."""
 

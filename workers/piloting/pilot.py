@@ -1,51 +1,20 @@
 """A pilot: some shards of a run, chosen at random, are labelled as the run would label them."""
 
 import random
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from workers.driver import Replicas, label_run
 from workers.errors import LineError
 from workers.piloting.estimate import Estimate, count_records
+from workers.piloting.progress import PilotProgress
 from workers.piloting.rates import Range, rate_of
 from workers.piloting.settings import PlanSettings
-from workers.progress import Progress
 from workers.runs import Run
 from workers.stopping import Stop
-from workers.summaries import Pulse, ShardSummary
 from workers.wording import counted
 
 SHORT_SECONDS = 20.0
 """Of a pilot whose rate says little: batches were filling and draining for most of it."""
-
-
-class PilotProgress(Progress):
-    """Tells what `Progress` does, and keeps what it hears with its time."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(name="plan")
-        self._clock = clock
-        self.began = clock()
-        self.heard: list[tuple[float, Pulse]] = []
-        self.records: dict[str, int] = {}
-        """of each shard that is done"""
-
-    @property
-    def ready(self) -> float:
-        """When the first replica was; only once one is."""
-        return next(when for when, pulse in self.heard if pulse.replicas)
-
-    def add(self, summary: ShardSummary) -> None:
-        """Counts a shard in."""
-        super().add(summary)
-        if summary.error is None:
-            self.records[summary.shard_id] = summary.records
-
-    def hear(self, pulse: Pulse) -> None:
-        """Takes in how far the replicas are."""
-        self.heard.append((self._clock(), pulse))
-        super().hear(pulse)
 
 
 def choose_shards(run: Run, count: int, seed: int) -> frozenset[str]:

@@ -13,7 +13,7 @@ from workers.records.instructions import MAX_FILE_BYTES, Instruction, parse_inst
 from workers.records.record import ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason, Rejection
 from workers.records.sidecars import Sidecar, read_sidecar
-from workers.shards.listing import ImageLine
+from workers.shards.images import ImageLine
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import NOT_TEXT, is_text, shown, written

@@ -22,7 +22,7 @@ from workers.records.parquet import read_parquet
 from workers.records.record import FieldMap, ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason
 from workers.records.tar import read_tar
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import scheme_of, shown

@@ -18,7 +18,7 @@ from workers.records.instructions import MAX_FILE_BYTES
 from workers.records.record import ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason, Rejection
 from workers.records.sidecars import SIDECAR_ENDINGS, Sidecar, read_sidecar
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import shown

@@ -9,7 +9,7 @@ from hashlib import sha256
 from zlib import crc32
 
 from workers.errors import PlanError
-from workers.shards.listing import ShardKind
+from workers.shards.kinds import ShardKind
 
 
 class Border:

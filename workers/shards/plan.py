@@ -18,15 +18,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from workers.errors import PlanError
 from workers.shards.borders import Border, Identity
-from workers.shards.listing import (
-    IMAGE_SUFFIXES,
-    SHARD_SUFFIXES,
-    Inputs,
-    ListingWriter,
-    ShardKind,
-    find_inputs,
-    kind_of,
-)
+from workers.shards.inputs import Inputs, find_inputs
+from workers.shards.kinds import IMAGE_SUFFIXES, SHARD_SUFFIXES, ShardKind, kind_of
+from workers.shards.listings import ListingWriter
 from workers.shards.parquet import row_groups
 from workers.storage.objects import ObjectInfo, Store
 from workers.storage.uris import NOT_TEXT, is_text, scheme_of, shown

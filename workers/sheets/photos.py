@@ -19,7 +19,7 @@ from workers.records.parquet import find_pictures
 from workers.records.pictures import PictureLimits, decode_picture
 from workers.records.reading import fetch_image, read_records
 from workers.records.record import ImageRef
-from workers.shards.listing import ShardKind, kind_of
+from workers.shards.kinds import ShardKind, kind_of
 from workers.shards.plan import Shard
 from workers.sheets.sheet import fit_photo
 from workers.storage.stores import Anywhere

@@ -11,7 +11,7 @@ from itertools import islice
 from tempfile import TemporaryFile
 from typing import BinaryIO, Protocol, cast
 
-from workers.errors import StorageError
+from workers.errors import ObjectMissing, StorageError
 from workers.storage.checksums import Checksum
 from workers.storage.uris import shown
 
@@ -48,6 +48,13 @@ class Store(Protocol):
     @abstractmethod
     def stat(self, uri: str) -> ObjectInfo:
         """Look at one object; `ObjectMissing` when there is none."""
+
+    def find(self, uri: str) -> ObjectInfo | None:
+        """Look at one object; None when there is none."""
+        try:
+            return self.stat(uri)
+        except ObjectMissing:
+            return None
 
     @abstractmethod
     def get(self, uri: str, start: int = 0, length: int | None = None) -> bytes:

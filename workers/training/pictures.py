@@ -17,7 +17,7 @@ from workers.records.reading import fetch_image
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason
 from workers.records.tar import Place, find_members
-from workers.shards.listing import ShardKind, kind_of
+from workers.shards.kinds import ShardKind, kind_of
 from workers.storage.objects import Store
 from workers.storage.uris import BUCKET_SCHEMES, scheme_of, shown
 from workers.training.examples import Example, Skipped, Why

@@ -17,7 +17,7 @@ from workers.settings_names import nearest
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown
 from workers.watching.drops import SETTINGS_NAME, Drop
-from workers.watching.settings import WatchSettings
+from workers.watching.settings import Forms, WatchSettings
 from workers.yaml_files import find_place, read_yaml
 
 MAX_BYTES = 64 * 2**10
@@ -41,8 +41,10 @@ class DropSettings(BaseModel):
     """asked in the place of the watcher's own"""
     reading: _Reading = _Reading()
     """which keys or columns of its files mean what"""
+    exports: Forms | None = None
+    """forms that its labels are also written in, in the place of the watcher's own"""
     coco: bool | None = None
-    """whether its labels are also written as COCO"""
+    """the same, for COCO alone"""
 
 
 def settle_drop(store: Store, drop: Drop, settings: WatchSettings) -> WatchSettings:
@@ -57,8 +59,9 @@ def settle_drop(store: Store, drop: Drop, settings: WatchSettings) -> WatchSetti
         "input": drop.input,
         "output": join_uri(settings.output, drop.name),
         "instruction": own.instruction or settings.instruction,
-        "coco": settings.coco if own.coco is None else own.coco,
     }
+    if own.exports is not None or own.coco is not None:
+        changed |= {"exports": own.exports or (), "coco": bool(own.coco)}
     if own.reading.fields.model_fields_set:
         fields = settings.reading.fields.model_copy(update=_given(own.reading.fields))
         changed["reading"] = settings.reading.model_copy(update={"fields": fields})
@@ -106,7 +109,7 @@ def _describe(problem: Mapping[str, Any], data: bytes, name: str) -> str:
     path = tuple(f"{part}" for part in problem["loc"])
     place = find_place(data, [part for part in path if not part.isdecimal()])
     at = f"{name}, {place}: " if place else f"{name}: "
-    known = ("instruction", "reading.fields", "coco")
+    known = ("instruction", "reading.fields", "exports", "coco")
     if problem["type"] == "extra_forbidden":
         dotted = ".".join(path)
         return (

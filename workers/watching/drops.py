@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from workers.shards.listing import INSTRUCTION_NAMES
+from workers.shards.kinds import INSTRUCTION_NAMES
 from workers.storage.objects import ObjectInfo, Store
 from workers.storage.uris import NOT_TEXT, is_text, join_uri, under
 

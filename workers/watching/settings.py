@@ -1,12 +1,18 @@
 """What a watcher can be told: all that a labelling run can, and when it looks for what is new."""
 
 from hashlib import sha256
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+from typing_extensions import TypeAliasType
 
-from workers.settings import LabelSettings, Place
+from workers.exports.settings import FormatName
+from workers.settings import LabelSettings, Place, cut_names
 from workers.storage.uris import under
+
+FORMS = TypeAliasType("FORMS", tuple[FormatName, ...])
+Forms = Annotated[FORMS, NoDecode, BeforeValidator(cut_names)]
 
 
 class WatchSettings(LabelSettings):
@@ -37,8 +43,17 @@ class WatchSettings(LabelSettings):
     drops_at_once: int = Field(default=32, ge=1, le=1_000)
     """most drops that are labelled together, by the same replicas; the others are left for other
     watchers, or for later"""
+    exports: Forms = ()
+    """write the labels of each drop in other forms, too, beside them: names of forms of
+    jobs/export.py with commas between them, such as coco,sheet for coco.json and sheet.png"""
     coco: bool = False
-    """write the labels of each drop to coco.json beside them, too"""
+    """the same as --exports coco"""
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The names of the forms that labels are also written in, each once."""
+        asked = ("coco", *self.exports) if self.coco else self.exports
+        return tuple(dict.fromkeys(asked))
 
     def refusal_of(self, digest: str) -> str:
         """How a drop is noted that was refused: it is looked at again when other things are asked.

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 from workers.driver import label_runs
 from workers.errors import LineError, PlanError, SettingsError, StorageError
-from workers.exports.formats import export_run
+from workers.exports.formats import FORMATS, export_run
 from workers.labels.commits import now
 from workers.markdown import one_line
 from workers.progress import Progress
 from workers.runs import Run, plan_run
-from workers.shards.listing import is_read
+from workers.shards.kinds import is_read
 from workers.stopping import Stop
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, written
@@ -34,7 +34,6 @@ from workers.watching.status import (
     say_what_came,
 )
 
-COCO_NAME = "coco.json"
 REASONS_TOLD = 5
 """Why parts of a drop are not labelled, the commonest first."""
 LabelRuns = Callable[[Sequence[Run], Progress, Stop], Iterator[RunSummary]]
@@ -53,8 +52,8 @@ class Taken:
     """as it was told last"""
     not_read: int = 0
     """files that say nothing to the line"""
-    as_coco: bool = False
-    """whether its labels are wanted as COCO, too"""
+    forms: Sequence[str] = ()
+    """that its labels are wanted in, too"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ class Wave:
             settings = settle_drop(self.store, each.drop, self.settings)
         except SettingsError as error:  # all others are about the watcher's own
             raise PlanError(f"{error}") from error
-        each.as_coco = settings.coco
+        each.forms = settings.forms
         return plan_run(settings, self.progress.say, shallow=each.drop.is_loose)
 
     def _end(self, each: Taken, run: Run, summary: RunSummary) -> State:
@@ -167,18 +166,18 @@ class Wave:
         message = say_what_came(summary, each.not_read)
         if summary.failures:
             return self._tell(each, State.UNFINISHED, message)
-        if each.as_coco:
-            message += self._export(run)
+        message += "".join(self._export(run, form) for form in each.forms)
         return self._tell(each, State.DONE, message)
 
-    def _export(self, run: Run) -> str:
-        """What is to be said of the COCO file; without one, the labels are as good."""
-        uri = join_uri(run.ledger.output, COCO_NAME)
+    def _export(self, run: Run, form: str) -> str:
+        """What is to be said of the file in another form; without it, the labels are as good."""
+        name = FORMATS[form].file
+        uri = join_uri(run.ledger.output, name)
         try:
-            export_run("coco", self.store, run.ledger.output, run.ledger.run_id, uri)
+            export_run(form, self.store, run.ledger.output, run.ledger.run_id, uri)
         except LineError as error:
-            return f". {COCO_NAME} could not be written: {error}"
-        return f", also as {COCO_NAME}"
+            return f"; {name} could not be written: {error}"
+        return f"; also written as {name}"
 
     def _tell(self, each: Taken, state: State, message: str) -> State:
         """For the person who dropped it; a successor's words are not written over.

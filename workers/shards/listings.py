@@ -1,10 +1,19 @@
-"""Listings of a plan whose run has not begun: a run that is refused leaves nothing behind."""
+"""Listings: the images of a plan, a line each, which shards refer to by place and length.
 
+A plan keeps them until its run begins: a run that is refused leaves nothing behind.
+"""
+
+from collections.abc import Callable
+from hashlib import sha256
 from tempfile import SpooledTemporaryFile
 from weakref import finalize
 
-from workers.shards.listing import SPOOL_BYTES, listing_uri, write_listings_to
+from workers.shards.images import SPOOL_BYTES
 from workers.storage.objects import Store
+from workers.storage.uris import join_uri
+
+ListingWriter = Callable[[bytes], str]
+"""Stores a piece of a plan and returns the URI to read it from."""
 
 
 class WaitingListings:
@@ -32,3 +41,23 @@ class WaitingListings:
         self._spool.seek(0)
         for length in self._lengths:
             write(self._spool.read(length))
+
+
+def write_listings_to(store: Store, folder: str) -> ListingWriter:
+    """A writer that names each piece by its content: the same plan gives the same objects.
+
+    A piece that is there already is left alone: a run that uses it may be under way.
+    """
+
+    def write(text: bytes) -> str:
+        uri = listing_uri(folder, text)
+        if not store.find(uri):
+            store.put(uri, text)
+        return uri
+
+    return write
+
+
+def listing_uri(folder: str, text: bytes) -> str:
+    """Where a piece lies in a folder of listings."""
+    return join_uri(folder, f"{sha256(text).hexdigest()[:20]}.jsonl")
