@@ -59,6 +59,10 @@ def test_what_is_told_matters_as_much_as_what_became_of_the_drop():
         status = DropStatus.begin(f"{state}", state, "said", source="mem://b/in", labels=labels)
         assert teller.tell(status) is state
         assert DropStatus.read(store, labels) == status
+    stopped = DropStatus.begin(
+        "stopped", State.UNFINISHED, "said", source="", labels="mem://b/out/s"
+    )
+    teller.tell(stopped, on_purpose=True)
     teller.tell_by_page("no name", "it has none", source="mem://b/in")
     assert dict(said) == {
         "labelling: said": Level.INFO,
@@ -66,6 +70,7 @@ def test_what_is_told_matters_as_much_as_what_became_of_the_drop():
         "unfinished: said": Level.ERROR,
         "refused: said": Level.WARNING,
         "gone: said": Level.INFO,
+        "stopped: said": Level.INFO,
         "no name: it has none": Level.WARNING,
     }
 

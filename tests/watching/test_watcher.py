@@ -122,6 +122,7 @@ def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the
         return label_runs(runs, progress, stop, replicas)
 
     place.watcher(label=half).watch()
+    assert "friday: left for another time, since the watcher ends" in place.told.getvalue()
     status = place.status("friday")
     assert status["state"] == "unfinished"
     assert "asked to end" in status["message"]

@@ -80,7 +80,7 @@ def test_a_watcher_that_is_asked_to_end_while_it_plans_begins_nothing_more(place
         place.stop.ask("asked to end")
         return plan_run(*arguments, **more)
 
-    monkeypatch.setattr("workers.watching.waves.plan_run", planning)
+    monkeypatch.setattr("workers.watching.planning.plan_run", planning)
     place.watcher(label=lambda *all_: label_runs(*all_, never)).watch()
     assert place.status("friday")["state"] == "unfinished"
     assert "asked to end" in place.status("friday")["message"]

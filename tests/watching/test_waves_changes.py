@@ -121,11 +121,11 @@ def test_a_drop_that_changes_while_it_is_planned_is_looked_at_again(
     folder, swapped = place.drop("friday", 0, 1), SwapsTwo()
 
     def planning(*arguments, **more):
-        monkeypatch.setattr("workers.watching.waves.plan_run", plan_run)
+        monkeypatch.setattr("workers.watching.planning.plan_run", plan_run)
         swapped(folder)
         return plan_run(*arguments, **more)
 
-    monkeypatch.setattr("workers.watching.waves.plan_run", planning)
+    monkeypatch.setattr("workers.watching.planning.plan_run", planning)
     watcher = place.watcher(clock=clock, label=never)
     watcher.backlog.look()
     watcher.label()
@@ -141,11 +141,11 @@ def test_a_drop_that_is_away_while_it_is_planned_is_not_refused_for_good(place, 
     folder = place.drop("friday", 0)
 
     def planning(*arguments, **more):
-        monkeypatch.setattr("workers.watching.waves.plan_run", plan_run)
+        monkeypatch.setattr("workers.watching.planning.plan_run", plan_run)
         folder.rename(folder.with_name("_away"))
         return plan_run(*arguments, **more)
 
-    monkeypatch.setattr("workers.watching.waves.plan_run", planning)
+    monkeypatch.setattr("workers.watching.planning.plan_run", planning)
     watcher = place.watcher(clock=clock)
     watcher.backlog.look()
     watcher.label()

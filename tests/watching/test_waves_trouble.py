@@ -119,6 +119,16 @@ def test_a_part_that_is_gone_is_the_trouble_of_its_drop_alone(place):
     assert "is committed and is not there any more" in place.status("friday")["message"]
 
 
+def test_a_drop_whose_status_may_never_be_written_keeps_no_other_from_its_labels(place):
+    place.drop("friday", 0)
+    place.drop("monday", 1)
+    (place.output / "friday" / "_status.json").mkdir(parents=True)
+    assert place.watch_once().unfinished == ["friday"]
+    assert place.status("monday")["state"] == "done"
+    (page,) = (place.output / "_days").glob("*.md")
+    assert "| friday | unfinished |" in page.read_text()
+
+
 # ---- images that the watcher may not read ----
 
 

@@ -35,8 +35,12 @@ class Teller:
     days: Days
     say: Say
 
-    def tell(self, status: DropStatus) -> State:
+    def tell(self, status: DropStatus, *, on_purpose: bool = False) -> State:
         """Tells of one drop.
+
+        Args:
+            status: of the drop.
+            on_purpose: whether it is unfinished since the watcher was asked to end.
 
         Returns:
             The state that was told: a drop whose own folder takes no status is not done, whatever
@@ -51,7 +55,7 @@ class Teller:
             state = State.GONE if status.state is State.GONE else State.UNFINISHED
             message = f"{status.message}. Its {STATUS_NAME} can't be written: {error}"
             status = replace(status, state=state, message=message)
-        level = LEVELS.get(status.state, Level.INFO)
+        level = Level.INFO if on_purpose else LEVELS.get(status.state, Level.INFO)
         self.say(f"{one_line(status.drop)}: {status.message}", level)
         self.days.note(status)
         return status.state

@@ -110,12 +110,12 @@ class Watcher:
 
     def _say_how_it_ends(self) -> None:
         """And what is left: to the next watcher, or the next time."""
-        if self._stop.reason:
-            self._say(f"{self._stop.reason}: the watcher ends; what is done is kept")
+        if stopped := self._stop.reason:
+            self._say(f"{stopped}: the watcher ends; what is done is kept")
         waiting = sorted(self.backlog.waiting.items())
         for name, each in waiting[:MOST_NAMED]:
-            why = each.why_later or "the watcher ends"
-            level = Level.ERROR if each.tries else Level.INFO
+            why = "the watcher ends" if stopped else each.why_later
+            level = Level.ERROR if each.tries and not stopped else Level.INFO
             self._say(f"{one_line(name)}: left for another time, since {why}", level)
         if len(waiting) > MOST_NAMED:
             self._say(f"and {counted(len(waiting) - MOST_NAMED, 'drop')} more, likewise")
