@@ -37,12 +37,14 @@ def _work(given: Sequence[str], progress: Progress) -> int:
     from workers.model_files import identify_model
     from workers.stopping import ended_by_sigterm
     from workers.storage.stores import Anywhere
+    from workers.watching.event_queue import EventQueue
     from workers.watching.watcher import Watcher
 
     settings = settle_hardware(settings)
     identify_model(settings)  # what is wrong with the model is not the fault of a drop
     stop = settings.make_stop()
-    watcher = Watcher(Anywhere(), settings, progress, stop)
+    queue = EventQueue(settings.queue_url) if settings.queue_url else None
+    watcher = Watcher(Anywhere(), settings, progress, stop, queue)
     with ended_by_sigterm(stop):
         watcher.watch()
     return 1 if settings.once and watcher.unfinished and not stop.reason else 0

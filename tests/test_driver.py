@@ -16,7 +16,13 @@ from tests.same import assert_same_rows
 from tests.test_tuning import learned
 from workers import driver
 from workers.driver import label_run, label_runs
-from workers.errors import PlanError, SettingsError, StorageUnavailable
+from workers.errors import (
+    AccessDenied,
+    CommitError,
+    PlanError,
+    SettingsError,
+    StorageUnavailable,
+)
 from workers.hardware import settle_hardware
 from workers.labeller import label_shard
 from workers.labels.commits import Guarantee, Ledger
@@ -25,6 +31,7 @@ from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.model_files import load_engine
 from workers.progress import Progress
+from workers.prospects import FAILED_IN_A_ROW
 from workers.runs import describe_plan, plan_run
 from workers.settings import LabelSettings
 from workers.shards.kinds import ShardKind
@@ -441,7 +448,7 @@ def test_a_shard_that_fails_like_all_others_ends_the_run_at_once(work_through):
 
 
 def test_so_many_shards_that_fail_in_a_row_end_the_run_and_one_less_does_not(work_through):
-    most = driver.FAILED_IN_A_ROW
+    most = FAILED_IN_A_ROW
     failed = [ShardSummary("run", f"{n}", error="away") for n in range(most)]
     _, told, given = work_through(*failed, ShardSummary("run", "done-1"))
     assert (given, "the run ends here" in told) == (most, True)
@@ -610,3 +617,81 @@ def test_an_output_that_is_away_for_the_moment_is_not_taken_for_one_that_refuses
     run = plan_run(read(photos, output), silent)
     with pytest.raises(StorageUnavailable):  # a watcher waits for it
         label_run(run, Progress(io.StringIO()), replicas=replicas_here)
+
+
+# ---- what is wrong with one run among several ----
+
+
+@pytest.fixture
+def three(read, photos, output, tmp_path) -> list[LabelSettings]:
+    """Three inputs, the first and the last of which are labelled already."""
+    made = []
+    for name in "abc":
+        shutil.copytree(photos, tmp_path / name)
+        made.append(read(tmp_path / name, output / name))
+    for each in (made[0], made[2]):
+        label_here(each)
+        finish(each)
+    (tmp_path / "a" / "extra.jpg").write_bytes(load_photos()[5].data)
+    return made
+
+
+def together(settings: list[LabelSettings]) -> dict[str, RunSummary]:
+    runs = [plan_run(each, silent) for each in settings]
+    made = label_runs(runs, Progress(io.StringIO()), replicas=replicas_here)
+    return {Path(each.output).name: each for each in made}
+
+
+def check_that_only_the_first_is_in_trouble(made: dict[str, RunSummary], why: str) -> None:
+    assert why in f"{made['a'].trouble}"
+    assert made["a"].exit_code == 1
+    assert [(made[name].exit_code, made[name].trouble) for name in "bc"] == [(0, None)] * 2
+
+
+def test_a_table_that_is_damaged_keeps_no_other_run_from_its_labels(three, output):
+    (packed,) = (output / "a" / "_runs").glob("*.gz")
+    packed.write_bytes(b"nonsense")
+    made = together(three)
+    check_that_only_the_first_is_in_trouble(made, f"{packed.name}' is damaged or gone")
+    with pytest.raises(CommitError, match="is damaged or gone"):  # and alone it ends the job
+        label_run(plan_run(three[0], silent), Progress(io.StringIO()), replicas=replicas_here)
+    for path in (output / "a" / "_runs").iterdir():  # as the message says
+        path.unlink()
+    assert together(three)["a"].exit_code == 0
+    assert len(table(output / "a")) == 5
+
+
+def test_a_marker_that_is_damaged_keeps_no_other_run_from_its_end(three, output):
+    marker = next((output / "a" / "_commits").rglob("*.json"))
+    marker.write_text("nonsense")
+    made = together(three)
+    check_that_only_the_first_is_in_trouble(made, f"{marker.name}' is not a JSON object")
+    marker.unlink()
+    assert together(three)["a"].exit_code == 0
+    assert len(table(output / "a")) == 5
+
+
+def test_an_output_that_takes_nothing_keeps_no_other_run_from_its_labels(
+    three, output, monkeypatch
+):
+    probe = Ledger.probe
+
+    def refused(ledger):
+        if ledger.output.endswith("/a"):
+            raise AccessDenied("no such right")
+        return probe(ledger)
+
+    monkeypatch.setattr(Ledger, "probe", refused)
+    check_that_only_the_first_is_in_trouble(together(three), "the output can't be written")
+
+
+def test_where_no_output_can_be_worked_with_no_replica_is_started(three, output):
+    (packed,) = (output / "a" / "_runs").glob("*.gz")
+    packed.write_bytes(b"nonsense")
+
+    def replicas(*_):
+        raise AssertionError("there is nothing to label")
+
+    runs = [plan_run(three[0], silent)]
+    (made,) = label_runs(runs, Progress(io.StringIO()), replicas=replicas)
+    assert made.trouble is not None

@@ -1,13 +1,40 @@
+import html
+import random
+import re
+
 import pytest
 
 from workers.markdown import block, code, escape, one_line, table
 
 
 def test_a_text_is_nothing_but_text():
-    assert escape("a|<b>*c*_d_`e`[f](g)\\") == (
-        "a&#124;&#60;b&#62;&#42;c&#42;&#95;d&#95;&#96;e&#96;&#91;f&#93;(g)&#92;"
-    )
+    assert escape("a|<b>*c*_d_`e`[f](g)\\") == ("a\\|&lt;b>\\*c\\*\\_d\\_\\`e\\`\\[f\\](g)\\\\")
     assert escape("two\n\n# lines\t") == "two # lines"
+
+
+def test_what_means_nothing_stays_as_it_is():
+    for text in ("image_missing", "2026-11-25", "-rf", "R&D", "a < b", "x > 3", "3.5 mm", "f(x)!"):
+        assert escape(text) == text
+
+
+@pytest.mark.parametrize("start", ["# a", "- a", "+ a", "> a", ">a", "1. a", "12) a", "---", "#"])
+def test_a_text_at_the_start_of_a_line_begins_nothing(start):
+    assert escape(start).replace("\\", "", 1) == start
+    assert "\\" in escape(start)
+
+
+def test_whatever_a_text_holds_it_is_read_as_it_was_written():
+    reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark")
+    reader.enable(["table", "strikethrough"])
+    dice = random.Random(1)
+    for _ in range(3_000):
+        signs = dice.choices("ab_*|`~<>[]()&#;\\-+.1) !=:/é", k=dice.randint(1, 9))
+        if not (text := one_line("".join(signs))):
+            continue
+        said = reader.render("\n".join(["| a |", "| --- |", f"| {escape(text)} |", "| z |"]))
+        assert re.findall("<td>(.*)</td>", said) == [html.escape(text), "z"]
+        said = reader.render(f"* {escape(text)}: x")
+        assert said == f"<ul>\n<li>{html.escape(text)}: x</li>\n</ul>\n"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_it_tells_what_it_is_how_to_use_it_and_where_it_comes_from():
     assert "* Trained from `/base` (SHA-256 `ab`)\n" in section(page, "Where it comes from")
     data = section(page, "What it has learned from")
     assert "* `/gold`, weight 1, runs `run-1`\n" in data
-    assert "140 examples in 7 steps. Passed over, by reason: other&#95;side 3;" in data
+    assert "140 examples in 7 steps. Passed over, by reason: other_side 3;" in data
     assert "20% of the images were held out" in data
     scores = section(page, "How good it is")
     assert "| giou | 0.6123 |" in scores

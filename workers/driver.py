@@ -13,9 +13,11 @@ from functools import partial
 
 from workers.earlier import EarlierIndex, index_earlier
 from workers.errands import Assignment, Errand
+from workers.errors import CommitError, LineError, OutputUnwritable, StorageError
 from workers.labels.commits import Guarantee, writing_output
 from workers.labels.manifests import Manifest, finish_run, stale_commits
 from workers.progress import Progress
+from workers.prospects import Prospects
 from workers.runs import Run
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
@@ -25,8 +27,8 @@ from workers.storage.uris import shown
 from workers.summaries import RunSummary, ShardSummary, Tally
 from workers.wording import Say, counted
 
-FAILED_IN_A_ROW = 20
-"""Shards that fail with none committed in between: the store is down, and it isn't about them."""
+ITS_OWN = (CommitError, OutputUnwritable, StorageError)
+"""What is wrong with the output of one run says nothing about those of others."""
 NOT_REACHED = "not reached: the run ended before"
 SAME_COMMAND = "what is committed is kept, the same command does the rest"
 AT_LEAST_ONCE = (
@@ -45,8 +47,14 @@ Replicas = Callable[
 def label_run(
     run: Run, progress: Progress, stop: Stop | None = None, replicas: Replicas | None = None
 ) -> RunSummary:
-    """Labels what is left of one run; see `label_runs`."""
+    """Labels what is left of one run; see `label_runs`.
+
+    Raises:
+        LineError: nothing could be begun, or what is in the output can't be worked with.
+    """
     (summary,) = label_runs([run], progress, stop, replicas)
+    if summary.trouble is not None and not summary.interrupted:
+        raise summary.trouble
     return summary
 
 
@@ -66,17 +74,18 @@ def label_runs(
         replicas: label the shards; without them, `workers.pool.label_on_ray` does.
 
     Yields:
-        What became of each run, as soon as that is known: those with nothing to do come first.
+        What became of each run, as soon as that is known: those with nothing to do come first. What
+        is wrong with the output of one run is the `trouble` of its summary, and the others go on.
 
     Raises:
-        LineError: nothing could be begun: an output can't be written, or no replica starts.
+        LineError: nothing could be begun: no replica starts.
     """
     stop = stop or Stop()
     open_runs = {run.ledger.run_id: _OpenRun(run) for run in runs}
     assert len(open_runs) == len(runs), "what comes back is known by the id of its run"
     if any(run.todo for run in runs):
         try:
-            for summary in _label_rest(runs, progress, stop, replicas):
+            for summary in _label_rest(list(open_runs.values()), progress, stop, replicas):
                 progress.add(summary)
                 each = open_runs.get(summary.run_id)
                 if each is not None and each.take(summary):
@@ -97,7 +106,19 @@ class _OpenRun:
     def __init__(self, run: Run) -> None:
         self.run, self.run_id, self.tally = run, run.ledger.run_id, Tally()
         self.started = time.monotonic()
+        self.earlier: EarlierIndex | None = None
+        self.trouble: LineError | None = None
+        """what is wrong with its output; then nothing more is begun of it"""
         self._left = {shard.shard_id for shard in run.todo}
+
+    def begin(self, say: Say) -> bool:
+        """Looks at its output, before Ray is started for nothing; whether it can be worked with."""
+        try:
+            _probe(self.run, say)
+            self.earlier = _index_earlier(self.run)
+        except ITS_OWN as error:
+            self.trouble = error
+        return self.trouble is None
 
     def take(self, summary: ShardSummary) -> bool:
         """Counts a shard in, once; whether that was the last of the run."""
@@ -109,7 +130,7 @@ class _OpenRun:
 
 
 def _label_rest(
-    runs: Sequence[Run], progress: Progress, stop: Stop, replicas: Replicas | None
+    open_runs: Sequence[_OpenRun], progress: Progress, stop: Stop, replicas: Replicas | None
 ) -> Iterator[ShardSummary]:
     if stop.reason:
         progress.say(f"{stop.reason}: {SAME_COMMAND}")
@@ -120,20 +141,19 @@ def _label_rest(
 
         check_address()
         replicas = label_on_ray
-    for run in runs:
-        _probe(run, progress.say)
-    todo = [Errand(run.ledger.run_id, shard) for run in runs for shard in run.todo]
-    failed_in_a_row = 0
-    begin = partial(_assign_all, runs)
-    summaries = replicas(todo, runs[0].settings, begin, progress, stop)
+    fit = [each for each in open_runs if each.run.todo and each.begin(progress.say)]
+    if not fit:
+        return
+    todo = [Errand(each.run_id, shard) for each in fit for shard in each.run.todo]
+    prospects = Prospects(len(fit))
+    summaries = replicas(todo, fit[0].run.settings, partial(_assign_all, fit), progress, stop)
     records = _count_records([each.shard for each in todo])
     with progress.running(len(todo), records), closing(summaries):
         for summary in summaries:
             if summary.not_begun:  # left for the next start, as what no replica took
                 continue
             yield summary
-            failed_in_a_row = failed_in_a_row + 1 if summary.error else 0
-            if summary.ends_run or failed_in_a_row >= FAILED_IN_A_ROW:
+            if prospects.are_gone_after(summary):
                 progress.say("the run ends here: the other shards would fail like this one")
                 return
     if stop.reason:
@@ -154,17 +174,15 @@ def _probe(run: Run, say: Say) -> None:
         say(f"{shown(run.ledger.output)} {AT_LEAST_ONCE}")
 
 
-def _assign_all(runs: Sequence[Run]) -> list[Assignment]:
-    return [_assign(run) for run in runs]
+def _assign_all(open_runs: Sequence[_OpenRun]) -> list[Assignment]:
+    return [_assign(each.run, each.earlier) for each in open_runs]
 
 
-def _assign(run: Run) -> Assignment:
+def _assign(run: Run, earlier: EarlierIndex | None = None) -> Assignment:
     """What replicas must know; stores the lists that they will read."""
     run.lists.store_in(Anywhere())
-    ledger = run.ledger
-    return Assignment(
-        run.settings, run.identity, ledger.run_id, ledger.guarantee, _index_earlier(run)
-    )
+    ledger, earlier = run.ledger, earlier or _index_earlier(run)
+    return Assignment(run.settings, run.identity, ledger.run_id, ledger.guarantee, earlier)
 
 
 def _index_earlier(run: Run) -> EarlierIndex:
@@ -185,16 +203,18 @@ def _finish(
 ) -> RunSummary:
     run, tally = each.run, each.tally
     plan = [shard.shard_id for shard in run.shards]
-    committed = run.ledger.committed_ids().intersection(plan)
-    not_reached = f"{NOT_REACHED}: {stopped}" if stopped else NOT_REACHED
-    failures = {
-        shard_id: tally.failures.get((each.run_id, shard_id), not_reached)
-        for shard_id in plan
-        if shard_id not in committed
-    }
-    if failures:
-        _count_unheard(run, committed, tally)
-    sums: Manifest | Tally = tally if failures else _write_manifest(run, plan)
+    sums: Manifest | Tally = tally
+    try:
+        if each.trouble is not None:
+            raise each.trouble
+        failures = _not_committed(
+            each, plan, f"{NOT_REACHED}: {stopped}" if stopped else NOT_REACHED
+        )
+        sums = tally if failures else _write_manifest(run, plan)
+    except ITS_OWN as error:
+        each.trouble = error
+        done = run.committed | {shard_id for _, shard_id in tally.done}
+        failures = dict.fromkeys((one for one in plan if one not in done), f"{error}")
     return RunSummary(
         run_id=run.ledger.run_id,
         output=run.ledger.output,
@@ -214,7 +234,21 @@ def _finish(
         records_per_second=progress.tally.records / max(progress.seconds, 1e-9),
         interrupted=interrupted,
         stopped=stopped if failures else "",
+        trouble=each.trouble,
     )
+
+
+def _not_committed(each: _OpenRun, plan: Sequence[str], not_reached: str) -> dict[str, str]:
+    """Shards of the plan that are not committed, and why; counts in those nobody told of."""
+    committed = each.run.ledger.committed_ids().intersection(plan)
+    failures = {
+        shard_id: each.tally.failures.get((each.run_id, shard_id), not_reached)
+        for shard_id in plan
+        if shard_id not in committed
+    }
+    if failures:
+        _count_unheard(each.run, committed, each.tally)
+    return failures
 
 
 def _write_manifest(run: Run, plan: Sequence[str]) -> Manifest:

@@ -3,12 +3,33 @@
 import re
 from collections.abc import Iterable, Sequence
 
-_ESCAPES = str.maketrans({each: f"&#{ord(each)};" for each in "|<>&[]`*_\\"})
+_SIGNS = re.compile(
+    r"""[|\[\]`*~\\]                       # of tables, links, code and emphasis
+    |<(?=[A-Za-z/!?])                    # a tag
+    |(?<![^\W_])_+|_+(?![^\W_])          # inside a word, _ emphasises nothing: image_missing
+    |&(?=\#?\w+;)                        # an entity
+    |^>                                  # a quotation
+    |^[-+\#](?=[-+\#\s]|$)                # a list, a heading, a rule
+    |^\d{1,9}[.)](?=\s|$)                # a numbered list
+    """,
+    re.VERBOSE,
+)
 
 
 def escape(text: str) -> str:
-    """A text that is nothing but text, on one line; also in the cell of a table."""
-    return one_line(text).translate(_ESCAPES)
+    r"""A text that is nothing but text, on one line; also in the cell of a table.
+
+    By backslashes, as CommonMark has them, and only where a sign would mean something: the page is
+    read as it is, too. A tag is none for any reader, be it of CommonMark or not.
+    """
+    return _SIGNS.sub(_escape, one_line(text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    if found[0] == "<":
+        return "&lt;"
+    digits = found[0].rstrip(".)") if found[0][0].isdecimal() else ""
+    return digits + "".join(f"\\{sign}" for sign in found[0][len(digits) :])
 
 
 def code(text: str) -> str:

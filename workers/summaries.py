@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
+from workers.errors import LineError
 from workers.labels.sums import Sums
 
 ShardKey = tuple[str, str]
@@ -94,12 +95,16 @@ class RunSummary:
     """by Ctrl-C, before the end"""
     stopped: str = ""
     """why it ended before its end, on purpose; see `workers.stopping`"""
+    trouble: LineError | None = None
+    """what is wrong with its output, so that it could not be begun, or not be finished"""
 
     @property
     def exit_code(self) -> int:
         """0 all committed, 1 some shards are not, 3 stopped on purpose, 130 by Ctrl-C."""
-        if self.interrupted or not self.failures:
-            return 130 if self.interrupted else 0
+        if self.interrupted:
+            return 130
+        if not self.failures and self.trouble is None:
+            return 0
         return 3 if self.stopped else 1
 
 

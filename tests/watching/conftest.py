@@ -56,9 +56,12 @@ class Place:
             given += ["--settle-seconds", "0"]
         return settle_hardware(WatchSettings.from_everywhere(given, "watch"))
 
-    def watcher(self, *flags: str, label=label_runs_here, clock=time.monotonic) -> Watcher:
+    def watcher(
+        self, *flags: str, queue=None, label=label_runs_here, clock=time.monotonic
+    ) -> Watcher:
         progress = Progress(self.told, name="watch")
-        return Watcher(Anywhere(), self.settings(*flags), progress, self.stop, label, clock)
+        settings = self.settings(*flags)
+        return Watcher(Anywhere(), settings, progress, self.stop, queue, label, clock)
 
     def watch_once(self, *flags: str, **more: Any) -> Watcher:
         watcher = self.watcher("--once", *flags, **more)

@@ -2,7 +2,7 @@ import pytest
 
 from workers.errors import SettingsError
 from workers.storage.memory import MemoryStore
-from workers.watching.drop_settings import settle_drop
+from workers.watching.drop_settings import settings_of
 from workers.watching.drops import Drop
 from workers.watching.settings import WatchSettings
 
@@ -19,11 +19,11 @@ def settings():
 def settle(text: str, settings: WatchSettings) -> WatchSettings:
     store = MemoryStore()
     store.put(f"{DROP.input}/_pixellm.yaml", text.encode())
-    return settle_drop(store, DROP, settings)
+    return settings_of(store, DROP, settings)
 
 
 def test_a_drop_without_a_file_has_the_settings_of_the_watcher_and_places_of_its_own(settings):
-    settled = settle_drop(MemoryStore(), DROP, settings)
+    settled = settings_of(MemoryStore(), DROP, settings)
     assert (settled.input, settled.output) == (f"{IN}/a", f"{OUT}/a")
     same = settled.model_copy(update={"input": settings.input, "output": settings.output})
     assert same == settings

@@ -79,14 +79,25 @@ def test_what_the_line_does_not_read_changes_nothing():
 
 def test_only_a_mark_right_in_the_drop_says_that_it_is_complete():
     found = drops(store_of("a/1.jpg", "a/deep/_READY", "b/1.jpg", "b/_READY", "c/_READY"))
-    assert {name: drop.is_marked for name, drop in found.items()} == {"a": False, "b": True}
+    assert {name: drop.is_marked for name, drop in found.items()} == {
+        "a": False,
+        "b": True,
+        "c": True,
+    }
 
 
-def test_what_is_in_a_drop_is_listed_with_its_etags():
+def test_a_mark_alone_makes_a_drop_with_nothing_in_it():
+    (drop,) = drops(store_of("a/_READY", "b/.hidden")).values()
+    assert (drop.name, drop.files, drop.is_marked) == ("a", 0, True)
+
+
+def test_what_is_in_a_drop_is_listed_with_its_etags_and_the_digest_is_of_the_same_listing():
     store = store_of("a/1.jpg", "a/_READY", "1.jpg")
     found = drops(store)
-    assert dict(list_drop(store, found["a"])) == {"1.jpg": store.stat(f"{IN}/a/1.jpg").etag}
-    assert dict(list_drop(store, found[LOOSE])).keys() == {"1.jpg"}
+    content = {"1.jpg": store.stat(f"{IN}/a/1.jpg").etag}
+    assert list_drop(store, IN, "a") == (found["a"], content)
+    assert list_drop(store, IN, LOOSE)[1].keys() == {"1.jpg"}
+    assert list_drop(store, IN, "none") == (None, {})
 
 
 @pytest.mark.parametrize(

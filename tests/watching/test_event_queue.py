@@ -2,16 +2,11 @@
 
 import pytest
 
-from tests.watching.messages import TEST_EVENT, of_eventbridge, of_s3
-from tests.watching.sqs import MOST_TIMES, Sqs
-from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
-from workers.storage.memory import MemoryStore
-from workers.watching.cursor import Cursor
+from tests.watching.messages import TEST_EVENT, of_s3
+from tests.watching.sqs import MOST_TIMES
+from workers.errors import QueueTrouble, SettingsError
 from workers.watching.event_queue import EventQueue
 from workers.watching.events import Event
-from workers.watching.news import News
-
-IN, OUT = "s3://b/in", "mem://b/out"
 
 
 def test_messages_are_taken_and_hidden_from_others(sqs):
@@ -79,122 +74,16 @@ def test_the_region_is_that_of_the_queue():
     assert queue._client.meta.endpoint_url == "https://sqs.eu-west-1.amazonaws.com"
 
 
-# ---- what messages mean for a watcher ----
-
-
-class Told:
-    def __init__(self, sqs: Sqs, url: str | None = None) -> None:
-        self.lines: list[str] = []
-        self.notes: list[str] = []
-        self.queue = EventQueue(url or sqs.url)
-        self.cursor = Cursor(MemoryStore(), OUT)
-        say, note = self.lines.append, self.notes.append
-        self.news = News(self.queue, IN, self.cursor, say, note)
-
-
-def test_messages_name_the_drops_to_look_at(sqs):
-    sqs.send(of_s3("b", "in/friday/1.jpg", "in/friday/2.jpg"), of_s3("b", "in/loose.jpg"))
-    assert Told(sqs).news.receive(0) == {"friday", "_loose"}
-
-
-def test_a_message_is_kept_until_its_drop_is_labelled(sqs):
-    sqs.send(of_s3("b", "in/friday/1.jpg"), of_s3("b", "in/monday/1.jpg"))
-    told = Told(sqs)
-    told.news.receive(0)
-    told.news.settle({"friday"}, set())
-    assert sqs.count() == (0, 1)
-    told.news.settle({"friday"}, {"friday"})  # it failed: others may try
-    assert told.queue.held == ()
-    assert sqs.count() == (0, 1)
-
-
-def test_what_is_labelled_already_costs_no_look(sqs):
-    told = Told(sqs)
-    told.cursor.put("friday", "d", [("1.jpg", "e1")])
-    sqs.send(
-        of_s3("b", "in/friday/1.jpg"),
-        of_s3("b", "in/friday/1.jpg"),
-        of_s3("b", "in/friday/.DS_Store"),
-        TEST_EVENT,
-    )
-    assert told.news.receive(0) == set()
-    assert sqs.count() == (0, 0)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        of_s3("b", "in/friday/1.jpg", etag="e2"),
-        of_s3("b", "in/friday/2.jpg"),
-        of_s3("b", "in/friday/1.jpg", name="ObjectRemoved:Delete"),
-        of_s3("b", "in/friday/_READY"),
-    ],
-    ids=["replaced", "new", "removed", "marked"],
-)
-def test_what_may_have_changed_is_looked_at(sqs, body):
-    told = Told(sqs)
-    told.cursor.put("friday", "d", [("1.jpg", "e1")])
-    sqs.send(body)
-    assert told.news.receive(0) == {"friday"}
-    told.news.settle((), ())
-    assert sqs.count() == (0, 0)
-
-
-def test_messages_for_others_and_nonsense_are_left_to_the_queue_and_told_once(sqs):
-    sqs.send("nonsense", of_s3("b", "elsewhere/1.jpg"))
-    told = Told(sqs)
-    told.queue.visibility_seconds = 1
-    for _ in range(2):
-        assert told.news.receive(3) == set()
-    assert len(told.lines) == len(told.notes) == 2
-    assert any("not under 's3://b/in'" in line for line in told.lines)
-    assert any("no JSON" in line for line in told.lines)
-    assert told.queue.held == ()
-    assert sum(sqs.count()) == 2
-
-
-def test_a_queue_without_a_place_for_dead_letters_is_told(sqs):
-    told = Told(sqs)
-    told.news.check()
-    assert told.lines == []
-    without = Told(sqs, sqs.dead)
-    without.news.check()
-    assert "no redrive policy" in without.lines[0]
-
-
-class Counting(MemoryStore):
-    """Counts what it is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.listings = 0
-
-    def list(self, prefix):
-        self.listings += 1
-        return super().list(prefix)
-
-
-def test_many_messages_about_one_drop_cost_one_look_at_what_is_known_of_it(sqs):
-    told, store = Told(sqs), Counting()
-    told.cursor = Cursor(store, OUT)
-    news = News(told.queue, IN, told.cursor, told.lines.append, told.notes.append)
-    sqs.send(*(of_s3("b", f"in/friday/{n}.jpg") for n in range(30)))
-    assert news.receive(0) == {"friday"}
-    assert store.listings == 1
-
-
-def test_a_flood_of_nonsense_is_not_listened_to_for_ever(sqs, monkeypatch):
-    monkeypatch.setattr("workers.watching.event_queue.MOST_HELD", 10)
+def test_a_flood_of_nonsense_is_not_listened_to_for_ever(sqs):
     sqs.send(*["nonsense"] * 40)
-    queue = EventQueue(sqs.url)
+    queue = EventQueue(sqs.url, most_held=10)
     assert 10 <= len(queue.receive(0)) < 20
     assert not queue.is_full
 
 
-def test_a_queue_whose_messages_fill_the_hand_says_so(sqs, monkeypatch):
-    monkeypatch.setattr("workers.watching.event_queue.MOST_HELD", 10)
+def test_a_queue_whose_messages_fill_the_hand_says_so(sqs):
     sqs.send(*(of_s3("b", f"in/a/{n}.jpg") for n in range(25)))
-    queue = EventQueue(sqs.url)
+    queue = EventQueue(sqs.url, most_held=10)
     got = queue.receive(0)
     assert queue.is_full
     assert queue.receive(0) == []
@@ -202,33 +91,10 @@ def test_a_queue_whose_messages_fill_the_hand_says_so(sqs, monkeypatch):
     assert not queue.is_full
 
 
-def test_messages_for_others_are_left_to_them_also_where_nothing_can_be_told(sqs):
-    sqs.send(of_s3("b", "elsewhere/1.jpg"), "nonsense", of_s3("b", "elsewhere/2.jpg"))
-
-    def away(_):
-        raise StorageUnavailable("the page of the day can't be written")
-
-    told = Told(sqs)
-    news = News(told.queue, IN, told.cursor, told.lines.append, away)
-    with pytest.raises(StorageUnavailable):
-        news.receive(0)
-    assert told.queue.held == ()
-    assert news.receive(0) == set()
-    assert sum(sqs.count()) == 3
-
-
-@pytest.mark.parametrize("name", ["", "x" * 300, "\ud800", "a\0b", "../../etc", "."])
-def test_messages_about_what_can_be_no_drop_are_done_with(sqs, name):
-    sqs.send(of_eventbridge("b", f"in/{name}/1.jpg"))
-    told = Told(sqs)
-    assert told.news.receive(0) == set()
-    assert sqs.count() == (0, 0)
-
-
-def test_what_the_watcher_itself_writes_is_no_news(sqs):
-    told = Told(sqs)
-    told.cursor = Cursor(MemoryStore(), f"{IN}/labels")
-    news = News(told.queue, IN, told.cursor, told.lines.append, told.notes.append)
-    sqs.send(of_s3("b", "in/labels/friday/_status.json"), of_s3("b", "in/labels/friday/coco.json"))
-    assert news.receive(0) == set()
-    assert sqs.count() == (0, 0)
+def test_all_that_is_in_hand_is_prolonged_also_where_that_takes_many_requests(sqs):
+    sqs.send(*(of_s3("b", f"in/a/{n}.jpg") for n in range(35)))
+    queue, other = EventQueue(sqs.url, visibility_seconds=3), EventQueue(sqs.url)
+    assert len(queue.receive(0)) == 35
+    queue.visibility_seconds = 60
+    queue.prolong()
+    assert other.receive(4) == []

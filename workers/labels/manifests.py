@@ -17,6 +17,7 @@ table, until the new plan is committed whole and the manifest is replaced.
 
 import gzip
 import io
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -252,9 +253,16 @@ def _put_markers(ledger: Ledger, ids: Sequence[str]) -> tuple[str, Sums]:
 
 def _unpack(store: Store, output: str, manifest: Manifest) -> Iterator[Commit]:
     uri = join_uri(output, manifest.commits)
-    with gzip.GzipFile(fileobj=io.BytesIO(store.get(uri))) as file:
-        for line in file:
-            yield Commit.from_json(line, uri)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(store.get(uri))) as file:
+            for line in file:
+                yield Commit.from_json(line, uri)
+    except (ObjectMissing, OSError, EOFError, zlib.error) as error:
+        own = shown(_manifest_uri(output, manifest.run_id))
+        raise CommitError(
+            f"{shown(uri)} is damaged or gone ({error}). Remove it and {own}, and start the run"
+            " again: both are made anew of the markers."
+        ) from error
 
 
 def _marker_names(store: Store, output: str, run_id: str | None = None) -> dict[str, list[str]]:

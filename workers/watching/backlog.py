@@ -1,24 +1,22 @@
 """The backlog: drops that differ from what is labelled, found by sweeps and by looks.
 
 A sweep lists the whole input and is right even if every event is lost. A look lists one drop: for
-an event's sake, or since its time to settle has passed.
+an event's sake, since its time to settle has passed, or before it is labelled.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from workers.markdown import one_line
-from workers.progress import Progress
 from workers.stopping import Stop
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri, shown, written
-from workers.watching.cursor import Changes, Cursor
-from workers.watching.days import Days
+from workers.storage.uris import shown, written
+from workers.watching.cursor import Cursor
 from workers.watching.drops import Drop, find_drops, look_at, why_unfit
-from workers.watching.leases import Leases
+from workers.watching.gone import Gone
 from workers.watching.readiness import Readiness
 from workers.watching.settings import WatchSettings
-from workers.watching.status import DropStatus, State
+from workers.watching.telling import Teller
 from workers.wording import counted
 
 LISTED_AT_ONCE = 1_000
@@ -59,9 +57,8 @@ class Backlog:
         store: where everything lies.
         settings: of the watcher.
         cursor: knows what is labelled.
-        days: hears of drops that are gone, or can't be.
-        leases: of the watcher: who has the lease of a drop tells that it is gone.
-        progress: takes lines for the user.
+        gone: hears of drops that are not there any more.
+        teller: tells of what can be no drop.
         stop: ends sweeps.
         clock: seconds, never set back.
     """
@@ -71,14 +68,14 @@ class Backlog:
         store: Store,
         settings: WatchSettings,
         cursor: Cursor,
-        days: Days,
-        leases: Leases,
-        progress: Progress,
+        gone: Gone,
+        teller: Teller,
         stop: Stop,
         clock: Callable[[], float],
     ) -> None:
-        self._store, self._settings, self._cursor, self._days = store, settings, cursor, days
-        self._leases, self._say, self._stop, self._clock = leases, progress.say, stop, clock
+        self._store, self._settings, self._cursor = store, settings, cursor
+        self._gone, self._teller, self._say = gone, teller, teller.say
+        self._stop, self._clock = stop, clock
         self._readiness = Readiness(settings.settle_seconds, clock)
         self.waiting: dict[str, Waiting] = {}
         """by name of the drop"""
@@ -95,7 +92,11 @@ class Backlog:
         return min([self.next_sweep, *(each.look_again for each in self.waiting.values())])
 
     def look(self) -> None:
-        """Looks at what may have changed: at all of it, or at what is waited for."""
+        """Looks at what may have changed: at all of it, or at what is waited for.
+
+        Raises:
+            StorageError: a store failed.
+        """
         if self._clock() >= self.next_sweep or len(self._due()) > self.sweep_costs:
             self.sweep()
         for each in self._due():
@@ -107,40 +108,31 @@ class Backlog:
         """Looks at everything that is dropped."""
         self._cursor.claim(self._settings.input)
         noted = self._cursor.digests()
-        there = list(self._fit(find_drops(self._store, self._settings.input, self._own())))
+        there = {drop.name: drop for drop in self._find_fit()}
         if self._stop.reason:  # then these are not all
             return
-        for drop in there:
-            self._take_note(drop, noted.get(drop.name))
-        gone = (noted.keys() | self.waiting.keys()) - {drop.name for drop in there}
-        for name in sorted(gone):
-            self.tell_gone(name, was_labelled=name in noted)
+        for name, drop in there.items():
+            self._weigh(drop, noted.get(name))
+        gone = (noted.keys() | self._cursor.begun()) - there.keys()
+        if gone or not there:
+            self._gone.tell(gone)
+        for name in self.waiting.keys() - there.keys():
+            self.forget(name)
         self._everything = False
-        self.sweep_costs = 1 + sum(drop.files for drop in there) // LISTED_AT_ONCE
-        if not self.waiting:
-            all_done = f"nothing is new: {counted(len(there), 'drop')}, all labelled"
-            nothing = f"{shown(self._settings.input)} holds nothing yet"
-            self._say_once(all_done if there else nothing)
+        self.sweep_costs = 1 + sum(drop.files for drop in there.values()) // LISTED_AT_ONCE
+        if not (self.waiting or gone):
+            self._say_that_nothing_is_new(len(there))
         self.next_sweep = self._clock() + self._settings.sweep_seconds
 
-    def look_at(self, name: str) -> None:
-        """Looks at one drop."""
+    def look_at(self, name: str) -> Waiting | None:
+        """Looks at one drop; what there is to do for it, if anything."""
         drop = look_at(self._store, self._settings.input, name, self._own())
-        noted = self._cursor.of(name)
-        if drop is None:
-            self.tell_gone(name, was_labelled=bool(noted))
-        else:
-            self._take_note(drop, noted)
-
-    def is_settled(self, drop: Drop, noted: frozenset[str] | None) -> bool:
-        """Whether a drop needs no work: it is labelled as it is, or refused.
-
-        Args:
-            drop: as it is.
-            noted: what the cursor has of it.
-        """
-        refused = self._settings.refusal_of(drop.digest)
-        return noted in (frozenset([drop.digest]), frozenset([refused]))
+        if drop is not None:
+            return self._weigh(drop, self._cursor.of(name))
+        if self._cursor.knows(name):
+            self._gone.tell([name])
+        self.forget(name)
+        return None
 
     def forget(self, name: str) -> None:
         """The drop is done with."""
@@ -159,33 +151,6 @@ class Backlog:
         """Looks at a drop again after so many seconds; by then it may be labelled, or other."""
         each.is_complete, each.look_again = False, self._clock() + seconds
 
-    def tell_gone(self, name: str, *, was_labelled: bool) -> None:
-        """Tells of a drop of which nothing is left; its labels are kept."""
-        self.forget(name)
-        if not was_labelled or (lease := self._leases.take(name)) is None:
-            return
-        try:
-            if self._cursor.of(name):  # else another one was first
-                self._write_gone(name)
-        finally:
-            lease.release()
-
-    def _write_gone(self, name: str) -> None:
-        deleted = tuple(self._cursor.content(name))
-        gone = DropStatus.begin(
-            name,
-            State.GONE,
-            f"all of its {counted(len(deleted), 'file')} were deleted; the labels are kept",
-            source=join_uri(self._settings.input, name),
-            labels=join_uri(self._settings.output, name),
-            changes=Changes(deleted=deleted),
-        )
-        status = gone.with_counts_of(DropStatus.read(self._store, gone.labels))
-        self._say(f"{one_line(name)}: {status.message}")
-        status.write(self._store)
-        self._days.note(status)
-        self._cursor.forget(name)
-
     def _due(self) -> list[Waiting]:
         now = self._clock()
         waiting = self.waiting.values()
@@ -195,9 +160,10 @@ class Backlog:
         """What is no input although it may lie there."""
         return (self._settings.output,)
 
-    def _fit(self, drops: Iterable[Drop]) -> Iterator[Drop]:
-        """Those whose labels can have a folder; of the others the people are told."""
-        for drop in drops:
+    def _find_fit(self) -> Iterator[Drop]:
+        """Drops whose labels can have a folder; of the others the people are told."""
+        found: Iterable[Drop] = find_drops(self._store, self._settings.input, self._own())
+        for drop in found:
             if self._stop.reason:
                 return
             if not (why := why_unfit(drop.name)):
@@ -205,15 +171,19 @@ class Backlog:
             elif drop.name not in self._told_unfit:
                 self._told_unfit.add(drop.name)
                 name = one_line(written(drop.name)[:NAME_SHOWN]) or "(no name)"
-                self._say(f"{name}: {why}")
-                self._days.note_by_itself(name, why, source=drop.input)
+                self._teller.tell_by_page(name, why, source=drop.input)
 
-    def _take_note(self, drop: Drop, noted: frozenset[str] | None) -> None:
-        """Of a drop that is there: whether there is something to do, and when."""
+    def _weigh(self, drop: Drop, noted: frozenset[str] | None) -> Waiting | None:
+        """What there is to do for a drop that is there, and when; None where there is nothing.
+
+        Args:
+            drop: as it is.
+            noted: what the cursor has of it.
+        """
         again = self._everything or (self._settings.refresh and drop.name in self.waiting)
-        if self.is_settled(drop, noted) and not again:
+        if self._is_up_to_date(drop, noted) and not again:
             self.forget(drop.name)
-            return
+            return None
         now = self._clock()
         each = self.waiting.setdefault(drop.name, Waiting(drop, now))
         if each.drop.digest != drop.digest:
@@ -227,9 +197,17 @@ class Backlog:
                 self._say(
                     f"{one_line(drop.name)}: {files}, complete in {wait:.0f} s if nothing changes"
                 )
+        return each
 
-    def _say_once(self, text: str) -> None:
+    def _is_up_to_date(self, drop: Drop, noted: frozenset[str] | None) -> bool:
+        """Whether a drop is labelled as it is, or refused."""
+        refused = self._settings.refusal_of(drop.digest)
+        return noted in (frozenset([drop.digest]), frozenset([refused]))
+
+    def _say_that_nothing_is_new(self, drops: int) -> None:
         """What is said by every sweep in a row is said by the first."""
+        all_done = f"nothing is new: {counted(drops, 'drop')}, all labelled"
+        text = all_done if drops else f"{shown(self._settings.input)} holds nothing yet"
         if text != self._said:
             self._say(text)
         self._said = text

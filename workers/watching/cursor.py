@@ -1,6 +1,7 @@
 """The cursor of a watcher: which drops are labelled, and what was in them then.
 
     OUTPUT/_watch/labelled/<drop>/<digest>.jsonl.gz    name and etag of all that was in it
+    OUTPUT/_watch/begun/<drop>                         something is told of it; it isn't labelled
     OUTPUT/_watch/input.json                           the prefix that all this is about
 
 One listing of these names tells which drops are up to date; their content is read when a person is
@@ -13,15 +14,15 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
-from workers.errors import ObjectMissing, SettingsError
+from workers.errors import AccessDenied, ObjectMissing, SettingsError
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
 WATCH = "_watch"  # folder of the output
-LABELLED = "labelled"
+LABELLED, BEGUN = "labelled", "begun"
 _END = ".jsonl.gz"
 MOST_KEPT = 64
 """Contents in memory; that of a drop of 100,000 files takes some 20 MB."""
@@ -48,19 +49,19 @@ class Changes:
 UNCHANGED = Changes()
 
 
-@dataclass(frozen=True, slots=True)
 class Cursor:
-    """What is known of drops that were labelled.
+    """What is known of drops that were labelled. All of it lies in the output.
 
     Args:
         store: where the output lies.
         output: of the watcher.
     """
 
-    store: Store
-    output: str
-    _contents: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
-    """of drops that were asked for, by name and digest; one for each name"""
+    def __init__(self, store: Store, output: str) -> None:
+        self.output = output
+        self._store = store
+        self._contents: dict[tuple[str, str], Mapping[str, str]] = {}
+        """that were read already, by drop and digest; one for each drop"""
 
     def claim(self, prefix: str) -> None:
         """Notes which prefix is watched: for another one, all these drops would be gone.
@@ -70,9 +71,9 @@ class Cursor:
         """
         uri = join_uri(self.output, WATCH, "input.json")
         try:
-            noted = self.store.get(uri)
+            noted = self._store.get(uri)
         except ObjectMissing:
-            self.store.put(uri, json.dumps({"input": prefix}).encode())
+            self._store.put(uri, json.dumps({"input": prefix}).encode())
             return
         try:
             before = json.loads(noted)["input"]
@@ -88,7 +89,7 @@ class Cursor:
     def digests(self) -> Mapping[str, frozenset[str]]:
         """Digests by drop. Two stand there only when a watcher was killed between two writes."""
         found = defaultdict[str, set[str]](set)
-        for info in self.store.list(self._place()):
+        for info in self._store.list(self._place()):
             drop, _, name = (under(info.uri, self._place()) or "").rpartition("/")
             if name.endswith(_END):
                 found[drop].add(name.removesuffix(_END))
@@ -96,9 +97,26 @@ class Cursor:
 
     def of(self, drop: str) -> frozenset[str]:
         """The digests of one drop."""
-        infos = self.store.list(join_uri(self._place(), drop))
+        infos = self._store.list(join_uri(self._place(), drop))
         names = (info.uri.rpartition("/")[2] for info in infos)
         return frozenset(name.removesuffix(_END) for name in names if name.endswith(_END))
+
+    def begin(self, drop: str) -> None:
+        """Notes that something is about to be told of a drop; if it goes, that is told, too."""
+        self._store.put(self._begun(drop), b"")
+
+    def begun(self) -> frozenset[str]:
+        """Drops that something is told of, and that were not labelled or refused since."""
+        place = self._begun()
+        return frozenset(under(info.uri, place) or "" for info in self._store.list(place))
+
+    def knows(self, drop: str) -> bool:
+        """Whether anything was told of a drop, since it was not there."""
+        try:
+            self._store.stat(self._begun(drop))
+        except ObjectMissing:
+            return bool(self.of(drop))
+        return True
 
     def content(self, drop: str) -> Mapping[str, str]:
         """Etags by name, of what was in a drop when it was labelled last; empty if it never was."""
@@ -118,19 +136,20 @@ class Cursor:
     def put(self, drop: str, digest: str, content: Iterable[tuple[str, str]]) -> None:
         """Notes that a drop is labelled as it is now; in the place of what was there before."""
         lines = "".join(json.dumps(each) + "\n" for each in content)
-        self.store.put(self._place(drop, digest), gzip.compress(lines.encode(), mtime=0))
+        self._store.put(self._place(drop, digest), gzip.compress(lines.encode(), mtime=0))
         self.forget(drop, keep=digest)
 
     def forget(self, drop: str, keep: str = "") -> None:
         """Takes out what is noted of a drop, but for one digest."""
         for digest in self.of(drop) - {keep}:
-            self.store.delete(self._place(drop, digest))
+            self._store.delete(self._place(drop, digest))
+        self._store.delete(self._begun(drop))
 
     def _read(self, drop: str, digest: str) -> dict[str, str]:
         try:
-            lines = gzip.decompress(self.store.get(self._place(drop, digest))).splitlines()
+            lines = gzip.decompress(self._store.get(self._place(drop, digest))).splitlines()
             return dict(json.loads(line) for line in lines)
-        except ObjectMissing:  # another watcher was here in between
+        except (ObjectMissing, AccessDenied):  # another watcher was here in between, or is another
             return {}
         except (OSError, EOFError, zlib.error, ValueError, TypeError):  # damaged: as if all is new
             return {}
@@ -138,3 +157,6 @@ class Cursor:
     def _place(self, drop: str = "", digest: str = "") -> str:
         names = [drop, f"{digest}{_END}"] if drop else []
         return join_uri(self.output, WATCH, LABELLED, *names)
+
+    def _begun(self, drop: str = "") -> str:
+        return join_uri(self.output, WATCH, BEGUN, *([drop] if drop else []))

@@ -25,7 +25,7 @@ QUEUE = "_queue"
 
 
 class Days:
-    """The pages of an output.
+    """The pages of an output, one a day.
 
     Args:
         store: where the output lies.
@@ -46,16 +46,6 @@ class Days:
         self._store.put(entry, status.to_json())
         page = _page(day, list(self._entries(day)))
         self._store.put(join_uri(self._output, DAYS, f"{day}.md"), page.encode("utf-8", "replace"))
-
-    def note_by_itself(self, name: str, why: str, source: str) -> None:
-        """Puts on the page of today what has no folder of labels, and so no status.
-
-        Args:
-            name: of what it is about.
-            why: nothing came of it.
-            source: where it lies.
-        """
-        self.note(DropStatus.begin(name, State.REFUSED, why, source=source, labels=""))
 
     def _entries(self, day: str) -> Iterator[DropStatus]:
         if day != self._day:

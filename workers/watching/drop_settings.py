@@ -47,7 +47,7 @@ class DropSettings(BaseModel):
     """the same, for COCO alone"""
 
 
-def settle_drop(store: Store, drop: Drop, settings: WatchSettings) -> WatchSettings:
+def settings_of(store: Store, drop: Drop, settings: WatchSettings) -> WatchSettings:
     """The watcher's settings for one drop: its places, and what it says of itself.
 
     Raises:

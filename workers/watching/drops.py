@@ -1,7 +1,8 @@
 """Drops: what people put under the watched prefix, one folder each.
 
     PREFIX/friday/1.jpg          the drop "friday", with all that lies in it at any depth
-    PREFIX/friday/_READY         it is complete: its settle time needn't be waited for
+    PREFIX/friday/_READY         it is complete: its settle time needn't be waited for; alone, it
+                                 is a drop with nothing in it, whose owner is told so
     PREFIX/friday/_pixellm.yaml  what its owner wants to have otherwise, see `drop_settings`
     PREFIX/1.jpg                 belongs to the drop of all that lies in no folder
 
@@ -81,17 +82,23 @@ def find_drops(store: Store, prefix: str, exclude: Sequence[str] = ()) -> Iterat
 
 def look_at(store: Store, prefix: str, name: str, exclude: Sequence[str] = ()) -> Drop | None:
     """One drop as it is now; None where nothing is in it."""
-    sum_ = _Sum(name, prefix if name == LOOSE else join_uri(prefix, name))
-    for inner, info in _inside(store, sum_.input, name == LOOSE, exclude):
+    return list_drop(store, prefix, name, exclude)[0]
+
+
+def list_drop(
+    store: Store, prefix: str, name: str, exclude: Sequence[str] = ()
+) -> tuple[Drop | None, dict[str, str]]:
+    """One drop as it is now, and what counts in it: etags by name below its input.
+
+    Both are of the same listing: a digest says what the names and etags beside it say.
+    """
+    input_ = prefix if name == LOOSE else join_uri(prefix, name)
+    sum_, content = _Sum(name, input_), dict[str, str]()
+    for inner, info in _inside(store, input_, name == LOOSE, exclude):
         sum_.add(inner, info)
-    return next(sum_.drops(), None)
-
-
-def list_drop(store: Store, drop: Drop, exclude: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """The names below its input, and etags, of all that counts in it."""
-    for name, info in _inside(store, drop.input, drop.is_loose, exclude):
-        if counts(name):
-            yield name, info.etag
+        if counts(inner):
+            content[inner] = info.etag
+    return next(sum_.drops(), None), content
 
 
 def drop_of(uri: str, prefix: str) -> tuple[str, str] | None:
@@ -144,8 +151,8 @@ class _Sum:
             self._size += info.size
 
     def drops(self) -> Iterator[Drop]:
-        """The drop, unless nothing is in it."""
-        if self._files:
+        """The drop, unless nothing is in it, not even a mark."""
+        if self._files or self._marked:
             digest = self._digest.hexdigest()[:32]
             yield Drop(self.name, self.input, digest, self._files, self._size, self._marked)
 

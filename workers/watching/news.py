@@ -5,17 +5,20 @@ done with when the drop as it is now is labelled, or what it says of its object 
 drop was labelled last. A million messages about one drop so cost one look at it, not a million.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, wait
 from itertools import chain
 
 from workers.errors import QueueTrouble, SettingsError
+from workers.logs import Level
+from workers.stopping import LOOK_SECONDS, Stop
 from workers.storage.uris import shown, under
 from workers.watching.cursor import Cursor
 from workers.watching.drops import READY_MARK, counts, drop_of
-from workers.watching.event_queue import EventQueue, Message
 from workers.watching.events import Event
-from workers.watching.settings import WatchSettings
-from workers.wording import Say
+from workers.watching.messages import Message, Queue
+from workers.watching.telling import Say
 
 NO_DEAD_LETTERS = (
     "has no redrive policy: messages that can't be understood come again until they expire, and "
@@ -31,19 +34,21 @@ class News:
         prefix: the watched one.
         cursor: what is labelled already.
         say: takes lines for the user.
-        note: keeps what is told of a message that says nothing, for people.
+        tell: takes what is wrong with a message, and keeps it for people.
+        stop: ends every wait.
     """
 
     def __init__(
         self,
-        queue: EventQueue,
+        queue: Queue,
         prefix: str,
         cursor: Cursor,
         say: Say,
-        note: Callable[[str], None],
+        tell: Callable[[str], None],
+        stop: Stop,
     ) -> None:
         self._queue, self._prefix, self._cursor = queue, prefix, cursor
-        self._say, self._note = say, note
+        self._say, self._tell, self._stop = say, tell, stop
         self._told: set[str] = set()
         """ids of messages that say nothing, and were told of"""
 
@@ -51,10 +56,14 @@ class News:
         """Looks whether the queue can be used, and has a place for dead letters.
 
         Raises:
-            QueueTrouble: it can't.
+            SettingsError: it can't.
         """
-        if not self._queue.look().dead_letters:
-            self._say(f"the queue {shown(self._queue.url)} {NO_DEAD_LETTERS}")
+        try:
+            state = self._queue.look()
+        except QueueTrouble as error:
+            raise SettingsError(f"--queue-url can't be used: {error}") from error
+        if not state.dead_letters:
+            self._say(f"the queue {shown(self._queue.url)} {NO_DEAD_LETTERS}", Level.WARNING)
 
     @property
     def is_full(self) -> bool:
@@ -62,29 +71,32 @@ class News:
         return self._queue.is_full
 
     def prolong(self) -> None:
-        """Keeps the messages in hand; see `EventQueue.prolong`."""
+        """Keeps the messages in hand; see `Queue.prolong`."""
         self._queue.prolong()
 
     def receive(self, wait_seconds: int) -> set[str]:
         """Takes new messages; the names of the drops to look at for their sake.
 
+        Args:
+            wait_seconds: for the first of them; a watcher that is asked to end waits no longer.
+
         Raises:
             QueueTrouble: the queue does not answer, or refuses.
         """
-        new = self._queue.receive(wait_seconds)
+        new = self._ask(wait_seconds)
         foreign = {each.message_id: self._why_foreign(each) for each in new}
         # before anything is told, which may fail: what stays in hand is taken for ours, and deleted
         self._queue.let_go(each for each in new if foreign[each.message_id])
         for each in new:
             if problem := each.problem or foreign[each.message_id]:
-                self._tell(each, problem)
+                self._tell_of(each, problem)
         held = self._queue.held
         drops = set(chain.from_iterable(map(self._drops, held)))
         contents = {drop: self._cursor.content(drop) for drop in drops}  # once, not for each of all
         self._queue.delete([m for m in held if all(self._is_known(e, contents) for e in m.events)])
         return set(chain.from_iterable(map(self._drops, self._queue.held)))
 
-    def settle(self, waiting: Collection[str], failed: Collection[str]) -> None:
+    def acknowledge(self, waiting: Collection[str], failed: Collection[str]) -> None:
         """Deletes the messages about drops that are done with, and lets go of some others.
 
         Args:
@@ -97,6 +109,26 @@ class News:
         held = self._queue.held
         self._queue.let_go(each for each in held if not self._drops(each).isdisjoint(failed))
         self._queue.delete([each for each in held if self._drops(each).isdisjoint(waiting)])
+
+    def _ask(self, wait_seconds: int) -> list[Message]:
+        """Asks in a thread, which is left behind when the watcher is asked to end meanwhile.
+
+        A long poll can't be broken off, and SIGTERM gives a pod 30 seconds. What that thread is
+        still handed is hidden from others for a while and then comes again, as after a kill.
+        """
+        answer = Future[list[Message]]()
+
+        def ask() -> None:
+            try:
+                answer.set_result(self._queue.receive(wait_seconds))
+            except Exception as error:  # whoever waits for the answer gets it
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True, name="queue").start()
+        while not self._stop.reason:
+            if wait([answer], LOOK_SECONDS).done:
+                return answer.result()
+        return []
 
     def _drops(self, message: Message) -> set[str]:
         return {place[0] for place in self._places(message.events)}
@@ -131,33 +163,7 @@ class News:
                 return f"it is about {shown(event.uri)}, which is not under {shown(self._prefix)}"
         return ""
 
-    def _tell(self, message: Message, problem: str) -> None:
+    def _tell_of(self, message: Message, problem: str) -> None:
         if message.message_id not in self._told:
-            text = f"message {message.message_id} of the queue is left to it: {problem}"
-            self._note(text)
-            self._say(text)
+            self._tell(f"message {message.message_id} of the queue is left to it: {problem}")
             self._told.add(message.message_id)
-
-
-def listen(
-    settings: WatchSettings, cursor: Cursor, say: Say, note: Callable[[str], None]
-) -> News | None:
-    """The queue that the settings name, once it is known to answer; None where they name none.
-
-    Args:
-        settings: of the watcher.
-        cursor: see `News`.
-        say: likewise.
-        note: likewise.
-
-    Raises:
-        SettingsError: the queue can't be used.
-    """
-    if settings.queue_url is None:
-        return None
-    news = News(EventQueue(settings.queue_url), settings.input, cursor, say, note)
-    try:
-        news.check()
-    except QueueTrouble as error:
-        raise SettingsError(f"--queue-url can't be used: {error}") from error
-    return news

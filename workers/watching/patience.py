@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from workers.errors import LineError, QueueTrouble, StorageUnavailable
+from workers.logs import Level
 from workers.stopping import Stop
-from workers.wording import Say
+from workers.watching.telling import Say
 
 SHORTEST_STEP = 0.5
 """Between two looks at a clock, or whether the watcher was asked to end; seconds."""
@@ -63,7 +64,7 @@ class Patience:
             if self._once and what != "queue" and self._troubles[what] >= TRIES_ONCE:
                 raise
             wait = back_off(self._troubles[what])
-            self._say(f"{error}; tried again in {wait:.0f} s")
+            self._say(f"{error}; tried again in {wait:.0f} s", Level.ERROR)
             if what == "queue":
                 self._deaf_until = self._clock() + wait
             else:

@@ -4,28 +4,27 @@ The same is kept for its day, see `workers.watching.days`.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from itertools import islice
 from typing import Self
 
-from workers.errors import CommitError, ObjectMissing
+from workers.errors import CommitError, LineError, StorageError
 from workers.labels.commits import now
-from workers.labels.manifests import current_commits
-from workers.labels.parts import read_rows
 from workers.labels.rows import LABELLED
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri, redact, shown, written
+from workers.storage.uris import join_uri, shown, written
 from workers.summaries import RunSummary
-from workers.watching.cursor import UNCHANGED, Changes
+from workers.watching.cursor import Changes
+from workers.watching.problems import UNREADABLE, Problem
 from workers.wording import counted
 
 STATUS_NAME = "_status.json"
 NAMES_SHOWN = 20
-"""Of changed files, and of rows without an answer: enough to see what is wrong, and no list of
-all. Those are in the table."""
-_COLUMNS = ("image_uri", "image_member", "instruction_id", "status", "error_code", "error_message")
+"""Of changed files: enough to see what has come, and no list of all."""
+REASONS_SHOWN = 5
+"""Why parts of a drop are not labelled, the commonest first."""
 
 
 class State(StrEnum):
@@ -40,17 +39,6 @@ class State(StrEnum):
     """nothing can be done before something in it is changed"""
     GONE = "gone"
     """all of it was deleted; the labels are kept"""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A row without an answer."""
-
-    image: str
-    instruction_id: str
-    status: str
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +80,8 @@ class DropStatus:
     """shards that are not committed, by reason"""
 
     @classmethod
-    def begin(
-        cls,
-        drop: str,
-        state: State,
-        message: str,
-        *,
-        source: str,
-        labels: str,
-        changes: Changes = UNCHANGED,
-        files: int = 0,
-        size: int = 0,
-    ) -> Self:
+    def begin(cls, drop: str, state: State, message: str, *, source: str, labels: str) -> Self:
         """A first word on a drop; for what each means, see the fields."""
-        named = {"new": changes.new, "replaced": changes.replaced, "deleted": changes.deleted}
         moment = now()
         return cls(
             drop=drop,
@@ -115,19 +91,11 @@ class DropStatus:
             labels=labels,
             began_at=moment,
             updated_at=moment,
-            files=files,
-            size=size,
-            changes={kind: len(names) for kind, names in named.items()},
-            changed={
-                kind: tuple(map(written, names[:NAMES_SHOWN]))
-                for kind, names in named.items()
-                if names
-            },
         )
 
     @classmethod
     def read(cls, store: Store, labels: str) -> Self | None:
-        """What was told of a drop last; None where nothing was, or by another version.
+        """What was told of a drop last; None where nothing was, or it can't be read any more.
 
         Args:
             store: where the output lies.
@@ -135,8 +103,33 @@ class DropStatus:
         """
         try:
             return cls.from_json(store.get(join_uri(labels, STATUS_NAME)))
-        except (ObjectMissing, AttributeError, KeyError, TypeError, ValueError):
+        except (StorageError, AttributeError, KeyError, TypeError, ValueError):
             return None
+
+    def with_changes(self, changes: Changes) -> Self:
+        """With what is different since it was labelled last."""
+        named = {"new": changes.new, "replaced": changes.replaced, "deleted": changes.deleted}
+        some = {kind: tuple(map(written, names[:NAMES_SHOWN])) for kind, names in named.items()}
+        return replace(
+            self,
+            changes={kind: len(names) for kind, names in named.items()},
+            changed={kind: names for kind, names in some.items() if names},
+        )
+
+    def with_run(self, summary: RunSummary, problems: tuple[Problem, ...]) -> Self:
+        """With what became of its run."""
+        rows = sum(summary.counts.values())
+        return replace(
+            self,
+            run_id=summary.run_id,
+            rows=rows,
+            counts=dict(summary.counts),
+            reasons=dict(summary.errors),
+            masks=summary.targets,
+            kept=rows - summary.asked,
+            problems=problems,
+            not_done=dict(Counter(summary.failures.values()).most_common(REASONS_SHOWN)),
+        )
 
     def with_counts_of(self, before: Self | None) -> Self:
         """With the numbers of what is in the table, which an earlier status has."""
@@ -161,6 +154,7 @@ class DropStatus:
         """Reads what `to_json` wrote."""
         values = json.loads(text)
         values["state"] = State(values["state"])
+        values["not_read"] = tuple(values["not_read"])
         values["problems"] = tuple(Problem(**each) for each in values["problems"])
         values["changed"] = {kind: tuple(names) for kind, names in values["changed"].items()}
         return cls(**values)
@@ -168,32 +162,6 @@ class DropStatus:
     def write(self, store: Store) -> None:
         """Puts it beside the labels, over an older one."""
         store.put(join_uri(self.labels, STATUS_NAME), self.to_json())
-
-
-def find_problems(store: Store, output: str, run_id: str) -> tuple[Problem, ...]:
-    """The first rows without an answer that a run has committed; none where nothing is."""
-    return tuple(islice(_problems(store, output, run_id), NAMES_SHOWN))
-
-
-def _problems(store: Store, output: str, run_id: str) -> Iterator[Problem]:
-    try:
-        commits = [
-            each
-            for each in current_commits(store, output, run_id)
-            if any(status not in LABELLED for status in each.counts)
-        ]
-    except CommitError:  # nothing is committed
-        return
-    for row in read_rows(store, output, commits, _COLUMNS):
-        if row.status not in LABELLED:
-            member = f" in it: {row.image_member}" if row.image_member else ""
-            yield Problem(
-                redact(row.image_uri) + member,
-                row.instruction_id,
-                row.status,
-                row.error_code or "",
-                row.error_message or "",
-            )
 
 
 def say_what_came(summary: RunSummary, not_read: int) -> str:
@@ -207,6 +175,21 @@ def say_what_came(summary: RunSummary, not_read: int) -> str:
     said = f"labelled: {counted(answers, 'answer')} with {counted(summary.targets, 'mask')}"
     if without:
         said += f"; {counted(without, 'question')} without one, see `reasons` and `problems`"
+    if denied := summary.errors.get(UNREADABLE, 0):
+        said += (
+            f"; {denied:,} of these because the watcher may not read the image: give it the right,"
+            " or take the image away; tried again until then"
+        )
     if not_read:
         said += f"; {counted(not_read, 'file')} of a kind that is not read, see `not_read`"
     return f"{said}. The labels are in {shown(summary.output)}"
+
+
+def say_trouble(error: LineError) -> str:
+    """One sentence on a drop whose output, or whose input, can't be worked with."""
+    way_out = (
+        " Where a file of the output is damaged, remove it: what it said is made anew of the rest."
+        if isinstance(error, CommitError)
+        else ""
+    )
+    return f"{error}.{way_out} Tried again until then; what is labelled is kept"

@@ -10,8 +10,11 @@ with what is committed.
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from workers.driver import label_runs
+from workers.logs import Level
+from workers.markdown import one_line
 from workers.progress import Progress
 from workers.stopping import Stop
 from workers.storage.objects import Store
@@ -19,17 +22,22 @@ from workers.watching.backlog import Backlog, Waiting
 from workers.watching.cursor import Cursor
 from workers.watching.days import QUEUE, Days
 from workers.watching.drops import Drop
-from workers.watching.event_queue import VISIBILITY_SECONDS
+from workers.watching.gone import Gone
 from workers.watching.heartbeat import beating
-from workers.watching.leases import BEATS, Lease, Leases
-from workers.watching.news import listen
+from workers.watching.leases import BEATS, Lease, Leases, beat_all
+from workers.watching.messages import VISIBILITY_SECONDS, Queue
+from workers.watching.news import News
 from workers.watching.patience import SHORTEST_STEP, Patience, back_off
 from workers.watching.settings import WatchSettings
 from workers.watching.status import State
+from workers.watching.telling import Teller
 from workers.watching.waves import LabelRuns, Wave
+from workers.wording import counted
 
 POLL_SECONDS = 20.0
 """Of one question to a queue at most; SQS waits no longer."""
+MOST_NAMED = 20
+"""Of the drops that a watcher leaves when it ends."""
 
 
 class Watcher:
@@ -40,6 +48,7 @@ class Watcher:
         settings: with GPUs and precision settled.
         progress: hears of all that happens.
         stop: what ends the watching.
+        queue: that tells of what is new; without one, sweeps find it.
         label: labels runs; see `workers.driver.label_runs`.
         clock: seconds, never set back.
     """
@@ -50,19 +59,21 @@ class Watcher:
         settings: WatchSettings,
         progress: Progress,
         stop: Stop,
+        queue: Queue | None = None,
         label: LabelRuns = label_runs,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._stop, self._clock = settings, stop, clock
         self._say = progress.say
-        self._cursor, self._days = Cursor(store, settings.output), Days(store, settings.output)
+        self._cursor = cursor = Cursor(store, settings.output)
         self._leases = Leases(store, settings.output, settings.lease_seconds, clock)
-        self.backlog = Backlog(
-            store, settings, self._cursor, self._days, self._leases, progress, stop, clock
-        )
-        self._wave = Wave(store, settings, self._cursor, self._days, progress, stop, label)
+        teller = Teller(store, Days(store, settings.output), progress.say)
+        gone = Gone(store, settings, cursor, self._leases, teller)
+        self.backlog = Backlog(store, settings, cursor, gone, teller, stop, clock)
+        self._wave = Wave(store, settings, cursor, teller, progress, stop, label)
         self.patience = Patience(settings.once, stop, progress.say, clock)
-        self._news = listen(settings, self._cursor, progress.say, self._note_message)
+        tell = partial(teller.tell_by_page, QUEUE, source=settings.queue_url or "")
+        self.news = News(queue, settings.input, cursor, self._say, tell, stop) if queue else None
         self._in_hand: dict[str, Lease] = {}
 
     @property
@@ -76,31 +87,38 @@ class Watcher:
         Raises:
             LineError: nothing can be begun, and waiting will not help.
         """
-        beats = [self._beat, *([self._news.prolong] if self._news else [])]
+        beats = [self._beat]
         hold = self._settings.lease_seconds
-        if self._news:
+        if self.news:
+            self.news.check()
+            beats.append(self.news.prolong)
             hold = min(hold, VISIBILITY_SECONDS)
-        with beating(hold / BEATS, beats, self._say):
+        with beating(hold / BEATS, beats, self._say, self._stop.ask):
             while not self._stop.reason:
                 with self.patience.about("store"):
                     self.backlog.look()
                     self.label()
                 if self._settings.once and not self.is_anything_left():
-                    self._say_what_is_left()
                     break
                 self.hear()
-        if self._stop.reason:
-            self._say(f"{self._stop.reason}: the watcher ends; what is done is kept")
+        self._say_how_it_ends()
 
     def is_anything_left(self) -> bool:
         """That this watcher will come to: not what failed, nor what another one is doing."""
         waiting = self.backlog.waiting.values()
         return self.patience.is_troubled or any(not each.why_later for each in waiting)
 
-    def _say_what_is_left(self) -> None:
-        """To the next watcher, or the next time."""
-        for name, each in self.backlog.waiting.items():
-            self._say(f"{name}: left for another time, since {each.why_later}")
+    def _say_how_it_ends(self) -> None:
+        """And what is left: to the next watcher, or the next time."""
+        if stopped := self._stop.reason:
+            self._say(f"{stopped}: the watcher ends; what is done is kept")
+        waiting = sorted(self.backlog.waiting.items())
+        for name, each in waiting[:MOST_NAMED]:
+            why = "the watcher ends" if stopped else each.why_later
+            level = Level.ERROR if each.tries and not stopped else Level.INFO
+            self._say(f"{one_line(name)}: left for another time, since {why}", level)
+        if len(waiting) > MOST_NAMED:
+            self._say(f"and {counted(len(waiting) - MOST_NAMED, 'drop')} more, likewise")
 
     # ---- what is done ----
 
@@ -108,7 +126,7 @@ class Watcher:
         """Labels what is complete and in nobody else's hand, wave after wave."""
         while not self._stop.reason:
             try:
-                if not (drops := self._take_in_hand()):
+                if not (drops := self._lease_drops()):
                     return
                 for drop, state in self._wave.run(drops):
                     del self._in_hand[drop.name]
@@ -118,26 +136,26 @@ class Watcher:
                     lease.release()
                 self._in_hand.clear()
 
-    def _take_in_hand(self) -> list[tuple[Drop, Lease]]:
+    def _lease_drops(self) -> list[tuple[Drop, Lease]]:
         for each in self.backlog.complete():
             if len(self._in_hand) == self._settings.drops_at_once:
                 break
-            self._take_one(each)
+            self._lease_one(each)
         waiting = self.backlog.waiting
         return [(waiting[name].drop, lease) for name, lease in self._in_hand.items()]
 
-    def _take_one(self, each: Waiting) -> None:
+    def _lease_one(self, each: Waiting) -> None:
         name = each.drop.name
-        lease = self._leases.take(name)
+        lease = self._leases.acquire(name)
         if lease is None:
             each.is_elsewhere = self._leases.is_alive(name)
             self.backlog.put_off(each, self._settings.lease_seconds / BEATS)
             return
         self._in_hand[name] = lease  # first of all, so that it is given back whatever happens
-        settled = self.backlog.is_settled(each.drop, self._cursor.of(name))
-        if settled and not self._settings.refresh:
-            self._in_hand.pop(name).release()  # another one was first
-            self.backlog.forget(name)
+        # what was complete when it was found may have grown since, or another one was first
+        found = self.backlog.look_at(name)
+        if found is None or not found.is_complete:
+            self._in_hand.pop(name).release()
 
     def _account(self, drop: Drop, state: State) -> None:
         """What became of a drop: done with, or to be tried again some time."""
@@ -151,25 +169,21 @@ class Watcher:
         self.backlog.put_off(each, wait)
 
     def _beat(self) -> None:
-        for lease in list(self._in_hand.values()):
-            lease.beat()
+        beat_all(list(self._in_hand.values()))
 
     # ---- what is waited for ----
 
     def hear(self) -> None:
         """Waits for what comes first: a message, a drop that may be complete, the next sweep."""
         wait = min(max(self.backlog.next_look - self._clock(), 0.0), POLL_SECONDS)
-        if self._news is None or self.patience.is_deaf:
+        if self.news is None or self.patience.is_deaf:
             self.patience.sleep(max(wait, SHORTEST_STEP))
             return
         waiting = self.backlog.waiting
         with self.patience.about("queue"), self.patience.about("news"):
             # whole seconds, and never none: a queue that is asked all the time costs money
-            for name in self._news.receive(max(1, math.ceil(wait))) - waiting.keys():
+            for name in self.news.receive(max(1, math.ceil(wait))) - waiting.keys():
                 self.backlog.look_at(name)
-            self._news.settle(waiting.keys(), self.unfinished)
-            if self._news.is_full:  # then it was not waited for
+            self.news.acknowledge(waiting.keys(), self.unfinished)
+            if self.news.is_full:  # then it was not waited for
                 self.patience.sleep(max(wait, SHORTEST_STEP))
-
-    def _note_message(self, text: str) -> None:
-        self._days.note_by_itself(QUEUE, text, source=self._settings.queue_url or "")

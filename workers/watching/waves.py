@@ -1,59 +1,42 @@
 """A wave: drops in this watcher's hand, labelled together by the same replicas as one job.
 
 Each drop is a run of its own, planned, labelled and committed as by `jobs/label.py`, with a label
-table of its own; they share the model that was loaded once.
+table of its own; they share the model that was loaded once. What is wrong with a drop, or with its
+part of the output, is told with that drop, and the others go on.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from workers.driver import label_runs
-from workers.errors import LineError, PlanError, SettingsError, StorageError
+from workers.errors import (
+    CommitError,
+    LineError,
+    OutputUnwritable,
+    PlanError,
+    SettingsError,
+    StorageError,
+)
 from workers.exports.formats import FORMATS, export_run
 from workers.labels.commits import now
 from workers.markdown import one_line
 from workers.progress import Progress
-from workers.runs import Run, plan_run
-from workers.shards.kinds import is_read
+from workers.runs import Run
 from workers.stopping import Stop
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri, written
+from workers.storage.uris import join_uri
 from workers.summaries import RunSummary
-from workers.watching.cursor import Changes, Cursor
-from workers.watching.days import Days
-from workers.watching.drop_settings import settle_drop
-from workers.watching.drops import SETTINGS_NAME, Drop, list_drop
+from workers.watching.cursor import Cursor
+from workers.watching.drops import Drop
 from workers.watching.leases import Lease
+from workers.watching.planning import UNREAD, InHand, Planner
+from workers.watching.problems import UNREADABLE, find_problems
 from workers.watching.settings import WatchSettings
-from workers.watching.status import (
-    NAMES_SHOWN,
-    DropStatus,
-    State,
-    find_problems,
-    say_what_came,
-)
+from workers.watching.status import State, say_trouble, say_what_came
+from workers.watching.telling import Teller
 
-REASONS_TOLD = 5
-"""Why parts of a drop are not labelled, the commonest first."""
 LabelRuns = Callable[[Sequence[Run], Progress, Stop], Iterator[RunSummary]]
 """See `workers.driver.label_runs`."""
-
-
-@dataclass(slots=True)
-class Taken:
-    """A drop in hand."""
-
-    drop: Drop
-    lease: Lease
-    content: Mapping[str, str]
-    """etags by name, of what was in it when it was taken"""
-    status: DropStatus
-    """as it was told last"""
-    not_read: int = 0
-    """files that say nothing to the line"""
-    forms: Sequence[str] = ()
-    """that its labels are wanted in, too"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +47,7 @@ class Wave:
         store: where everything lies.
         settings: of the watcher, with GPUs and precision settled.
         cursor: what is labelled already; is told of each drop that is.
-        days: hears what became of each drop, too.
+        teller: tells what became of each drop.
         progress: hears of all that happens.
         stop: what may end the work early.
         label: labels the runs.
@@ -73,7 +56,7 @@ class Wave:
     store: Store
     settings: WatchSettings
     cursor: Cursor
-    days: Days
+    teller: Teller
     progress: Progress
     stop: Stop
     label: LabelRuns = label_runs
@@ -81,13 +64,14 @@ class Wave:
     def run(self, drops: Sequence[tuple[Drop, Lease]]) -> Iterator[tuple[Drop, State]]:
         """Labels drops, and tells what became of each as soon as that is known.
 
-        Nothing is told of those that were not begun when there is a reason to stop.
+        Nothing is told of those that were not begun when there is a reason to stop. Those that are
+        still `State.LABELLING` must be looked at again.
 
         Raises:
             LineError: nothing could be begun, for a reason that concerns all drops.
             KeyboardInterrupt: it came while they were labelled; what became of them is told.
         """
-        runs: dict[str, tuple[Taken, Run]] = {}
+        runs: dict[str, tuple[InHand, Run]] = {}
         yield from self._plan_all(drops, runs)
         interrupted = False
         if planned := [run for _, run in runs.values()]:
@@ -99,75 +83,49 @@ class Wave:
             raise KeyboardInterrupt
 
     def _plan_all(
-        self, drops: Sequence[tuple[Drop, Lease]], runs: dict[str, tuple[Taken, Run]]
+        self, drops: Sequence[tuple[Drop, Lease]], runs: dict[str, tuple[InHand, Run]]
     ) -> Iterator[tuple[Drop, State]]:
         """Fills in the runs, and tells of the drops that have none."""
+        planner = Planner(self.store, self.settings, self.cursor, self.progress.say)
         for drop, lease in drops:
             if self.stop.reason:
                 break
-            each = self._take(drop, lease)
+            each = InHand.begin(drop, lease, self.settings.output)
             try:
-                run = self._plan(each)
+                if (run := planner.plan(each)) is not None:
+                    each.status.write(self.store)
             except PlanError as error:
-                yield each.drop, self._tell(each, State.REFUSED, f"{error}")
-            except (SettingsError, StorageError) as error:  # of the model, or of what changes now
-                yield each.drop, self._tell(each, State.UNFINISHED, f"{error}")
+                refusal = self.settings.refusal_of(each.drop.digest)
+                yield drop, self._tell(each, State.REFUSED, f"{error}", refusal)
+            except SettingsError as error:  # of the model
+                yield drop, self._tell(each, State.UNFINISHED, f"{error}")
+            except (CommitError, StorageError) as error:
+                yield drop, self._tell(each, State.UNFINISHED, say_trouble(error))
             else:
-                runs[run.ledger.run_id] = each, run
+                if run is None:
+                    yield drop, self._leave(each, "it changed while it was planned")
+                else:
+                    runs[run.ledger.run_id] = each, run
 
-    def _take(self, drop: Drop, lease: Lease) -> Taken:
-        exclude = (self.settings.output,)
-        content = dict(list_drop(self.store, drop, exclude))
-        before = self.cursor.content(drop.name)
-        status = DropStatus.begin(
-            drop.name,
-            State.LABELLING,
-            f"the watcher {lease.holder} has it in hand",
-            source=drop.input,
-            labels=join_uri(self.settings.output, drop.name),
-            changes=Changes.between(before, content),
-            files=drop.files,
-            size=drop.size,
-        )
-        unread = sorted(name for name in content if not is_read(name, content))
-        unread = [name for name in unread if name != SETTINGS_NAME]
-        status = replace(status, not_read=tuple(map(written, unread[:NAMES_SHOWN])))
-        taken = Taken(drop, lease, content, status, len(unread))
-        status.write(self.store)
-        return taken
-
-    def _plan(self, each: Taken) -> Run:
-        try:
-            settings = settle_drop(self.store, each.drop, self.settings)
-        except SettingsError as error:  # all others are about the watcher's own
-            raise PlanError(f"{error}") from error
-        each.forms = settings.forms
-        return plan_run(settings, self.progress.say, shallow=each.drop.is_loose)
-
-    def _end(self, each: Taken, run: Run, summary: RunSummary) -> State:
+    def _end(self, each: InHand, run: Run, summary: RunSummary) -> State:
         """What is to be told of a drop whose run has ended."""
-        store, output = self.store, summary.output
-        each.status = replace(
-            each.status,
-            run_id=summary.run_id,
-            rows=sum(summary.counts.values()),
-            counts=dict(summary.counts),
-            reasons=dict(summary.errors),
-            masks=summary.targets,
-            kept=sum(summary.counts.values()) - summary.asked,
-            problems=find_problems(store, output, summary.run_id) if summary.errors else (),
-            not_done=dict(Counter(summary.failures.values()).most_common(REASONS_TOLD)),
-        )
-        if each.lease.is_lost:
-            self.progress.say(
-                f"{one_line(each.drop.name)}: its lease was lost meanwhile; looked at again"
-            )
-            return State.LABELLING
+        try:
+            if summary.trouble is not None:
+                raise summary.trouble
+            output, run_id = summary.output, summary.run_id
+            problems = find_problems(self.store, output, run_id) if summary.errors else ()
+        except (CommitError, OutputUnwritable, StorageError) as error:
+            return self._tell(each, State.UNFINISHED, say_trouble(error))
+        each.status = each.status.with_run(summary, problems)
         message = say_what_came(summary, each.not_read)
         if summary.failures:
             return self._tell(each, State.UNFINISHED, message)
-        message += "".join(self._export(run, form) for form in each.forms)
-        return self._tell(each, State.DONE, message)
+        if not each.lease.is_lost:
+            message += "".join(self._export(run, form) for form in each.forms)
+        if UNREADABLE in summary.errors:
+            mark = f"{each.drop.digest}{UNREAD}"
+            return self._tell(each, State.UNFINISHED, message, mark)
+        return self._tell(each, State.DONE, message, each.drop.digest)
 
     def _export(self, run: Run, form: str) -> str:
         """What is to be said of the file in another form; without it, the labels are as good."""
@@ -179,20 +137,24 @@ class Wave:
             return f"; {name} could not be written: {error}"
         return f"; also written as {name}"
 
-    def _tell(self, each: Taken, state: State, message: str) -> State:
+    def _tell(self, each: InHand, state: State, message: str, mark: str = "") -> State:
         """For the person who dropped it; a successor's words are not written over.
 
-        The mark comes last: whoever is killed before it has the drop looked at and told of again.
-        What is refused has it too, since nothing can be done before something in it changes.
+        The mark for the cursor comes last: whoever is killed before it has the drop looked at and
+        told of again. What is refused has one, too, since nothing can be done before something in
+        it changes.
         """
+        if each.lease.is_lost:
+            return self._leave(each, "its lease was lost meanwhile")
         each.status = replace(each.status, state=state, message=message, updated_at=now())
-        self.progress.say(f"{one_line(each.drop.name)}: {message}")
-        if not each.lease.is_lost:
-            each.status.write(self.store)
-            self.days.note(each.status)
-        if state is not State.UNFINISHED and not each.lease.is_lost:
-            digest = each.drop.digest
-            noted = self.settings.refusal_of(digest) if state is State.REFUSED else digest
-            self.cursor.put(each.drop.name, noted, each.content.items())
+        told = self.teller.tell(each.status, on_purpose=bool(self.stop.reason))
+        if mark and told is state:
+            self.cursor.put(each.drop.name, mark, each.content.items())
         each.lease.release()
-        return state
+        return told
+
+    def _leave(self, each: InHand, why: str) -> State:
+        """Tells nothing of a drop but a line, and has it looked at again."""
+        self.progress.say(f"{one_line(each.drop.name)}: {why}; looked at again")
+        each.lease.release()
+        return State.LABELLING

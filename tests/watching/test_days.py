@@ -1,0 +1,39 @@
+from workers.storage.local import LocalStore
+
+
+def test_the_page_of_the_day_tells_of_every_drop(place):
+    (place.drop("friday | 1", 0) / "bad.jpg").write_bytes(b"x")
+    place.drop("empty")
+    (place.input / "empty" / "x.docx").touch()
+    place.watch_once()
+    (page,) = (place.output / "_days").glob("*.md")
+    text = page.read_text()
+    assert "2 drops, 1 answer," in text
+    assert "friday \\| 1" in text
+    assert "refused" in text
+    assert "nothing to label" in text
+    assert "image_unknown_format" in text
+
+
+def test_a_day_with_many_drops_has_each_entry_read_once(place, monkeypatch):
+    for name in "abcdef":
+        place.drop(name, 0)
+    read, get = [], LocalStore.get
+
+    def counting(store, uri, *arguments, **more):
+        read.append(uri)
+        return get(store, uri, *arguments, **more)
+
+    monkeypatch.setattr(LocalStore, "get", counting)
+    place.watch_once()
+    entries = [uri for uri in read if "/_days/" in uri]
+    assert len(entries) == len(set(entries)) == 6
+
+
+def test_of_a_drop_that_is_labelled_twice_a_day_its_answers_count_once(place):
+    place.drop("friday", 0)
+    place.watch_once()
+    place.drop("friday", 1)
+    place.watch_once()
+    (page,) = (place.output / "_days").glob("*.md")
+    assert "1 drop, 2 answers" in page.read_text()

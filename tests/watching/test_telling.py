@@ -1,0 +1,82 @@
+import pytest
+
+from tests.watching.labelling import never
+from workers.errors import AccessDenied
+from workers.logs import Level
+from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.watching.days import Days
+from workers.watching.status import DropStatus, State
+from workers.watching.telling import Teller
+
+
+@pytest.mark.parametrize("call", ["-monday.json", ".md", "labelled/monday/"])
+def test_a_store_that_fails_while_a_drop_is_told_of_leaves_no_drop_untold(place, monkeypatch, call):
+    place.drop("monday", 0)
+    refuse_once(monkeypatch, call)
+    with pytest.raises(AccessDenied):
+        place.watch_once()
+    place.watch_once("--lease-seconds", "1")
+    assert place.status("monday")["state"] == "done"
+    (page,) = (place.output / "_days").glob("*.md")
+    assert "| monday | done |" in page.read_text()
+    place.watch_once(label=never)
+
+
+def refuse_once(monkeypatch, call: str) -> None:
+    put = LocalStore.put
+
+    def failing(store, uri, data):
+        if call in uri and b'"labelling"' not in data:
+            monkeypatch.setattr(LocalStore, "put", put)
+            raise AccessDenied("no such right")
+        return put(store, uri, data)
+
+    monkeypatch.setattr(LocalStore, "put", failing)
+
+
+def test_a_drop_whose_status_can_not_be_written_is_told_of_on_the_page_and_told_again(
+    place, monkeypatch
+):
+    place.drop("monday", 0)
+    place.drop("friday", 1)
+    refuse_once(monkeypatch, "monday/_status.json")
+    assert place.watch_once().unfinished == ["monday"]
+    assert place.status("friday")["state"] == "done"
+    (page,) = (place.output / "_days").glob("*.md")
+    assert "| monday | unfinished |" in page.read_text()
+    assert "Its \\_status.json can't be written: no such right" in page.read_text()
+    place.watch_once()
+    assert place.status("monday")["state"] == "done"
+    place.watch_once(label=never)
+
+
+def test_what_is_told_matters_as_much_as_what_became_of_the_drop():
+    said, store = [], MemoryStore()
+    teller = Teller(store, Days(store, "mem://b/out"), lambda *line: said.append(line))
+    for state in State:
+        labels = f"mem://b/out/{state}"
+        status = DropStatus.begin(f"{state}", state, "said", source="mem://b/in", labels=labels)
+        assert teller.tell(status) is state
+        assert DropStatus.read(store, labels) == status
+    stopped = DropStatus.begin(
+        "stopped", State.UNFINISHED, "said", source="", labels="mem://b/out/s"
+    )
+    teller.tell(stopped, on_purpose=True)
+    teller.tell_by_page("no name", "it has none", source="mem://b/in")
+    assert dict(said) == {
+        "labelling: said": Level.INFO,
+        "done: said": Level.INFO,
+        "unfinished: said": Level.ERROR,
+        "refused: said": Level.WARNING,
+        "gone: said": Level.INFO,
+        "stopped: said": Level.INFO,
+        "no name: it has none": Level.WARNING,
+    }
+
+
+def test_a_name_with_line_breaks_is_told_in_one_line(place):
+    place.drop("a\nwatch: b: labelled\x1b[31m", 0)
+    place.watch_once()
+    assert "\nwatch: b" not in place.told.getvalue()
+    assert "\x1b" not in place.told.getvalue()

@@ -1,0 +1,175 @@
+"""Drops that change: between two waves, while one is planned, and while it is labelled."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.here import label_runs_here
+from tests.photos import load_photos
+from tests.same import assert_same_rows
+from tests.watching.labelling import by_image, never, undisturbed
+from workers.runs import plan_run
+from workers.storage.stores import Anywhere
+
+
+def test_what_is_added_replaced_and_deleted_makes_the_table_follow(place):
+    folder = place.drop("friday", 0, 1, 2)
+    place.watch_once()
+    first = {row.image_uri: row.created_at for row in place.rows("friday")}
+    (folder / "0.jpg").write_bytes(load_photos()[5].data)
+    (folder / "1.jpg").unlink()
+    (folder / "9.jpg").write_bytes(load_photos()[6].data)
+    place.watch_once()
+    status = place.status("friday")
+    assert status["changes"] == {"new": 1, "replaced": 1, "deleted": 1}
+    assert status["changed"] == {"new": ["9.jpg"], "replaced": ["0.jpg"], "deleted": ["1.jpg"]}
+    assert (status["rows"], status["kept"]) == (3, 1)
+    assert place.images("friday") == ["0.jpg", "2.jpg", "9.jpg"]
+    second = {row.image_uri: row.created_at for row in place.rows("friday")}
+    same = {uri for uri in first.keys() & second.keys() if first[uri] == second[uri]}
+    assert same == {str(folder / "2.jpg")}  # the others were asked
+
+
+def test_a_drop_that_changes_while_it_is_labelled_ends_as_if_it_had_never_been_other(place):
+    folder = place.drop("friday", 0, 1, 2)
+    other, data = load_photos()[5].data, load_photos()[6].data
+
+    def meanwhile(runs, progress, stop):
+        (folder / "0.jpg").write_bytes(other)  # after the plan, before it is read
+        (folder / "2.jpg").unlink()
+        (folder / "7.jpg").write_bytes(data)
+        return label_runs_here(runs, progress, stop)
+
+    place.watch_once(label=meanwhile)
+    place.watch_once()
+    assert place.status("friday")["changes"] == {"new": 1, "replaced": 1, "deleted": 1}
+    assert place.images("friday") == ["0.jpg", "1.jpg", "7.jpg"]
+    assert_same_rows(by_image(place.rows("friday")), by_image(undisturbed(place, folder)))
+
+
+# ---- lists ----
+
+
+def list_in(folder: Path, *names: str) -> None:
+    lines = (json.dumps({"image": name}) for name in names)
+    (folder / "list.jsonl").write_text("\n".join(lines))
+
+
+def test_an_image_that_a_list_names_is_labelled_again_when_it_is_replaced_or_comes_late(place):
+    folder = place.drop("friday", 0, 1)
+    list_in(folder, "0.jpg", "1.jpg", "2.jpg")
+    place.watch_once()
+    assert place.status("friday")["reasons"] == {"image_missing": 1}
+    before = {row.image_uri: row for row in place.rows("friday")}
+    (folder / "0.jpg").write_bytes(load_photos()[5].data)
+    place.drop("friday", 2)
+    place.watch_once()
+    after = {row.image_uri: row for row in place.rows("friday")}
+    replaced, same, late = (str(folder / f"{number}.jpg") for number in range(3))
+    assert after[replaced].image_sha256 == sha256(load_photos()[5].data).hexdigest()
+    assert after[same].created_at == before[same].created_at
+    assert after[late].error_code is None
+    assert place.status("friday")["kept"] == 1
+    place.watch_once(label=never)
+
+
+# ---- drops that change while they are looked at ----
+
+
+def test_a_drop_that_changes_between_sweep_and_plan_is_labelled_as_it_is_then(place, clock):
+    folder = place.drop("friday", 0)
+    watcher = place.watcher(clock=clock)
+    watcher.backlog.look()
+    (folder / "0.jpg").write_bytes(load_photos()[5].data)
+    watcher.label()
+    assert place.status("friday")["state"] == "done"
+    check_that_the_labels_are_of(place, folder)
+    place.watch_once(label=never)
+
+
+def test_a_drop_that_changed_after_the_sweep_and_back_after_its_plan_is_labelled_again(
+    place, clock
+):
+    folder, swapped = place.drop("friday", 0, 1), SwapsTwo()
+    watcher = place.watcher(clock=clock)
+    watcher.backlog.look()
+    swapped(folder)
+    watcher.label()
+    swapped(folder)  # the very same files, with the same etags, lie there again
+    place.watch_once()
+    check_that_the_labels_are_of(place, folder)
+
+
+def test_a_drop_that_changes_and_changes_back_before_its_plan_is_labelled_as_it_was(place, clock):
+    folder, swapped = place.drop("friday", 0, 1), SwapsTwo()
+    watcher = place.watcher(clock=clock)
+    watcher.backlog.look()
+    swapped(folder)
+    swapped(folder)
+    watcher.label()
+    assert place.status("friday")["state"] == "done"
+    check_that_the_labels_are_of(place, folder)
+    place.watch_once(label=never)
+
+
+@pytest.mark.parametrize("is_back", [False, True], ids=["changed", "changed back"])
+def test_a_drop_that_changes_while_it_is_planned_is_looked_at_again(
+    place, clock, monkeypatch, is_back
+):
+    folder, swapped = place.drop("friday", 0, 1), SwapsTwo()
+
+    def planning(*arguments, **more):
+        monkeypatch.setattr("workers.watching.planning.plan_run", plan_run)
+        swapped(folder)
+        return plan_run(*arguments, **more)
+
+    monkeypatch.setattr("workers.watching.planning.plan_run", planning)
+    watcher = place.watcher(clock=clock, label=never)
+    watcher.backlog.look()
+    watcher.label()
+    assert "friday: it changed while it was planned; looked at again" in place.told.getvalue()
+    assert not (place.output / "friday").exists()
+    if is_back:
+        swapped(folder)
+    assert place.watch_once().unfinished == []
+    check_that_the_labels_are_of(place, folder)
+
+
+def test_a_drop_that_is_away_while_it_is_planned_is_not_refused_for_good(place, clock, monkeypatch):
+    folder = place.drop("friday", 0)
+
+    def planning(*arguments, **more):
+        monkeypatch.setattr("workers.watching.planning.plan_run", plan_run)
+        folder.rename(folder.with_name("_away"))
+        return plan_run(*arguments, **more)
+
+    monkeypatch.setattr("workers.watching.planning.plan_run", planning)
+    watcher = place.watcher(clock=clock)
+    watcher.backlog.look()
+    watcher.label()
+    folder.with_name("_away").rename(folder)
+    place.watch_once()
+    assert place.status("friday")["state"] == "done"
+
+
+class SwapsTwo:
+    """Gives two photos of a drop each other's names; all else about the files stays."""
+
+    def __call__(self, folder: Path) -> None:
+        one, other, aside = folder / "0.jpg", folder / "1.jpg", folder / ".aside"
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
+
+
+def check_that_the_labels_are_of(place, folder: Path) -> None:
+    """Each row is about the bytes that lie there, with the etag that they have."""
+    store = Anywhere()
+    there = {
+        str(path): (sha256(path.read_bytes()).hexdigest(), store.stat(str(path)).etag)
+        for path in folder.glob("*.jpg")
+    }
+    rows = {row.image_uri: (row.image_sha256, row.image_etag) for row in place.rows("friday")}
+    assert rows == there
