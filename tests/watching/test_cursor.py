@@ -2,6 +2,7 @@ import gzip
 
 import pytest
 
+from workers.errors import AccessDenied
 from workers.storage.memory import MemoryStore
 from workers.watching.cursor import MOST_KEPT, Changes, Cursor
 
@@ -74,3 +75,26 @@ def test_a_list_that_is_damaged_is_as_good_as_none(store, data):
     store.put(f"{OUT}/_watch/labelled/a/one.jsonl.gz", data)
     assert Cursor(store, OUT).of("a") == {"one"}
     assert Cursor(store, OUT).content("a") == {}
+
+
+def test_a_list_that_may_not_be_read_is_as_good_as_none(store, monkeypatch):
+    Cursor(store, OUT).put("a", "one", [("1.jpg", "e1")])
+
+    def denied(*_):
+        raise AccessDenied("another user wrote it")
+
+    monkeypatch.setattr(store, "get", denied)
+    assert Cursor(store, OUT).content("a") == {}
+
+
+def test_a_drop_that_something_was_told_of_is_known_until_it_is_labelled_or_forgotten(store):
+    cursor = Cursor(store, OUT)
+    cursor.begin("a")
+    assert (cursor.begun(), cursor.knows("a"), cursor.of("a")) == ({"a"}, True, frozenset())
+    cursor.put("a", "one", [])
+    assert (cursor.begun(), cursor.knows("a")) == (frozenset(), True)
+    cursor.begin("b")
+    for name in ("a", "b"):
+        cursor.forget(name)
+        assert not cursor.knows(name)
+    assert cursor.begun() == frozenset()

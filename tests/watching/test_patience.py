@@ -1,10 +1,10 @@
 import pytest
 
-from workers.errors import (
-    StorageUnavailable,
-)
+from workers.errors import QueueTrouble, StorageUnavailable
+from workers.logs import Level
+from workers.stopping import Stop
 from workers.watching.drops import find_drops
-from workers.watching.patience import LONGEST_WAIT, back_off
+from workers.watching.patience import LONGEST_WAIT, Patience, back_off
 
 
 def test_a_store_that_is_away_is_waited_for(place, monkeypatch):
@@ -38,3 +38,13 @@ def test_once_a_store_that_stays_away_ends_the_watcher(place, monkeypatch):
 def test_waits_grow_to_an_hour_at_most():
     assert [back_off(tries) for tries in (1, 2, 3)] == [5, 10, 20]
     assert back_off(10_000) == LONGEST_WAIT <= 3_600
+
+
+def test_what_is_waited_for_is_told_as_an_error(clock):
+    said = []
+    patience = Patience(False, Stop(), lambda *line: said.append(line), clock)
+    patience.sleep = clock.pass_by
+    for what, error in (("store", StorageUnavailable("away")), ("queue", QueueTrouble("away"))):
+        with patience.about(what):
+            raise error
+    assert said == [("away; tried again in 5 s", Level.ERROR)] * 2

@@ -91,21 +91,25 @@ class Wave:
             if self.stop.reason:
                 break
             each = InHand.begin(drop, lease, self.settings.output)
-            try:
-                if (run := planner.plan(each)) is not None:
-                    each.status.write(self.store)
-            except PlanError as error:
-                refusal = self.settings.refusal_of(each.drop.digest)
-                yield drop, self._tell(each, State.REFUSED, f"{error}", refusal)
-            except SettingsError as error:  # of the model
-                yield drop, self._tell(each, State.UNFINISHED, f"{error}")
-            except (CommitError, StorageError) as error:
-                yield drop, self._tell(each, State.UNFINISHED, say_trouble(error))
+            run = self._plan(planner, each)
+            if isinstance(run, State):
+                yield drop, run
             else:
-                if run is None:
-                    yield drop, self._leave(each, "it changed while it was planned")
-                else:
-                    runs[run.ledger.run_id] = each, run
+                runs[run.ledger.run_id] = each, run
+
+    def _plan(self, planner: Planner, each: InHand) -> Run | State:
+        """The run of a drop; where it has none, what was told of it."""
+        try:
+            if (run := planner.plan(each)) is not None:
+                each.status.write(self.store)
+        except PlanError as error:
+            refusal = self.settings.refusal_of(each.drop.digest)
+            return self._tell(each, State.REFUSED, f"{error}", refusal)
+        except SettingsError as error:  # of the model
+            return self._tell(each, State.UNFINISHED, f"{error}")
+        except (CommitError, StorageError) as error:
+            return self._tell(each, State.UNFINISHED, say_trouble(error))
+        return run or self._leave(each, "it changed while it was planned")
 
     def _end(self, each: InHand, run: Run, summary: RunSummary) -> State:
         """What is to be told of a drop whose run has ended."""
