@@ -54,13 +54,15 @@ class Recipe:
     absent: int = 1
     """categories that a photo has not, and is asked for"""
     views: str = "mirrored"
+    mask_of: str = "instance"
+    """or `category`: where the origin tells no instances apart, or an answer can't hold them"""
 
 
 RECIPES = {
     "coco_cc": Recipe(steps=3000, absent=2),
     "hydroponic_plants": Recipe(steps=2500, absent=0),
-    "facades": Recipe(steps=2500),
-    "aerial_dubai": Recipe(steps=2500, views="turned"),
+    "facades": Recipe(steps=2500, mask_of="category"),
+    "aerial_dubai": Recipe(steps=2500, views="turned", mask_of="category"),
     "nuclei_dsb2018": Recipe(steps=2500, absent=0, views="turned"),
 }
 
@@ -70,6 +72,7 @@ class Outcome:
     """What came out for a domain."""
 
     domain: str
+    mask_of: str
     photos: tuple[int, int]
     """learned from, scored"""
     questions: tuple[int, int]
@@ -110,7 +113,7 @@ def learn(name: str, data: Path, place: Path, recipe: Recipe, more: Sequence[str
         run(
             *("convert", "--from", "coco", "--input", f"{place}/{side}.json"),
             *("--images", f"{place}/photos", "--output", f"{place}/{side}"),
-            *("--absent", f"{recipe.absent}"),
+            *("--absent", f"{recipe.absent}", "--mask-of", recipe.mask_of),
         )
     asked = tuple(write_questions(place, side) for side in ("learn", "score"))
     before = score(place, "before", ())
@@ -123,7 +126,9 @@ def learn(name: str, data: Path, place: Path, recipe: Recipe, more: Sequence[str
     )
     minutes, cpu = (time.monotonic() - began) / 60, (_cpu_seconds() - used) / 60
     after = score(place, "after", ("--model", f"{place}/trained/model"))
-    return Outcome(name, counts, asked, round(cpu, 1), round(minutes, 1), before, after)
+    return Outcome(
+        name, recipe.mask_of, counts, asked, round(cpu, 1), round(minutes, 1), before, after
+    )
 
 
 def score(place: Path, when: str, model: Sequence[str]) -> dict[str, float]:

@@ -38,6 +38,22 @@ def test_every_category_of_an_image_is_asked_and_has_all_its_masks(tmp_path):
             assert len(kept) == len(drawn)
 
 
+def test_all_of_a_category_can_be_one_mask(tmp_path):
+    flags = ("--absent", "0", "--mask-of", "category")
+    rows = convert("coco", source(tmp_path), tmp_path / "gold", *flags)
+    apart = convert("coco", source(tmp_path), tmp_path / "apart", "--absent", "0")
+    assert any(len(masks(row)) > 2 for row in apart)
+    for row, instances_row in zip(rows, apart, strict=True):
+        assert row.instruction == instances_row.instruction
+        kept = [each for each in instances_row.targets if IGNORE_REGION not in each.flags]
+        assert row.answer_text.count("[SEG]") == min(1, len(kept))
+        assert len(row.targets) == min(1, len(kept)) + len(instances_row.targets) - len(kept)
+        if kept:
+            together = np.logical_or.reduce(masks(instances_row)[: len(kept)])
+            assert np.array_equal(masks(row)[0], together)
+            assert row.targets[0].category_id == kept[0].category_id
+
+
 def test_a_crowd_is_a_region_to_ignore_and_no_mask_of_the_answer(tmp_path, capsys):
     rows = convert("coco", source(tmp_path), tmp_path / "gold")
     (crowd,) = [each for each in COCO["annotations"] if each["iscrowd"]]

@@ -8,6 +8,7 @@ file.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from workers.errors import PlanError, RecordRejected
 from workers.imports.annotations import Annotations, Id, place_image, read_key
@@ -100,6 +101,9 @@ def _ask_category(
         ignored = _join([read_segmentation(each.get("segmentation")) for each in crowds])
     except RecordRejected as error:
         return refuse_question(asked, Rejection.of(error), origin)
+    if source.mask_of == "category" and targets:
+        shapes = tuple(each.shape for each in targets)
+        targets = [replace(targets[0], shape=Union(shapes))]
     answer = compose_unnamed(len(targets), f"{origin.image}\n{name}")
     return answer_question(asked, answer, targets, origin, ignored)
 

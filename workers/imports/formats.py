@@ -61,6 +61,6 @@ FORMATS: Mapping[str, Format] = {
     "reasonseg": Format(
         read_reasonseg, _digest_folder, frozenset({"sentence_form", "name_form"}), is_folder=True
     ),
-    "coco": Format(read_coco, _digest_input, frozenset({"absent", "name_form"})),
+    "coco": Format(read_coco, _digest_input, frozenset({"absent", "mask_of", "name_form"})),
 }
 """By the name that `--from` takes."""

@@ -7,7 +7,7 @@ from typing_extensions import TypeAliasType
 
 from workers.errors import SettingsError
 from workers.imports.formats import FORMATS
-from workers.imports.source import ABSENT, Referring, Source
+from workers.imports.source import ABSENT, MaskOf, Referring, Source
 from workers.imports.wording import NAME_FORM, SENTENCE_FORM
 from workers.records.pictures import PictureLimits
 from workers.settings_names import flag_of
@@ -72,6 +72,9 @@ class ConvertSettings(FlagSettings):
     absent: int = Field(default=ABSENT, ge=0, le=100_000)
     """of coco: how many categories that an image has not are asked of it, as questions that nothing
     matches"""
+    mask_of: MaskOf = "instance"
+    """of coco: a mask for each instance, or one for all of a category in an image: for surfaces
+    that nobody counts, such as water, and for more things than an answer can name one by one"""
     name_form: Form = NAME_FORM
     """of refcoco, coco and reasonseg: how something that has a name is asked for; '{}' asks with
     the name alone"""
@@ -97,6 +100,7 @@ class ConvertSettings(FlagSettings):
             split=self.split,
             referring=self.referring,
             absent=self.absent,
+            mask_of=self.mask_of,
             name_form=self.name_form,
             sentence_form=self.sentence_form,
         )

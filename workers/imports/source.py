@@ -18,6 +18,7 @@ from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 
 Referring = Literal["single", "multi", "both"]
+MaskOf = Literal["instance", "category"]
 READ_BYTES = 2**20
 NAMES_LOOKED_AT = 10_000  # beside a file that is not there
 ABSENT = 3
@@ -40,6 +41,8 @@ class Source:
     """whether expressions are asked one by one, several at once, or both"""
     absent: int = ABSENT
     """categories that an image has not, asked of each"""
+    mask_of: MaskOf = "instance"
+    """whether each instance has a mask of its own, or all of a category in an image have one"""
     name_form: str = NAME_FORM
     """how something that has a name is asked for; the name stands at `{}`"""
     sentence_form: str = SENTENCE_FORM
