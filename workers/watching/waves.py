@@ -5,7 +5,7 @@ table of its own; they share the model that was loaded once. What is wrong with 
 part of the output, is told with that drop, and the others go on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from workers.driver import label_runs
@@ -40,8 +40,8 @@ LabelRuns = Callable[[Sequence[Run], Progress, Stop], Iterator[RunSummary]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wave:
-    """Labels drops for a watcher.
+class Waves:
+    """Labels drops for a watcher, wave after wave.
 
     Args:
         store: where everything lies.
@@ -72,40 +72,44 @@ class Wave:
             KeyboardInterrupt: it came while they were labelled; what became of them is told.
         """
         runs: dict[str, tuple[InHand, Run]] = {}
-        yield from self._plan_all(drops, runs)
-        interrupted = False
-        if planned := [run for _, run in runs.values()]:
-            for summary in self.label(planned, self.progress, self.stop):
-                each, run = runs[summary.run_id]
-                yield each.drop, self._end(each, run, summary)
-                interrupted = interrupted or summary.interrupted
-        if interrupted:
-            raise KeyboardInterrupt
-
-    def _plan_all(
-        self, drops: Sequence[tuple[Drop, Lease]], runs: dict[str, tuple[InHand, Run]]
-    ) -> Iterator[tuple[Drop, State]]:
-        """Fills in the runs, and tells of the drops that have none."""
-        planner = Planner(self.store, self.settings, self.cursor, self.progress.say)
         for drop, lease in drops:
             if self.stop.reason:
                 break
             each = InHand.begin(drop, lease, self.settings.output)
-            try:
-                if (run := planner.plan(each)) is not None:
-                    each.status.write(self.store)
-            except PlanError as error:
-                refusal = self.settings.refusal_of(each.drop.digest)
-                yield drop, self._tell(each, State.REFUSED, f"{error}", refusal)
-            except SettingsError as error:  # of the model
-                yield drop, self._tell(each, State.UNFINISHED, f"{error}")
-            except (CommitError, StorageError) as error:
-                yield drop, self._tell(each, State.UNFINISHED, say_trouble(error))
+            planned = self._plan(each)
+            if isinstance(planned, Run):
+                runs[planned.ledger.run_id] = each, planned
             else:
-                if run is None:
-                    yield drop, self._leave(each, "it changed while it was planned")
-                else:
-                    runs[run.ledger.run_id] = each, run
+                yield drop, planned
+        yield from self._label_all(runs)
+
+    def _plan(self, each: InHand) -> Run | State:
+        """The run of a drop, told as begun; or what was told of one that has none."""
+        planner = Planner(self.store, self.settings, self.cursor, self.progress.say)
+        try:
+            if (run := planner.plan(each)) is None:
+                return self._leave(each, "it changed while it was planned")
+            each.status.write(self.store)
+            return run
+        except PlanError as error:
+            refusal = self.settings.refusal_of(each.drop.digest)
+            return self._tell(each, State.REFUSED, f"{error}", refusal)
+        except SettingsError as error:  # of the model
+            return self._tell(each, State.UNFINISHED, f"{error}")
+        except (CommitError, StorageError) as error:
+            return self._tell(each, State.UNFINISHED, say_trouble(error))
+
+    def _label_all(self, runs: Mapping[str, tuple[InHand, Run]]) -> Iterator[tuple[Drop, State]]:
+        """Has runs labelled together, by id, and tells what became of their drops."""
+        if not runs:
+            return
+        interrupted = False
+        for summary in self.label([run for _, run in runs.values()], self.progress, self.stop):
+            each, run = runs[summary.run_id]
+            yield each.drop, self._end(each, run, summary)
+            interrupted = interrupted or summary.interrupted
+        if interrupted:
+            raise KeyboardInterrupt
 
     def _end(self, each: InHand, run: Run, summary: RunSummary) -> State:
         """What is to be told of a drop whose run has ended."""
