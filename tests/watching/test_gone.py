@@ -34,7 +34,7 @@ def test_of_two_watchers_one_tells_that_a_drop_is_gone(place, clock):
     place.watch_once()
     (folder / "0.jpg").unlink()
     watcher, other = place.watcher(clock=clock), place.watcher(clock=clock)
-    seen = watcher._cursor.digests()
+    seen = watcher._cursor.marks()
     other.backlog.look()
     assert "friday" in seen  # as in a sweep that began before the other one told of it
     watcher.backlog.look_at("friday")

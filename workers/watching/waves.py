@@ -29,7 +29,8 @@ from workers.summaries import RunSummary
 from workers.watching.cursor import Cursor
 from workers.watching.drops import Drop
 from workers.watching.leases import Lease
-from workers.watching.planning import UNREAD, InHand, Planner
+from workers.watching.marks import mark_refused, mark_unread
+from workers.watching.planning import InHand, Planner
 from workers.watching.problems import UNREADABLE, find_problems
 from workers.watching.settings import WatchSettings
 from workers.watching.status import State, say_trouble, say_what_came
@@ -92,8 +93,8 @@ class Waves:
             each.status.write(self.store)
             return run
         except PlanError as error:
-            refusal = self.settings.refusal_of(each.drop.digest)
-            return self._tell(each, State.REFUSED, f"{error}", refusal)
+            mark = mark_refused(each.drop.digest, self.settings)
+            return self._tell(each, State.REFUSED, f"{error}", mark)
         except SettingsError as error:  # of the model
             return self._tell(each, State.UNFINISHED, f"{error}")
         except (CommitError, StorageError) as error:
@@ -127,7 +128,7 @@ class Waves:
         if not each.lease.is_lost:
             message += "".join(self._export(run, form) for form in each.forms)
         if UNREADABLE in summary.errors:
-            mark = f"{each.drop.digest}{UNREAD}"
+            mark = mark_unread(each.drop.digest)
             return self._tell(each, State.UNFINISHED, message, mark)
         return self._tell(each, State.DONE, message, each.drop.digest)
 
