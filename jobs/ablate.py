@@ -23,8 +23,8 @@ _say = speaker("ablate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one study; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    stopped = "stopped; the same command goes on from the newest state"
-    return end(partial(_work, given), _say, stopped=stopped)
+    interrupted = "stopped; the same command goes on from the newest state"
+    return end(partial(_work, given), _say, interrupted=interrupted)
 
 
 def _work(given: Sequence[str]) -> int:

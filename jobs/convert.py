@@ -27,8 +27,10 @@ _say = speaker("convert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one import; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    stopped = "stopped; what is committed is kept, the same command does the rest"
-    return end(partial(_work, given), _say, wrong=(SettingsError, PlanError), stopped=stopped)
+    interrupted = "stopped; what is committed is kept, the same command does the rest"
+    return end(
+        partial(_work, given), _say, wrong=(SettingsError, PlanError), interrupted=interrupted
+    )
 
 
 def _work(given: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     progress = Progress()
     work = partial(_work, given, progress)
-    return end(work, progress.say, progress.complain, wrong=(PixelLMError,), stopped=KEPT)
+    return end(work, progress.say, progress.complain, wrong=(PixelLMError,), interrupted=KEPT)
 
 
 def _work(given: Sequence[str], progress: Progress) -> int:
@@ -49,7 +49,7 @@ def _work(given: Sequence[str], progress: Progress) -> int:
         return 0
     begun = partial(_label, run, progress)  # from now on, what goes wrong is seldom a setting
     wrong = (SettingsError, OutputUnwritable)
-    return end(begun, progress.say, progress.complain, wrong=wrong, stopped=KEPT)
+    return end(begun, progress.say, progress.complain, wrong=wrong, interrupted=KEPT)
 
 
 def _label(run: "Run", progress: Progress) -> int:

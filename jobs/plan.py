@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     progress = PilotProgress()
     work, wrong = partial(_work, given, progress), (SettingsError, PlanError)
-    return end(work, progress.say, progress.complain, wrong=wrong, stopped=KEPT)
+    return end(work, progress.say, progress.complain, wrong=wrong, interrupted=KEPT)
 
 
 def _work(given: Sequence[str], progress: PilotProgress) -> int:

@@ -27,8 +27,8 @@ _say = speaker("train")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one training; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    stopped = "stopped; the newest state is kept, the same command goes on from it"
-    return end(partial(_work, given), _say, stopped=stopped)
+    interrupted = "stopped; the newest state is kept, the same command goes on from it"
+    return end(partial(_work, given), _say, interrupted=interrupted)
 
 
 def _work(given: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     progress = Progress(name="watch")
     work = partial(_work, given, progress)
-    return end(work, progress.say, progress.complain, stopped=KEPT)
+    return end(work, progress.say, progress.complain, interrupted=KEPT)
 
 
 def _work(given: Sequence[str], progress: Progress) -> int:

@@ -41,7 +41,7 @@ def test_what_went_wrong_may_be_told_in_another_way_than_the_rest():
 
 
 def test_ctrl_c_is_told_and_has_the_code_that_shells_know():
-    assert ended(KeyboardInterrupt(), stopped="all is kept") == (130, ["all is kept"])
+    assert ended(KeyboardInterrupt(), interrupted="all is kept") == (130, ["all is kept"])
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -10,8 +10,9 @@ from pixellm.errors import PixelLMError
 from workers.errors import SettingsError, StorageUnavailable
 from workers.wording import Say
 
-BROKE_OFF, WRONG, STOPPED = 1, 2, 130
-"""Something failed on the way; a setting or the input is wrong; Ctrl-C, as shells count it."""
+BROKE_OFF, WRONG, ENDED_EARLY, INTERRUPTED = 1, 2, 3, 130
+"""Something failed on the way; a setting or the input is wrong; it ended early, on purpose;
+Ctrl-C, as shells count it."""
 KEPT = "stopped; what is committed is kept"
 """After Ctrl-C, of a job whose next start goes on."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -32,7 +33,7 @@ def end(
     complain: Say | None = None,
     *,
     wrong: tuple[type[PixelLMError], ...] = (SettingsError,),
-    stopped: str = "stopped",
+    interrupted: str = "stopped",
 ) -> int:
     """Does the work of a job; what goes wrong on purpose ends in lines and not in a traceback.
 
@@ -45,7 +46,7 @@ def end(
         complain: takes those that say what went wrong; without it, `say` does.
         wrong: the errors that say that nothing can be done with such settings or such an input. A
             store that doesn't answer is never one of them.
-        stopped: what is told after Ctrl-C.
+        interrupted: what is told after Ctrl-C.
 
     Returns:
         The exit code. A bug is raised, as everywhere.
@@ -63,8 +64,8 @@ def end(
         (complain or say)(_describe_full_disk(error))
         return BROKE_OFF
     except KeyboardInterrupt:
-        say(stopped)
-        return STOPPED
+        say(interrupted)
+        return INTERRUPTED
 
 
 def _is_about_room(error: OSError) -> bool:

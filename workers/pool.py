@@ -87,7 +87,7 @@ def label_on_ray(
         size = size_pool(settings, machines)
         _check_room(size, machines, own, progress.say)
         assignments = begin()
-        progress.say(f"starting {_replicas(size)}; the first one loads the model")
+        progress.say(f"starting {_describe_size(size)}; the first one loads the model")
         if own:
             progress.say(f"metrics for Prometheus, while it runs: {metrics_address()}")
         progress.say(RAY_COMPLAINT)
@@ -232,7 +232,7 @@ def _check_room(size: PoolSize, machines: Sequence[Machine], own: bool, say: Say
     say(f"{needs}, {largest}: waiting for the cluster to grow")
 
 
-def _replicas(size: PoolSize) -> str:
+def _describe_size(size: PoolSize) -> str:
     count = f"{size.least}" if size.least == size.most else f"{size.least} to {size.most}"
     each = f"{size.gpus:g} GPU" if size.gpus else f"{size.cpus} CPU threads"
     return f"{count} replica{'s' * (size.most > 1)} with {each}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from workers.errors import LineError
+from workers.exit_codes import BROKE_OFF, ENDED_EARLY, INTERRUPTED
 from workers.labels.sums import Sums
 
 ShardKey = tuple[str, str]
@@ -102,10 +103,10 @@ class RunSummary:
     def exit_code(self) -> int:
         """0 all committed, 1 some shards are not, 3 stopped on purpose, 130 by Ctrl-C."""
         if self.interrupted:
-            return 130
+            return INTERRUPTED
         if not self.failures and self.trouble is None:
             return 0
-        return 3 if self.stopped else 1
+        return ENDED_EARLY if self.stopped else BROKE_OFF
 
 
 @dataclass(slots=True)

@@ -14,14 +14,14 @@ def store():
     return MemoryStore()
 
 
-def test_a_drop_is_known_by_the_digest_it_was_labelled_with(store):
+def test_a_drop_is_known_by_the_mark_it_was_labelled_with(store):
     cursor = Cursor(store, OUT)
-    assert cursor.digests() == {}
+    assert cursor.marks() == {}
     cursor.put("a", "one", [("1.jpg", "e1")])
     cursor.put("b", "two", [])
-    assert Cursor(store, OUT).digests() == {"a": {"one"}, "b": {"two"}}
-    assert Cursor(store, OUT).of("a") == {"one"}
-    assert Cursor(store, OUT).of("none") == frozenset()
+    assert Cursor(store, OUT).marks() == {"a": {"one"}, "b": {"two"}}
+    assert Cursor(store, OUT).marks_of("a") == {"one"}
+    assert Cursor(store, OUT).marks_of("none") == frozenset()
 
 
 def test_what_was_in_it_can_be_read_by_any_watcher(store):
@@ -31,25 +31,25 @@ def test_what_was_in_it_can_be_read_by_any_watcher(store):
     assert Cursor(store, OUT).content("none") == {}
 
 
-def test_a_drop_that_is_labelled_again_has_one_digest(store):
+def test_a_drop_that_is_labelled_again_has_one_mark(store):
     cursor = Cursor(store, OUT)
     cursor.put("a", "one", [("1.jpg", "e1")])
     assert cursor.content("a") == {"1.jpg": "e1"}
     cursor.put("a", "two", [("1.jpg", "e2")])
-    assert cursor.of("a") == {"two"}
+    assert cursor.marks_of("a") == {"two"}
     assert cursor.content("a") == {"1.jpg": "e2"}
     cursor.forget("a")
-    assert cursor.of("a") == frozenset()
+    assert cursor.marks_of("a") == frozenset()
 
 
 def test_a_watcher_that_is_killed_between_two_writes_leaves_a_drop_that_is_not_up_to_date(store):
     cursor = Cursor(store, OUT)
     cursor.put("a", "one", [("1.jpg", "e1")])
     store.put(f"{OUT}/_watch/labelled/a/two.jsonl.gz", b"")
-    assert cursor.digests()["a"] != {"one"}
-    assert cursor.digests()["a"] != {"two"}
+    assert cursor.marks()["a"] != {"one"}
+    assert cursor.marks()["a"] != {"two"}
     cursor.put("a", "two", [("1.jpg", "e2")])
-    assert cursor.digests()["a"] == {"two"}
+    assert cursor.marks()["a"] == {"two"}
 
 
 def test_changes_tell_what_is_new_replaced_and_deleted():
@@ -73,7 +73,7 @@ PACKED = gzip.compress(b"nonsense", mtime=0)
 @pytest.mark.parametrize("data", [b"no gzip", PACKED, PACKED[:-5], PACKED[:-12] + b"x" * 12])
 def test_a_list_that_is_damaged_is_as_good_as_none(store, data):
     store.put(f"{OUT}/_watch/labelled/a/one.jsonl.gz", data)
-    assert Cursor(store, OUT).of("a") == {"one"}
+    assert Cursor(store, OUT).marks_of("a") == {"one"}
     assert Cursor(store, OUT).content("a") == {}
 
 

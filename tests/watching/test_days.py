@@ -1,4 +1,9 @@
+import json
+
 from workers.storage.local import LocalStore
+from workers.storage.memory import MemoryStore
+from workers.watching.days import Days
+from workers.watching.status import DropStatus, State
 
 
 def test_the_page_of_the_day_tells_of_every_drop(place):
@@ -37,3 +42,16 @@ def test_of_a_drop_that_is_labelled_twice_a_day_its_answers_count_once(place):
     place.watch_once()
     (page,) = (place.output / "_days").glob("*.md")
     assert "1 drop, 2 answers" in page.read_text()
+
+
+def test_an_entry_of_another_version_keeps_nobody_from_making_the_page():
+    store = MemoryStore()
+    days = Days(store, "mem://b/out")
+    status = DropStatus.begin("friday", State.DONE, "said", source="", labels="")
+    days.note(status)
+    day = status.began_at[:10]
+    other = {"state": "done", "not_read": [], "problems": [], "changed": []}
+    for number, entry in enumerate((other, [], {"state": "asleep"})):
+        store.put(f"mem://b/out/_days/{day}/0-{number}.json", json.dumps(entry).encode())
+    days.note(status)
+    assert b"1 drop," in store.get(f"mem://b/out/_days/{day}.md")

@@ -34,7 +34,7 @@ def test_of_two_watchers_one_tells_that_a_drop_is_gone(place, clock):
     place.watch_once()
     (folder / "0.jpg").unlink()
     watcher, other = place.watcher(clock=clock), place.watcher(clock=clock)
-    seen = watcher._cursor.digests()
+    seen = watcher._cursor.marks()
     other.backlog.look()
     assert "friday" in seen  # as in a sweep that began before the other one told of it
     watcher.backlog.look_at("friday")
@@ -161,3 +161,24 @@ def test_a_status_that_can_not_be_read_keeps_no_watcher_from_telling(place, monk
     place.watch_once(label=never)
     monkeypatch.setattr(LocalStore, "get", get)
     assert place.status("friday")["state"] == "gone"
+
+
+def test_a_status_that_is_away_for_a_moment_is_waited_for(place, monkeypatch):
+    monkeypatch.setattr("workers.watching.patience.FIRST_WAIT", 0.01)
+    folder = place.drop("friday", 0)
+    place.watch_once()
+    rows = place.status("friday")["rows"]
+    shutil.rmtree(folder)
+    (place.input / "monday").mkdir()
+    get = LocalStore.get
+
+    def away_once(store, uri, *arguments, **more):
+        if uri.endswith("friday/_status.json"):
+            monkeypatch.setattr(LocalStore, "get", get)
+            raise StorageUnavailable("the disk sleeps")
+        return get(store, uri, *arguments, **more)
+
+    monkeypatch.setattr(LocalStore, "get", away_once)
+    place.watch_once(label=never)
+    assert "the disk sleeps; tried again" in place.told.getvalue()
+    assert (place.status("friday")["state"], place.status("friday")["rows"]) == ("gone", rows)

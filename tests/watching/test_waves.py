@@ -112,7 +112,7 @@ def test_a_lease_that_is_lost_at_the_very_end_leaves_the_last_word_to_the_succes
     watcher.backlog.look()
     watcher.label()
     assert place.status("friday")["state"] == "labelling"
-    assert watcher._cursor.of("friday") == frozenset()
+    assert watcher._cursor.marks_of("friday") == frozenset()
     assert not (place.output / "_days").exists()
 
 

@@ -42,10 +42,6 @@ class Range:
         """A number that is known."""
         return cls(value, value, value)
 
-    def times(self, other: "Range") -> "Range":
-        """Both at their lowest, in the middle, and both at their highest."""
-        return Range(self.low * other.low, self.middle * other.middle, self.high * other.high)
-
     def over(self, other: "Range") -> "Range":
         """The least over the highest, to the highest over the least."""
         parts = (self.low, other.high), (self.middle, other.middle), (self.high, other.low)

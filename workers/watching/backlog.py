@@ -14,6 +14,7 @@ from workers.storage.uris import shown, written
 from workers.watching.cursor import Cursor
 from workers.watching.drops import Drop, find_drops, look_at, why_unfit
 from workers.watching.gone import Gone
+from workers.watching.marks import is_settled
 from workers.watching.readiness import Readiness
 from workers.watching.settings import WatchSettings
 from workers.watching.telling import Teller
@@ -107,7 +108,7 @@ class Backlog:
     def sweep(self) -> None:
         """Looks at everything that is dropped."""
         self._cursor.claim(self._settings.input)
-        noted = self._cursor.digests()
+        noted = self._cursor.marks()
         there = {drop.name: drop for drop in self._find_fit()}
         if self._stop.reason:  # then these are not all
             return
@@ -128,7 +129,7 @@ class Backlog:
         """Looks at one drop; what there is to do for it, if anything."""
         drop = look_at(self._store, self._settings.input, name, self._own())
         if drop is not None:
-            return self._weigh(drop, self._cursor.of(name))
+            return self._weigh(drop, self._cursor.marks_of(name))
         if self._cursor.knows(name):
             self._gone.tell([name])
         self.forget(name)
@@ -181,7 +182,7 @@ class Backlog:
             noted: what the cursor has of it.
         """
         again = self._everything or (self._settings.refresh and drop.name in self.waiting)
-        if self._is_up_to_date(drop, noted) and not again:
+        if is_settled(noted, drop.digest, self._settings) and not again:
             self.forget(drop.name)
             return None
         now = self._clock()
@@ -198,11 +199,6 @@ class Backlog:
                     f"{one_line(drop.name)}: {files}, complete in {wait:.0f} s if nothing changes"
                 )
         return each
-
-    def _is_up_to_date(self, drop: Drop, noted: frozenset[str] | None) -> bool:
-        """Whether a drop is labelled as it is, or refused."""
-        refused = self._settings.refusal_of(drop.digest)
-        return noted in (frozenset([drop.digest]), frozenset([refused]))
 
     def _say_that_nothing_is_new(self, drops: int) -> None:
         """What is said by every sweep in a row is said by the first."""

@@ -1,8 +1,8 @@
-"""The cursor of a watcher: which drops are labelled, and what was in them then.
+"""The cursor of a watcher: which drops are labelled or refused, and what was in them then.
 
-    OUTPUT/_watch/labelled/<drop>/<digest>.jsonl.gz    name and etag of all that was in it
-    OUTPUT/_watch/begun/<drop>                         something is told of it; it isn't labelled
-    OUTPUT/_watch/input.json                           the prefix that all this is about
+    OUTPUT/_watch/labelled/<drop>/<mark>.jsonl.gz    name and etag of all that was in it
+    OUTPUT/_watch/begun/<drop>                       something is told of it; it has no mark yet
+    OUTPUT/_watch/input.json                         the prefix that all this is about
 
 One listing of these names tells which drops are up to date; their content is read when a person is
 to be told what has changed, or an event asks whether its object was in it. A cursor by name or by
@@ -22,7 +22,7 @@ from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
 WATCH = "_watch"  # folder of the output
-LABELLED, BEGUN = "labelled", "begun"
+_MARKED, _BEGUN = "labelled", "begun"
 _END = ".jsonl.gz"
 MOST_KEPT = 64
 """Contents in memory; that of a drop of 100,000 files takes some 20 MB."""
@@ -61,7 +61,7 @@ class Cursor:
         self.output = output
         self._store = store
         self._contents: dict[tuple[str, str], Mapping[str, str]] = {}
-        """that were read already, by drop and digest; one for each drop"""
+        """that were read already, by drop and mark; one for each drop"""
 
     def claim(self, prefix: str) -> None:
         """Notes which prefix is watched: for another one, all these drops would be gone.
@@ -86,17 +86,17 @@ class Cursor:
                 f" own; if the input has moved, remove {shown(uri)}"
             )
 
-    def digests(self) -> Mapping[str, frozenset[str]]:
-        """Digests by drop. Two stand there only when a watcher was killed between two writes."""
+    def marks(self) -> Mapping[str, frozenset[str]]:
+        """By drop. Of one there are two only when a watcher was killed between two writes."""
         found = defaultdict[str, set[str]](set)
         for info in self._store.list(self._place()):
             drop, _, name = (under(info.uri, self._place()) or "").rpartition("/")
             if name.endswith(_END):
                 found[drop].add(name.removesuffix(_END))
-        return {drop: frozenset(digests) for drop, digests in found.items()}
+        return {drop: frozenset(marks) for drop, marks in found.items()}
 
-    def of(self, drop: str) -> frozenset[str]:
-        """The digests of one drop."""
+    def marks_of(self, drop: str) -> frozenset[str]:
+        """The marks of one drop."""
         infos = self._store.list(join_uri(self._place(), drop))
         names = (info.uri.rpartition("/")[2] for info in infos)
         return frozenset(name.removesuffix(_END) for name in names if name.endswith(_END))
@@ -112,18 +112,14 @@ class Cursor:
 
     def knows(self, drop: str) -> bool:
         """Whether anything was told of a drop, since it was not there."""
-        try:
-            self._store.stat(self._begun(drop))
-        except ObjectMissing:
-            return bool(self.of(drop))
-        return True
+        return self._store.find(self._begun(drop)) is not None or bool(self.marks_of(drop))
 
     def content(self, drop: str) -> Mapping[str, str]:
         """Etags by name, of what was in a drop when it was labelled last; empty if it never was."""
-        digests = sorted(self.of(drop))
-        if not digests:
+        marks = sorted(self.marks_of(drop))
+        if not marks:
             return {}
-        key = drop, digests[0]
+        key = drop, marks[0]
         if key not in self._contents:
             content = self._read(*key)
             for old in [each for each in self._contents if each[0] == drop]:
@@ -133,30 +129,30 @@ class Cursor:
                 del self._contents[next(iter(self._contents))]
         return self._contents[key]
 
-    def put(self, drop: str, digest: str, content: Iterable[tuple[str, str]]) -> None:
-        """Notes that a drop is labelled as it is now; in the place of what was there before."""
+    def put(self, drop: str, mark: str, content: Iterable[tuple[str, str]]) -> None:
+        """Notes what a drop is now that it is labelled or refused, in the place of what it was."""
         lines = "".join(json.dumps(each) + "\n" for each in content)
-        self._store.put(self._place(drop, digest), gzip.compress(lines.encode(), mtime=0))
-        self.forget(drop, keep=digest)
+        self._store.put(self._place(drop, mark), gzip.compress(lines.encode(), mtime=0))
+        self.forget(drop, keep=mark)
 
     def forget(self, drop: str, keep: str = "") -> None:
-        """Takes out what is noted of a drop, but for one digest."""
-        for digest in self.of(drop) - {keep}:
-            self._store.delete(self._place(drop, digest))
+        """Takes out what is noted of a drop, but for one mark."""
+        for mark in self.marks_of(drop) - {keep}:
+            self._store.delete(self._place(drop, mark))
         self._store.delete(self._begun(drop))
 
-    def _read(self, drop: str, digest: str) -> dict[str, str]:
+    def _read(self, drop: str, mark: str) -> dict[str, str]:
         try:
-            lines = gzip.decompress(self._store.get(self._place(drop, digest))).splitlines()
+            lines = gzip.decompress(self._store.get(self._place(drop, mark))).splitlines()
             return dict(json.loads(line) for line in lines)
         except (ObjectMissing, AccessDenied):  # another watcher was here in between, or is another
             return {}
         except (OSError, EOFError, zlib.error, ValueError, TypeError):  # damaged: as if all is new
             return {}
 
-    def _place(self, drop: str = "", digest: str = "") -> str:
-        names = [drop, f"{digest}{_END}"] if drop else []
-        return join_uri(self.output, WATCH, LABELLED, *names)
+    def _place(self, drop: str = "", mark: str = "") -> str:
+        names = [drop, f"{mark}{_END}"] if drop else []
+        return join_uri(self.output, WATCH, _MARKED, *names)
 
     def _begun(self, drop: str = "") -> str:
-        return join_uri(self.output, WATCH, BEGUN, *([drop] if drop else []))
+        return join_uri(self.output, WATCH, _BEGUN, *([drop] if drop else []))

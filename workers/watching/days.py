@@ -16,7 +16,7 @@ from workers.labels.rows import LABELLED
 from workers.markdown import escape, table
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
-from workers.watching.status import DropStatus, State
+from workers.watching.status import NOT_OURS, DropStatus, State
 from workers.wording import counted
 
 DAYS = "_days"  # folder of the output
@@ -60,7 +60,7 @@ class Days:
         """What the page needs of it; None where it is of another version, or gone."""
         try:
             status = DropStatus.from_json(self._store.get(uri))
-        except (ObjectMissing, TypeError, ValueError, KeyError):
+        except (ObjectMissing, *NOT_OURS):
             return None
         return replace(status, changed={}, problems=(), not_done={})
 

@@ -8,7 +8,7 @@ its redrive policy says puts it into the dead-letter queue, where a person finds
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -20,13 +20,7 @@ from botocore.config import Config
 
 from workers.errors import QueueTrouble, SettingsError
 from workers.storage.uris import redact, shown
-from workers.watching.messages import (
-    MOST_HELD,
-    VISIBILITY_SECONDS,
-    Hand,
-    Message,
-    QueueState,
-)
+from workers.watching.messages import MOST_HELD, VISIBILITY_SECONDS, Message, Queue, QueueState
 
 IN_A_REQUEST = 10
 """Messages; SQS takes no more."""
@@ -37,8 +31,8 @@ _COUNTS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible
 _REGION = re.compile(r"(?:^|\.)sqs[.-]([a-z]{2}[a-z0-9-]+-\d)\.|^([a-z]{2}[a-z0-9-]+-\d)\.queue\.")
 
 
-class EventQueue:
-    """Messages of one queue of SQS, as a `Queue`.
+class EventQueue(Queue):
+    """Messages of one queue of SQS.
 
     Args:
         url: of the queue, as SQS names it; its host is the server that is asked.
@@ -52,20 +46,9 @@ class EventQueue:
         visibility_seconds: int = VISIBILITY_SECONDS,
         most_held: int = MOST_HELD,
     ) -> None:
-        self.url = url
+        super().__init__(url, most_held)
         self.visibility_seconds = visibility_seconds
         self._client = _connect(url)
-        self._hand = Hand(most_held)
-
-    @property
-    def held(self) -> tuple[Message, ...]:
-        """See `Queue`, as for all that follows."""
-        return self._hand.messages
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there are as many in hand as there may be."""
-        return self._hand.is_full
 
     def receive(self, wait_seconds: int) -> list[Message]:
         """Asks until the queue is empty, or the hand is full; a flood of nonsense fills none."""
@@ -90,10 +73,6 @@ class EventQueue:
             with _told(self.url):
                 self._client.delete_message_batch(QueueUrl=self.url, Entries=entries)
             self.let_go(some)
-
-    def let_go(self, messages: Iterable[Message]) -> None:
-        """Asks nothing of the server."""
-        self._hand.let_go(messages)
 
     def look(self) -> QueueState:
         """From its attributes; the counts are SQS's own estimates."""

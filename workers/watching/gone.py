@@ -100,7 +100,7 @@ class Gone:
             lease.release()
 
     def _describe(self, name: str) -> DropStatus:
-        was_labelled = bool(self._cursor.of(name))
+        was_labelled = bool(self._cursor.marks_of(name))
         deleted = tuple(self._cursor.content(name))
         message = "all of it was deleted before it was labelled; what is labelled is kept"
         if was_labelled:

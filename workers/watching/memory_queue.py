@@ -1,4 +1,4 @@
-"""A queue in memory, as a `Queue`: for tests and for trying things out.
+"""A `Queue` in memory: the fake that ships beside the real one, so that a watcher runs without AWS.
 
     box = Postbox(most_times=2)
     queue = MemoryQueue(box)        # any number of them read the same box, as watchers do
@@ -12,13 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from workers.watching.messages import (
-    MOST_HELD,
-    VISIBILITY_SECONDS,
-    Hand,
-    Message,
-    QueueState,
-)
+from workers.watching.messages import MOST_HELD, VISIBILITY_SECONDS, Message, Queue, QueueState
 
 STEP_SECONDS = 0.05
 """Between two looks while a message is waited for."""
@@ -114,7 +108,7 @@ class Postbox:
         ]
 
 
-class MemoryQueue:
+class MemoryQueue(Queue):
     """A box as one watcher reads it; see `Queue` for what its methods mean.
 
     Args:
@@ -123,26 +117,15 @@ class MemoryQueue:
         most_held: in hand at once.
     """
 
-    url = "memory"
-
     def __init__(
         self,
         box: Postbox,
         visibility_seconds: int = VISIBILITY_SECONDS,
         most_held: int = MOST_HELD,
     ) -> None:
+        super().__init__("memory", most_held)
         self.visibility_seconds = visibility_seconds
-        self._box, self._hand = box, Hand(most_held)
-
-    @property
-    def held(self) -> tuple[Message, ...]:
-        """See `Queue`."""
-        return self._hand.messages
-
-    @property
-    def is_full(self) -> bool:
-        """See `Queue`."""
-        return self._hand.is_full
+        self._box = box
 
     def receive(self, wait_seconds: int) -> list[Message]:
         """See `Queue`."""
@@ -160,10 +143,6 @@ class MemoryQueue:
         """See `Queue`."""
         self._box.remove(messages)
         self.let_go(messages)
-
-    def let_go(self, messages: Iterable[Message]) -> None:
-        """See `Queue`."""
-        self._hand.let_go(messages)
 
     def look(self) -> QueueState:
         """See `Queue`."""

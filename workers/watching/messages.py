@@ -1,9 +1,10 @@
 """Messages in a watcher's hand, and what it needs of the queue that hands them out: `Queue`."""
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 from workers.watching.events import Event, NoEventError, parse_events
 
@@ -82,21 +83,33 @@ class Hand:
                 self._messages.pop(each.message_id, None)
 
 
-class Queue(Protocol):
-    """A queue as one watcher reads it, from any thread. Every call may raise `QueueTrouble`."""
+class Queue(ABC):
+    """A queue as one watcher reads it, from any thread. Every call may raise `QueueTrouble`.
 
-    @property
-    def url(self) -> str:
-        """Its name, for people."""
+    Args:
+        url: its name, for people.
+        most_held: in hand at once.
+    """
+
+    def __init__(self, url: str, most_held: int = MOST_HELD) -> None:
+        self.url = url
+        self._hand = Hand(most_held)
 
     @property
     def held(self) -> tuple[Message, ...]:
         """Messages in hand, in the order in which they came."""
+        return self._hand.messages
 
     @property
     def is_full(self) -> bool:
         """Whether no more is handed out until some of what is in hand is let go or deleted."""
+        return self._hand.is_full
 
+    def let_go(self, messages: Iterable[Message]) -> None:
+        """No longer in hand: they come again when their visibility ends."""
+        self._hand.let_go(messages)
+
+    @abstractmethod
     def receive(self, wait_seconds: int) -> list[Message]:
         """Takes what is there, until the hand is full; waits for the first if there is none.
 
@@ -107,14 +120,14 @@ class Queue(Protocol):
             The new ones. Those that say nothing are not in hand, and come again.
         """
 
+    @abstractmethod
     def prolong(self) -> None:
         """Hides the messages in hand from others for another while."""
 
+    @abstractmethod
     def delete(self, messages: Sequence[Message]) -> None:
         """They are done with; where this fails they come again, and are found to be done."""
 
-    def let_go(self, messages: Iterable[Message]) -> None:
-        """No longer in hand: they come again when their visibility ends."""
-
+    @abstractmethod
     def look(self) -> QueueState:
         """How the queue stands; nothing is handed out."""

@@ -17,13 +17,12 @@ from workers.watching.cursor import UNCHANGED, Changes, Cursor
 from workers.watching.drop_settings import settings_of
 from workers.watching.drops import READY_MARK, SETTINGS_NAME, Drop, list_drop, look_at
 from workers.watching.leases import Lease
+from workers.watching.marks import is_any_unread
 from workers.watching.problems import can_any_be_read
 from workers.watching.settings import WatchSettings
 from workers.watching.status import NAMES_SHOWN, DropStatus, State
 from workers.wording import Say
 
-UNREAD = "-unread"
-"""Behind the digest of a drop that is labelled but for images that the watcher may not read."""
 NOTHING_BUT_A_MARK = (
     f"nothing is in it but {READY_MARK}: images ({', '.join(sorted(IMAGE_SUFFIXES))}) or files that"
     f" list records ({', '.join(SHARD_SUFFIXES)}) are expected beside it; it is looked at again"
@@ -146,8 +145,7 @@ class Planner:
 
     def _is_worth_another_look(self, each: InHand, run: Run) -> bool:
         """Whether an image that could not be read can be by now; no plan is about that."""
-        noted = self.cursor.of(each.drop.name)
-        if not any(mark.endswith(UNREAD) for mark in noted):
+        if not is_any_unread(self.cursor.marks_of(each.drop.name)):
             return False
         return can_any_be_read(self.store, run.ledger.output, run.ledger.run_id)
 

@@ -1,6 +1,5 @@
 """What a watcher can be told: all that a labelling run can, and when it looks for what is new."""
 
-from hashlib import sha256
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -54,15 +53,6 @@ class WatchSettings(LabelSettings):
         """The names of the forms that labels are also written in, each once."""
         asked = ("coco", *self.exports) if self.coco else self.exports
         return tuple(dict.fromkeys(asked))
-
-    def refusal_of(self, digest: str) -> str:
-        """How a drop is noted that was refused: it is looked at again when other things are asked.
-
-        Args:
-            digest: of the drop.
-        """
-        asked = f"{self.instruction} {self.reading.fields}"
-        return f"{digest}-{sha256(asked.encode()).hexdigest()[:8]}"
 
     @model_validator(mode="after")
     def _for_many_drops(self) -> Self:

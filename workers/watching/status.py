@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
-from workers.errors import CommitError, LineError, StorageError
+from workers.errors import CommitError, LineError, StorageError, StorageUnavailable
 from workers.labels.commits import now
 from workers.labels.rows import LABELLED
 from workers.storage.objects import Store
@@ -23,6 +23,8 @@ from workers.wording import counted
 STATUS_NAME = "_status.json"
 NAMES_SHOWN = 20
 """Of changed files: enough to see what has come, and no list of all."""
+NOT_OURS = (AttributeError, KeyError, TypeError, ValueError)
+"""What reading a status raises that another version has written, or somebody else."""
 REASONS_SHOWN = 5
 """Why parts of a drop are not labelled, the commonest first."""
 
@@ -100,10 +102,15 @@ class DropStatus:
         Args:
             store: where the output lies.
             labels: of the drop.
+
+        Raises:
+            StorageUnavailable: the store is away.
         """
         try:
             return cls.from_json(store.get(join_uri(labels, STATUS_NAME)))
-        except (StorageError, AttributeError, KeyError, TypeError, ValueError):
+        except StorageUnavailable:  # what is away for a moment is not nothing
+            raise
+        except (StorageError, *NOT_OURS):
             return None
 
     def with_changes(self, changes: Changes) -> Self:

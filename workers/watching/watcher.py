@@ -31,7 +31,7 @@ from workers.watching.patience import SHORTEST_STEP, Patience, back_off
 from workers.watching.settings import WatchSettings
 from workers.watching.status import State
 from workers.watching.telling import Teller
-from workers.watching.waves import LabelRuns, Wave
+from workers.watching.waves import LabelRuns, Waves
 from workers.wording import counted
 
 POLL_SECONDS = 20.0
@@ -70,7 +70,7 @@ class Watcher:
         teller = Teller(store, Days(store, settings.output), progress.say)
         gone = Gone(store, settings, cursor, self._leases, teller)
         self.backlog = Backlog(store, settings, cursor, gone, teller, stop, clock)
-        self._wave = Wave(store, settings, cursor, teller, progress, stop, label)
+        self._waves = Waves(store, settings, cursor, teller, progress, stop, label)
         self.patience = Patience(settings.once, stop, progress.say, clock)
         tell = partial(teller.tell_by_page, QUEUE, source=settings.queue_url or "")
         self.news = News(queue, settings.input, cursor, self._say, tell, stop) if queue else None
@@ -128,7 +128,7 @@ class Watcher:
             try:
                 if not (drops := self._lease_drops()):
                     return
-                for drop, state in self._wave.run(drops):
+                for drop, state in self._waves.run(drops):
                     del self._in_hand[drop.name]
                     self._account(drop, state)
             finally:

@@ -5,7 +5,7 @@ table of its own; they share the model that was loaded once. What is wrong with 
 part of the output, is told with that drop, and the others go on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from workers.driver import label_runs
@@ -29,7 +29,8 @@ from workers.summaries import RunSummary
 from workers.watching.cursor import Cursor
 from workers.watching.drops import Drop
 from workers.watching.leases import Lease
-from workers.watching.planning import UNREAD, InHand, Planner
+from workers.watching.marks import mark_refused, mark_unread
+from workers.watching.planning import InHand, Planner
 from workers.watching.problems import UNREADABLE, find_problems
 from workers.watching.settings import WatchSettings
 from workers.watching.status import State, say_trouble, say_what_came
@@ -40,8 +41,8 @@ LabelRuns = Callable[[Sequence[Run], Progress, Stop], Iterator[RunSummary]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wave:
-    """Labels drops for a watcher.
+class Waves:
+    """Labels drops for a watcher, wave after wave.
 
     Args:
         store: where everything lies.
@@ -72,44 +73,44 @@ class Wave:
             KeyboardInterrupt: it came while they were labelled; what became of them is told.
         """
         runs: dict[str, tuple[InHand, Run]] = {}
-        yield from self._plan_all(drops, runs)
-        interrupted = False
-        if planned := [run for _, run in runs.values()]:
-            for summary in self.label(planned, self.progress, self.stop):
-                each, run = runs[summary.run_id]
-                yield each.drop, self._end(each, run, summary)
-                interrupted = interrupted or summary.interrupted
-        if interrupted:
-            raise KeyboardInterrupt
-
-    def _plan_all(
-        self, drops: Sequence[tuple[Drop, Lease]], runs: dict[str, tuple[InHand, Run]]
-    ) -> Iterator[tuple[Drop, State]]:
-        """Fills in the runs, and tells of the drops that have none."""
-        planner = Planner(self.store, self.settings, self.cursor, self.progress.say)
         for drop, lease in drops:
             if self.stop.reason:
                 break
             each = InHand.begin(drop, lease, self.settings.output)
-            run = self._plan(planner, each)
-            if isinstance(run, State):
-                yield drop, run
+            planned = self._plan(each)
+            if isinstance(planned, Run):
+                runs[planned.ledger.run_id] = each, planned
             else:
-                runs[run.ledger.run_id] = each, run
+                yield drop, planned
+        yield from self._label_all(runs)
 
-    def _plan(self, planner: Planner, each: InHand) -> Run | State:
-        """The run of a drop; where it has none, what was told of it."""
+    def _plan(self, each: InHand) -> Run | State:
+        """The run of a drop, told as begun; or what was told of one that has none."""
+        planner = Planner(self.store, self.settings, self.cursor, self.progress.say)
         try:
-            if (run := planner.plan(each)) is not None:
-                each.status.write(self.store)
+            if (run := planner.plan(each)) is None:
+                return self._leave(each, "it changed while it was planned")
+            each.status.write(self.store)
+            return run
         except PlanError as error:
-            refusal = self.settings.refusal_of(each.drop.digest)
-            return self._tell(each, State.REFUSED, f"{error}", refusal)
+            mark = mark_refused(each.drop.digest, self.settings)
+            return self._tell(each, State.REFUSED, f"{error}", mark)
         except SettingsError as error:  # of the model
             return self._tell(each, State.UNFINISHED, f"{error}")
         except (CommitError, StorageError) as error:
             return self._tell(each, State.UNFINISHED, say_trouble(error))
-        return run or self._leave(each, "it changed while it was planned")
+
+    def _label_all(self, runs: Mapping[str, tuple[InHand, Run]]) -> Iterator[tuple[Drop, State]]:
+        """Has runs labelled together, by id, and tells what became of their drops."""
+        if not runs:
+            return
+        interrupted = False
+        for summary in self.label([run for _, run in runs.values()], self.progress, self.stop):
+            each, run = runs[summary.run_id]
+            yield each.drop, self._end(each, run, summary)
+            interrupted = interrupted or summary.interrupted
+        if interrupted:
+            raise KeyboardInterrupt
 
     def _end(self, each: InHand, run: Run, summary: RunSummary) -> State:
         """What is to be told of a drop whose run has ended."""
@@ -127,7 +128,7 @@ class Wave:
         if not each.lease.is_lost:
             message += "".join(self._export(run, form) for form in each.forms)
         if UNREADABLE in summary.errors:
-            mark = f"{each.drop.digest}{UNREAD}"
+            mark = mark_unread(each.drop.digest)
             return self._tell(each, State.UNFINISHED, message, mark)
         return self._tell(each, State.DONE, message, each.drop.digest)
 
