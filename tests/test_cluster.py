@@ -1,3 +1,4 @@
+import shutil
 import signal
 import socket
 import time
@@ -87,3 +88,16 @@ def test_who_asks_to_end_is_heard_beside_ray_and_after_it(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) is heed
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_disk_without_room_for_ray_is_told_before_ray_waits_on_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", f"{tmp_path}/not/there/yet")
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(cluster, "LEAST_FREE_BYTES", 2 * free)
+    told = []
+    with pytest.raises(LineError) as error, connected(told.append):
+        pass
+    assert told == []
+    assert f"Ray writes to '{tmp_path}/not/there/yet', where" in f"{error.value}"
+    assert "RAY_TMPDIR=FOLDER" in f"{error.value}"

@@ -44,7 +44,7 @@ def test_one_failure_ends_with_1_and_says_what_to_do(capsys, tmp_path):
     assert main(["--output", f"{tmp_path}/file/out"]) == 1
     printed = capsys.readouterr().out
     assert "FAIL  storage.output.write" in printed
-    assert "-> allow s3:PutObject" in printed
+    assert "-> correct --output" in printed
     assert "1 failure" in printed.splitlines()[-1]
 
 

@@ -165,6 +165,36 @@ def test_an_output_that_may_be_written_and_not_read_is_a_failure_and_no_probe_st
     assert list(store.list(OUTPUT)) == []
 
 
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_whom_a_real_server_does_not_know_is_told_of_keys_and_not_of_rights(
+    name, bucket, monkeypatch
+):
+    monkeypatch.setenv(name, "1234-of-another-store")
+    place = f"s3://{bucket}/x"
+    checks = (check_input, check_output, check_clock)
+    for finding in (each for check in checks for each in check(S3Store(), place)):
+        assert finding.outcome is FAILURE
+        assert "Give the AWS_ACCESS_KEY_ID and the AWS_SECRET_ACCESS_KEY" in finding.seen
+        assert finding.to_do.startswith("correct the credentials, or AWS_ENDPOINT_URL")
+        assert "of-another-store" not in finding.seen
+
+
+def test_what_is_tried_on_a_disk_leaves_no_folder_that_was_not_there(tmp_path):
+    (tmp_path / "there").mkdir()
+    for place in (tmp_path / "there", tmp_path / "a" / "b"):
+        assert set(outcomes(check_output(LocalStore(), f"{place}")).values()) == {OK}
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_a_disk_is_not_told_of_the_rights_of_a_bucket():
+    class Closed(MemoryStore):
+        def list(self, prefix):
+            raise AccessDenied("no")
+
+    (finding,) = check_input(Closed(), "/in")
+    assert finding.to_do == "give this user the rights to it (chown, chmod), or correct --input"
+
+
 def test_a_place_that_can_not_hold_an_output_is_a_failure(tmp_path):
     (tmp_path / "file").write_text("")
     (found,) = check_output(LocalStore(), str(tmp_path / "file" / "out"))
@@ -209,7 +239,7 @@ def test_a_disk_tells_no_time(tmp_path):
 def test_a_folder_that_is_not_there_is_a_failure(tmp_path):
     (finding,) = check_input(LocalStore(), str(tmp_path / "nowhere"))
     assert finding.outcome is Outcome.FAILURE
-    assert finding.to_do == "correct --input"
+    assert finding.to_do == "create it, or correct --input"
 
 
 def test_an_output_whose_listing_lacks_what_was_written_is_a_failure():

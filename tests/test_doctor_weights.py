@@ -71,9 +71,21 @@ def test_pickles_beside_the_weights_are_a_warning(folder):
 
 def test_a_folder_without_weights_and_one_that_is_not_there_are_failures(folder, tmp_path):
     (folder / "model.safetensors").unlink()
-    for place in (folder, tmp_path / "nowhere"):
-        found = examine(place)["form"]
-        assert (found.outcome, "no *.safetensors" in found.seen) == (FAILURE, True)
+    found = examine(folder)["form"]
+    assert (found.outcome, "no *.safetensors" in found.seen) == (FAILURE, True)
+    for place, seen in (
+        (tmp_path / "nowhere", "nowhere': there is no such folder"),
+        (empty_folder(tmp_path), "nothing lies in"),
+        ("mem://models/none", "nothing lies under 'mem://models/none'"),
+    ):
+        (found,) = examine(place).values()  # and nothing is said of its licence
+        assert (found.outcome, seen in found.seen) == (FAILURE, True)
+        assert "a folder with config.json and *.safetensors" in found.to_do
+
+
+def empty_folder(above):
+    (above / "empty").mkdir()
+    return above / "empty"
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])

@@ -1,3 +1,7 @@
+import errno
+import os
+import tempfile
+
 import pytest
 
 from workers.errors import PlanError, SettingsError, StorageError, StorageUnavailable
@@ -38,6 +42,31 @@ def test_what_went_wrong_may_be_told_in_another_way_than_the_rest():
 
 def test_ctrl_c_is_told_and_has_the_code_that_shells_know():
     assert ended(KeyboardInterrupt(), stopped="all is kept") == (130, ["all is kept"])
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_its_folder_and_the_way_out(code, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path}")
+    code, (told,) = ended(OSError(code, os.strerror(code)))
+    assert code == 1
+    assert f"the disk of temporary files, '{tmp_path}', has no room left" in told
+    assert "TMPDIR=FOLDER" in told
+    _, (told,) = ended(OSError(errno.ENOSPC, "No space left on device", "/full/x"))
+    assert told.startswith("'/full/x' has no room left (No space left on device)")
+
+
+def test_where_no_folder_for_temporary_files_has_room_that_is_told(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    monkeypatch.setenv("TMPDIR", "/full")
+    told = []
+    assert end(lambda: len(tempfile.mkdtemp()), told.append) == 1
+    assert "the disk of temporary files, '/full', has no room left" in told[0]
+
+
+def test_another_error_of_the_system_is_a_crash():
+    with pytest.raises(FileNotFoundError):
+        ended(FileNotFoundError(errno.ENOENT, "No such file", "/x"))
 
 
 def test_a_bug_is_a_crash():

@@ -1,6 +1,10 @@
 import ast
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +46,12 @@ class Command:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """A file's text, its broken lines and Docker's words joined; of YAML, also each text in it."""
+    """A file's text, its broken lines and Docker's words joined; of YAML, also each text in it.
+
+    Variables that stand for buckets are the names that the files have.
+    """
     text = path.read_text(encoding="utf-8")
+    text = re.sub(r"\$(PHOTOS|LABELS|MODELS)\b", lambda name: f"example-{name[1].lower()}", text)
     yield re.sub(r'\\\n\s*|", "', " ", text)
     if path.suffix == ".yaml":
         for document in yaml.safe_load_all(text):
@@ -176,3 +184,30 @@ def test_the_example_for_airflow_is_python():
         r"```python\n(.*?)```", (INFRA / "README.md").read_text(encoding="utf-8"), re.S
     )
     assert "max_active_runs" in ast.unparse(ast.parse(example))
+
+
+def test_the_names_of_the_files_give_way_to_ones_own_and_the_readme_stays_as_it_is(tmp_path):
+    for folder in ("infra", "jobs/standing"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    readme = (INFRA / "README.md").read_text(encoding="utf-8")
+    step = readme.partition("## 1. Your names")[2].partition("## 2.")[0]
+    (command,) = re.findall(r"^    grep .*?[^\\]$", step, re.M | re.S)
+    own = {"ACCOUNT": "444455556666", "AWS_REGION": "us-west-2", "PHOTOS": "our-photos"}
+    own |= {"LABELS": "our-labels", "MODELS": "our-models"}
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env={**os.environ, **own}, check=True)
+    assert (tmp_path / "infra" / "README.md").read_text(encoding="utf-8") == readme
+    for path in sorted(tmp_path.rglob("*.*")):
+        if path.name != "README.md" and path.is_file():
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"111122223333|eu-central-1|example-", text), path
+    queue = "arn:aws:sqs:us-west-2:444455556666:pixellm-news"
+    policy = json.loads((tmp_path / "infra/aws/queue-policy.json").read_text(encoding="utf-8"))
+    assert policy["Statement"][0]["Resource"] == queue
+    standing = yaml.safe_load((tmp_path / "jobs/standing/nightly.yaml").read_text(encoding="utf-8"))
+    assert standing["output"] == "s3://our-labels/drops"
+
+
+def test_commands_of_the_readme_have_no_made_up_names_that_nothing_replaces():
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    steps = text.partition("## 2.")[2].partition("## Schedules elsewhere")[0]
+    assert not re.search(r"111122223333|eu-central-1|example-", steps)

@@ -1,5 +1,6 @@
 """What Prometheus is told: by a replica, through Ray, and what the dashboard draws of it."""
 
+import io
 import json
 import re
 import time
@@ -188,9 +189,9 @@ def test_a_stage_that_fails_has_taken_its_time():
 # ---- through Ray ----
 
 
-def scrape(port: int) -> dict[str, float]:
+def scrape(address: str) -> dict[str, float]:
     """Values by name and our tag."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(address, timeout=10) as reply:
         text = reply.read().decode()
     found = {}
     for line in text.splitlines():
@@ -224,16 +225,17 @@ def test_a_run_on_ray_serves_its_numbers_and_its_replicas_log_lines_of_json(tmp_
         """What labels the shards, with a look at Ray before it goes."""
         for summary in label_on_ray(*given):
             yield summary
-            (port,) = {node["MetricsExportPort"] for node in ray.nodes()}
+            (address,) = re.findall(r"http://127\.0\.0\.1:\d+/metrics", told.getvalue())
             deadline = time.monotonic() + SECONDS
             while "ray_pixellm_commits_total won" not in seen and time.monotonic() < deadline:
                 time.sleep(0.5)
-                seen.update(scrape(port))
+                seen.update(scrape(address))
             for path in Path(ray._private.worker._global_node.get_logs_dir_path()).glob("*.err"):
                 lines = path.read_text().splitlines()
                 logged.extend(json.loads(line) for line in lines if line.startswith("{"))
 
-    progress = Progress()
+    told = io.StringIO()
+    progress = Progress(told)
     progress.speak_json()
     label_run(plan_run(settings, progress.say), progress, replicas=watched)
     assert seen["ray_pixellm_records_total"] == 4
@@ -245,7 +247,8 @@ def test_a_run_on_ray_serves_its_numbers_and_its_replicas_log_lines_of_json(tmp_
         "rejected_input: image_unknown_format",
         "4 rows of 4 records are committed",
     }
-    said = [line for line in capsys.readouterr().err.splitlines() if "core_worker" not in line]
+    printed = told.getvalue() + capsys.readouterr().err
+    said = [line for line in printed.splitlines() if "core_worker" not in line]
     assert {json.loads(line)["from"] for line in said} == {"label"}
     assert "the dog" not in f"{said} {logged}"
 

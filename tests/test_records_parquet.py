@@ -1,9 +1,7 @@
-import io
 import json
 import os
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.photos import load_photos
@@ -77,14 +75,9 @@ def test_shards_of_a_table_hold_each_row_once(records_per_shard):
     assert [record.image.uri[-7:] for record in records] == names
 
 
-def test_row_groups_outside_of_the_shard_are_not_read():
-    footer = pq.ParquetFile(io.BytesIO(parquet({"x": [*range(9)]}, row_group_size=3))).metadata
-    assert parquet_reader._covering_groups(footer, 3, 6) == ([1], 3)
-
-
 def test_a_column_of_large_images_is_read_piece_by_piece(monkeypatch):
     """Else the images of a whole row group would lie in memory at once."""
-    monkeypatch.setattr(parquet_reader, "READ_BYTES", 10_000)
+    monkeypatch.setattr("workers.records.row_groups.READ_BYTES", 10_000)
     monkeypatch.setattr("workers.storage.objects.READ_AHEAD_BYTES", 1_000)
 
     class Counting(MemoryStore):

@@ -127,6 +127,10 @@ def test_the_flags_of_the_readme_are_on_the_top_level():
     [
         (("--instructoin", "x"), "unknown flag --instructoin; did you mean --instruction?"),
         (("--in", "x"), "unknown flag --in; --help lists all"),
+        (("--precision", "x"), "unknown flag --precision; did you mean --replica.precision?"),
+        (("--gpu", "1"), "; did you mean --max-gpu-hours or --num-gpus-per-replica?"),
+        (("--replica", "3"), "--replica is no setting, but a group; did you mean --min-replicas?"),
+        (("--reading", "3"), "--reading is no setting, but a group; did you mean --reading."),
         (("--replica.batch-question=3",), "did you mean --replica.batch-questions?"),
         (("stray",), "unexpected argument 'stray'"),
         (("--reading.threads", "0"), "--reading.threads: input should be greater than"),

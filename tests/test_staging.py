@@ -373,7 +373,7 @@ def test_a_folder_that_is_larger_than_the_limit_removes_nothing(store, tmp_path)
 
 def test_a_disk_without_room_is_found_out_before_anything_is_fetched(store, cache, monkeypatch):
     monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(free=7))
-    with pytest.raises(StorageError, match=r"needs .* GiB more in .*--model-cache"):
+    with pytest.raises(StorageError, match=r"needs .* MiB more in .*--model-cache"):
         stage(store, cache)
     assert store.read == []
 

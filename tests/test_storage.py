@@ -12,6 +12,7 @@ import pytest
 from tests.trouble import Trouble
 from workers.errors import (
     AccessDenied,
+    CallerUnknown,
     ConditionUnsupported,
     ObjectMissing,
     SettingsError,
@@ -355,7 +356,7 @@ def test_a_bucket_is_no_object(bucket):
 
 def test_a_wrong_key_is_access_denied_with_the_way_out_and_without_the_key(bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-and-secret")
-    with pytest.raises(AccessDenied, match="aws sts get-caller-identity") as caught:
+    with pytest.raises(CallerUnknown, match="the secret is not the one of that key") as caught:
         S3Store().get(f"s3://{bucket}/x")
     assert "wrong-and-secret" not in str(caught.value)
     with pytest.raises(AccessDenied):

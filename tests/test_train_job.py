@@ -13,6 +13,7 @@ from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.readme_tree import ROOT
+from tests.test_model_folders import put_folder
 from tests.training_tables import put_local_photos
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
@@ -170,6 +171,15 @@ def test_what_is_wrong_is_told_and_nothing_begun(place, monkeypatch, capsys, mor
     assert train([*base, *more]) == code
     assert told in capsys.readouterr().err
     assert not (place / "out").exists()
+
+
+def test_models_of_buckets_may_be_kept_within_a_limit(place, capsys):
+    put_folder(place / "tiny", "mem://models/tiny")
+    given = flags(place, "--model-cache", f"{place}/cache", "--model-cache-gib", "0.000001")
+    given[given.index("--model") + 1] = "mem://models/tiny"
+    assert train(given) == 2
+    assert "--model 'mem://models/tiny' takes" in capsys.readouterr().err
+    assert not list((place / "cache").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

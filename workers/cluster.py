@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Read by Ray as it is imported: a call that comes late, from a thread left behind when a run
@@ -21,6 +23,8 @@ import ray
 from workers.errors import LineError, SettingsError
 from workers.wording import Say
 
+LEAST_FREE_BYTES = 100 * 2**20
+"""On the disk that a Ray of our own writes its logs to. Where that is full it waits for ever."""
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a Ray of our own: it carries shard lists and summaries; images never go through it."""
 REACH_SECONDS = 5.0
@@ -66,6 +70,8 @@ def connected(say: Say, worker_logs: bool = True) -> Iterator[bool]:
     if address:
         say(f"connecting to the Ray cluster at {address}")
         _check_reachable(address)
+    else:
+        _check_disk()
     heeded = signal.getsignal(signal.SIGTERM)
     try:
         if own:
@@ -128,6 +134,29 @@ def _try_to_reach(host: str, port: int) -> str:
     except (OSError, OverflowError, UnicodeError) as error:  # the latter two: no port, no name
         return f"{error}"
     return ""
+
+
+def _check_disk() -> None:
+    """Whether Ray has room for what it writes while it runs.
+
+    Raises:
+        LineError: it has not.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # as Ray has it
+    there = next(each for each in (Path(folder), *Path(folder).parents) if each.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < LEAST_FREE_BYTES:
+        raise LineError(
+            f"Ray writes to {folder!r}, where {free >> 20:,} MiB are free and"
+            f" {LEAST_FREE_BYTES >> 20:,} are needed: free some (old runs lie in {folder}/ray), or"
+            " give another folder (RAY_TMPDIR=FOLDER)"
+        )
+
+
+def metrics_address() -> str:
+    """Where a Ray of this machine's own serves metrics; it takes another free port each time."""
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
 
 
 def list_machines() -> list[Machine]:

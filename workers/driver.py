@@ -13,14 +13,8 @@ from functools import partial
 
 from workers.earlier import EarlierIndex, index_earlier
 from workers.errands import Assignment, Errand
-from workers.errors import (
-    CommitError,
-    LineError,
-    OutputUnwritable,
-    StorageError,
-    StorageUnavailable,
-)
-from workers.labels.commits import Guarantee
+from workers.errors import CommitError, LineError, OutputUnwritable, StorageError
+from workers.labels.commits import Guarantee, writing_output
 from workers.labels.manifests import Manifest, finish_run, stale_commits
 from workers.progress import Progress
 from workers.prospects import Prospects
@@ -174,12 +168,8 @@ def _count_records(shards: Sequence[Shard]) -> int | None:
 
 def _probe(run: Run, say: Say) -> None:
     """Finds out how the output writes, before Ray is started for nothing."""
-    try:
+    with writing_output():
         guarantee = run.ledger.probe()
-    except StorageUnavailable:
-        raise
-    except StorageError as error:
-        raise OutputUnwritable(f"the output can't be written: {error}") from error
     if guarantee is Guarantee.AT_LEAST_ONCE:
         say(f"{shown(run.ledger.output)} {AT_LEAST_ONCE}")
 

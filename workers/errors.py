@@ -5,7 +5,8 @@ PixelLMError
     ├── StorageError              a shard   a folder or a bucket did not do what was asked
     │   ├── StorageUnavailable    a shard   RETRIED: time-out, broken connection, 5xx
     │   ├── ObjectMissing         a shard   no such bucket, object or file
-    │   ├── AccessDenied          the job   no credentials, or they do not reach this far
+    │   ├── AccessDenied          the job   the credentials do not reach this far
+    │   │   └── CallerUnknown     the job   there are none, or the store does not take them
     │   └── ConditionUnsupported  the job   the store has no "write unless it is there"
     ├── OutputUnwritable          the job   the output is full, read-only, or refuses our writes
     ├── SettingsError             the job   a setting is unknown or contradicts another
@@ -48,7 +49,11 @@ class ObjectMissing(StorageError):
 
 
 class AccessDenied(StorageError):
-    """There are no credentials, or they do not reach this far."""
+    """The credentials do not reach this far; one of its kind says that there are none."""
+
+
+class CallerUnknown(AccessDenied):
+    """There are no credentials, or the store does not take them: wrong, expired, of another."""
 
 
 class ConditionUnsupported(StorageError):

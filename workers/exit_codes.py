@@ -1,6 +1,9 @@
 """How a job ends: its exit code, and what is told where it was no good end."""
 
+import errno
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 
 from pixellm.errors import PixelLMError
@@ -11,6 +14,7 @@ BROKE_OFF, WRONG, STOPPED = 1, 2, 130
 """Something failed on the way; a setting or the input is wrong; Ctrl-C, as shells count it."""
 KEPT = "stopped; what is committed is kept"
 """After Ctrl-C, of a job whose next start goes on."""
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def speaker(job: str) -> Say:
@@ -32,6 +36,9 @@ def end(
 ) -> int:
     """Does the work of a job; what goes wrong on purpose ends in lines and not in a traceback.
 
+    So does a full disk. Those of inputs, outputs and models have their own errors, which name the
+    file: what is left are temporary files.
+
     Args:
         work: returns the exit code.
         say: takes lines for the user.
@@ -50,6 +57,28 @@ def end(
             (complain or say)(line)
         is_wrong = isinstance(error, wrong) and not isinstance(error, StorageUnavailable)
         return WRONG if is_wrong else BROKE_OFF
+    except OSError as error:
+        if not _is_about_room(error):
+            raise
+        (complain or say)(_describe_full_disk(error))
+        return BROKE_OFF
     except KeyboardInterrupt:
         say(stopped)
         return STOPPED
+
+
+def _is_about_room(error: OSError) -> bool:
+    """Whether a disk is full; where all folders for temporary files are, Python finds none."""
+    return error.errno in _NO_ROOM or "No usable temporary directory" in f"{error}"
+
+
+def _describe_full_disk(error: OSError) -> str:
+    try:
+        folder = tempfile.gettempdir()
+    except OSError:
+        folder = os.environ.get("TMPDIR", "/tmp")
+    where = f"{error.filename!r}" if error.filename else f"the disk of temporary files, {folder!r},"
+    return (
+        f"{where} has no room left ({error.strerror}): free some there, or put temporary files on"
+        " another disk (TMPDIR=FOLDER)"
+    )

@@ -18,8 +18,8 @@ from pixellm.engine.rows import Sample
 from pixellm.errors import ImageError, InstructionError
 from pixellm.images import PreparedImage, prepare_image
 from workers.asking import Reply, Unanswered
-from workers.errors import OutputUnwritable, RecordRejected, StorageError, StorageUnavailable
-from workers.labels.commits import Commit
+from workers.errors import RecordRejected
+from workers.labels.commits import Commit, writing_output
 from workers.labels.rows import Attempt, answer_row, carry_over, failed_rows, rejected_rows
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, write_part
@@ -229,22 +229,14 @@ def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Workbench) -> Commit:
     identity = PartIdentity(run.run_id, shard.shard_id, run.label_fingerprint)
     with bench.meter.timing(Stage.ENCODE):
         part = write_part(rows, identity)
-    try:
-        with bench.meter.timing(Stage.COMMIT):
-            commit, won = bench.ledger.commit(
-                shard.shard_id,
-                part,
-                fingerprint=run.label_fingerprint,
-                source=shard.source,
-                source_etag=shard.etag,
-            )
-    except StorageUnavailable:
-        raise
-    except StorageError as error:  # of the input it would be about one shard, here about all
-        raise OutputUnwritable(
-            f"the output can't be written: {error}. What is committed is kept; when the output can "
-            "be written again, the same command does the rest."
-        ) from error
+    with writing_output(), bench.meter.timing(Stage.COMMIT):
+        commit, won = bench.ledger.commit(
+            shard.shard_id,
+            part,
+            fingerprint=run.label_fingerprint,
+            source=shard.source,
+            source_etag=shard.etag,
+        )
     bench.meter.committed(won)
     return commit
 

@@ -48,7 +48,7 @@ def fetch_model(place: str, cache: Path, most_gib: float | None = None) -> Path:
             store, files, "models", _room(cache, most_gib), f"--model {shown(place)}"
         )
     if not Path(place).is_dir():
-        raise SettingsError(_no_folder(place))
+        raise SettingsError(say_no_folder(place))
     return Path(place)
 
 
@@ -97,7 +97,8 @@ def _check_adapter(place: str, names: Sequence[str]) -> None:
         raise SettingsError(f"--adapter {shown(place)} {why}")
 
 
-def _no_folder(place: str) -> str:
+def say_no_folder(place: str) -> str:
+    """For whoever named it: it isn't there, and hubs are not asked."""
     if place == SHIPPED_MODEL:
         return f"the model that comes with the project is missing from {place!r}; give --model"
     as_typed = under(place, f"{Path.cwd()}") or place

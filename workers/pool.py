@@ -17,7 +17,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from workers.cluster import Machine, connected, list_machines
+from workers.cluster import Machine, connected, list_machines, metrics_address
 from workers.errands import Assignment, Errand
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
@@ -88,6 +88,8 @@ def label_on_ray(
         _check_room(size, machines, own, progress.say)
         assignments = begin()
         progress.say(f"starting {_replicas(size)}; the first one loads the model")
+        if own:
+            progress.say(f"metrics for Prometheus, while it runs: {metrics_address()}")
         progress.say(RAY_COMPLAINT)
         logbook = _SharedLogbook()
         flow = _flow(errands, assignments, size, logbook)

@@ -14,8 +14,8 @@ from workers.labels.commits import PARTS, Ledger, now
 from workers.labels.run_ids import choose_run_id
 from workers.model_files import ModelIdentity, identify_model
 from workers.settings import LabelSettings
-from workers.shards.plan import Plan, Shard, plan_shards
 from workers.shards.listings import WaitingListings
+from workers.shards.plan import Plan, Shard, plan_shards
 from workers.storage.stores import Anywhere
 from workers.storage.uris import join_uri, shown, under
 from workers.wording import Say, counted

@@ -1,6 +1,7 @@
 """The names of settings: in the tree, as flags, as variables, and what a misspelt one may mean."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel
@@ -10,6 +11,8 @@ PREFIX = "PIXELLM_"
 NESTED = "__"
 _LIKENESS = 0.7
 """Of names, 0 to 1: a letter or two of five are wrong. Below, guesses are far-fetched."""
+_SHORTEST, _LONGER = 3, 3
+"""Letters of a part of a name that says which one is meant, and how many such names are told."""
 SettingPath = tuple[str, ...]
 """Of a setting in the tree: ("reading", "roots")."""
 
@@ -44,10 +47,19 @@ def variable_of(path: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str], start: str = "") -> str:
     """What was meant, where that is likely; what all names start with makes them no more alike."""
-    ends = sorted(each.removeprefix(start) for each in known)
-    near = difflib.get_close_matches(name.removeprefix(start), ends, n=1, cutoff=_LIKENESS)
+    meant, ends = name.removeprefix(start), sorted(each.removeprefix(start) for each in known)
+    near = difflib.get_close_matches(meant, ends, n=1, cutoff=_LIKENESS) or _longer(meant, ends)
     if near:
-        return f"; did you mean {start}{near[0]}?"
+        *others, last = [start + each for each in near]
+        first = f"{', '.join(others)} or " if others else ""
+        return f"; did you mean {first}{last}?"
     if start != PREFIX:
         return "; --help lists all"
     return f"; --help lists all: {PREFIX}REPLICA{NESTED}PRECISION is --replica.precision there"
+
+
+def _longer(part: str, names: Iterable[str]) -> list[str]:
+    """Some names that hold it from the beginning of a word on: `price` in `price-per-gpu-hour`."""
+    begins = re.compile(rf"(^|[-._]){re.escape(part)}")
+    found = [each for each in names if begins.search(each)]
+    return found[:_LONGER] if len(part) >= _SHORTEST else []

@@ -242,6 +242,8 @@ def _describe(problem: ErrorDetails, model: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"{flag_of(path)} is missing; --help explains it"
     place = _file.get().place_of(path, problem["input"])
+    if problem["type"] in _GROUP_TYPES and not place:
+        return f"{flag_of(path)} is no setting, but a group{_nearest_flag(flag_of(path), model)}"
     if problem["type"] == "extra_forbidden":
         known = {".".join(each[:end]) for each in leaves(model) for end in range(1, len(each) + 1)}
         if dotted in known:  # with its dot as one name
@@ -277,5 +279,9 @@ def _describe_source(message: str, model: type[BaseModel]) -> str:
     name = unknown.split()[0].partition("=")[0]
     if not name.startswith("-"):
         return f"unexpected argument {name!r}: every setting has a flag before it"
+    return f"unknown flag {name}{_nearest_flag(name, model)}"
+
+
+def _nearest_flag(name: str, model: type[BaseModel]) -> str:
     flags = {flag_of(path) for path in leaves(model)} | {"--help"}
-    return f"unknown flag {name}{nearest(name, flags, '--')}"
+    return nearest(name, flags, "--")

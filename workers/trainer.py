@@ -33,12 +33,15 @@ class FineTuning:
     plan: TrainPlan
     cache: Path
     """folder for models of buckets, on each machine"""
+    cache_gib: float | None = None
+    """most that they may take there; None: as much as the disk holds"""
     needs_less: str = "a smaller --batch, --recompute and --evaluate-every 0 need less"
 
     def run(self, device: torch.device, peers: Alone | Together, say: Say) -> str:
         """The whole way of one worker; returns where lies what was learned."""
         say(f"loading {shown(self.plan.model)}")
-        return work(self.plan, fetch_model(self.plan.model, self.cache), device, peers, say)
+        folder = fetch_model(self.plan.model, self.cache, self.cache_gib)
+        return work(self.plan, folder, device, peers, say)
 
     def count_kept(self, say: Say) -> int:
         """Steps behind which the run would go on."""
@@ -80,7 +83,8 @@ def run_training(settings: TrainSettings, say: Say) -> str:
         CheckpointError: the model can't be used.
         CommitError, StorageError: a label table or the output can't be read, or not written.
     """
-    task = FineTuning(settings.plan, settings.model_cache.expanduser())
+    cache = settings.model_cache.expanduser()
+    task = FineTuning(settings.plan, cache, settings.model_cache_gib)
     if settings.num_workers:
         from workers.worker_group import Group, train_in_group  # Ray takes seconds to import
 

@@ -92,6 +92,13 @@ def test_a_pilot_that_failed_says_why(settings):
         make_pilot(run, settings, PilotProgress(), replicas=replicas)
 
 
+def test_half_a_flag_is_told_with_those_that_it_may_be_the_beginning_of():
+    flags = ["--input", "/in", "--output", "/out", "--price", "2.50"]
+    meant = "did you mean --price-per-cpu-hour or --price-per-gpu-hour\\?"
+    with pytest.raises(SettingsError, match=f"unknown flag --price; {meant}"):
+        PlanSettings.from_everywhere(flags, "plan")
+
+
 def test_a_price_of_cpus_needs_their_number():
     flags = ["--input", "/in", "--output", "/out", "--price-per-cpu-hour", "1"]
     with pytest.raises(SettingsError, match=r"--replica.num-cpus"):

@@ -15,6 +15,7 @@ from workers.doctor.versions import check_packages, check_python
 from workers.doctor.weights import check_weights
 from workers.settings import SHIPPED_MODEL
 from workers.storage.stores import open_store
+from workers.wording import counted
 
 MARKS = {Outcome.OK: "ok", Outcome.WARNING: "warn", Outcome.FAILURE: "FAIL", Outcome.SKIPPED: "-"}
 
@@ -55,8 +56,9 @@ def describe(finding: Finding) -> str:
 
 def describe_all(findings: Sequence[Finding]) -> str:
     """The last line: how many there are of each."""
-    counts = Counter(finding.outcome for finding in findings)
-    return ", ".join(f"{counts[each]} {each}" for each in Outcome)
+    found = Counter(finding.outcome for finding in findings)
+    warnings, failures = (counted(found[each], each) for each in (Outcome.WARNING, Outcome.FAILURE))
+    return f"{found[Outcome.OK]} ok, {warnings}, {failures}, {found[Outcome.SKIPPED]} skipped"
 
 
 def to_json(finding: Finding) -> str:

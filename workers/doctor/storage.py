@@ -1,5 +1,6 @@
 """Checks of the stores: may the input be read, may the output be written, and how does it write."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -7,13 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from workers.doctor.findings import Finding, failed_by, failure, ok, skipped, warning
-from workers.errors import (
-    AccessDenied,
-    ConditionUnsupported,
-    LineError,
-    ObjectMissing,
-    StorageError,
-)
+from workers.doctor.ways_out import READ, WRITE, way_out
+from workers.errors import AccessDenied, ConditionUnsupported, LineError, ObjectMissing
 from workers.storage.objects import ObjectInfo, Store
 from workers.storage.uris import join_uri, scheme_of, shown
 
@@ -21,9 +17,6 @@ PROBES = "_doctor"
 """Folder of the output for what is written to try whether it can be."""
 CLOCK_SECONDS = 10.0
 """Two clocks that differ by more are not kept right; S3 tells the time in whole seconds."""
-READ = "allow s3:ListBucket on the bucket and s3:GetObject on the prefix, or correct --input"
-WRITE = "allow s3:PutObject on the prefix (infra/ has a policy), or correct --output"
-LOOK = "allow s3:ListBucket on the bucket and s3:GetObject on the prefix of the output"
 
 
 def check_input(store: Store, place: str) -> Iterator[Finding]:
@@ -31,8 +24,10 @@ def check_input(store: Store, place: str) -> Iterator[Finding]:
     name = "storage.input"
     try:
         info = _look_for_one(store, place)
-        if info is None and not scheme_of(place) and not Path(place).exists():
-            yield failure(name, f"there is no folder {shown(place)}", "correct --input")
+        if info is None and not scheme_of(place) and not os.path.lexists(place):
+            yield failure(
+                name, f"there is no folder {shown(place)}", "create it, or correct --input"
+            )
             return
         if info is None:
             yield warning(
@@ -43,25 +38,27 @@ def check_input(store: Store, place: str) -> Iterator[Finding]:
             return
         store.get(info.uri, 0, 1)
     except LineError as error:
-        yield failed_by(name, error, READ)
+        yield failed_by(name, error, way_out(error, place, "--input", READ))
         return
     yield ok(name, f"{shown(info.uri)} ({info.size:,} bytes) was found and read")
 
 
 def check_output(store: Store, place: str) -> Iterator[Finding]:
     """Whether the output can be written, read, and tidied up; and what its conditions are worth."""
-    uri = join_uri(place, PROBES, f"probe-{uuid.uuid4().hex}")
+    uri, made = join_uri(place, PROBES, f"probe-{uuid.uuid4().hex}"), _missing_folders(place)
     try:
         store.put(uri, b"written")
     except LineError as error:
-        yield failed_by("storage.output.write", error, WRITE)
+        yield failed_by("storage.output.write", error, way_out(error, place, "--output", WRITE))
+        _remove_empty(made)
         return
     yield ok("storage.output.write", f"an object was written to {shown(join_uri(place, PROBES))}")
     try:
-        yield _read_back(store, uri)
-        yield _try_conditions(store, f"{uri}-once")
+        yield _read_back(store, uri, place)
+        yield _try_conditions(store, f"{uri}-once", place)
     finally:
         removed = _remove(store, (uri, f"{uri}-once"))
+        _remove_empty(made)
     yield removed
 
 
@@ -72,7 +69,7 @@ def check_clock(store: Store, place: str) -> Iterator[Finding]:
     try:
         theirs = store.clock(place)
     except LineError as error:
-        yield failed_by(name, error)
+        yield failed_by(name, error, way_out(error, place, "--output", READ))
         return
     ours = (before + time.time()) / 2
     if theirs is None:
@@ -91,27 +88,27 @@ def check_clock(store: Store, place: str) -> Iterator[Finding]:
 
 def _look_for_one(store: Store, place: str) -> ObjectInfo | None:
     """Any object under a prefix, or the one that the place itself is."""
-    if (info := store.any_under(place)) is not None:
-        return info
-    with suppress(ObjectMissing):
-        return store.stat(place)
-    return None
+    return store.any_under(place) or store.find(place)
 
 
-def _read_back(store: Store, uri: str) -> Finding:
+def _read_back(store: Store, uri: str, place: str) -> Finding:
     """A second start reads what the first has committed, and finds it by listing."""
     name = "storage.output.read"
     try:
         data = store.get(uri)
         listed = store.any_under(uri.rpartition("/")[0])
     except LineError as error:
-        return failed_by(name, error, LOOK)
+        return failed_by(name, error, way_out(error, place, "--output", READ))
     if data != b"written" or listed is None:
-        return failed_by(name, StorageError(f"{shown(uri)} doesn't come back as written"), LOOK)
+        return failure(
+            name,
+            f"{shown(uri)} doesn't come back as it was written",
+            "take a store that gives back what was put there, and lists it, at once",
+        )
     return ok(name, "it was listed, and read back as it was written")
 
 
-def _try_conditions(store: Store, uri: str) -> Finding:
+def _try_conditions(store: Store, uri: str, place: str) -> Finding:
     """The first write creates the object, and the second must be refused since it is there."""
     name = "storage.output.conditions"
     try:
@@ -119,7 +116,7 @@ def _try_conditions(store: Store, uri: str) -> Finding:
     except ConditionUnsupported:
         honoured = False
     except LineError as error:
-        return failed_by(name, error, WRITE)
+        return failed_by(name, error, way_out(error, place, "--output", WRITE))
     if honoured:
         return ok(name, "a conditional put is refused when the object is there: exactly once")
     return warning(
@@ -147,3 +144,16 @@ def _remove(store: Store, uris: Sequence[str]) -> Finding:
             return failed_by(name, error)
         return warning(name, f"{shown(uri)} is there after it was removed", "remove it by hand")
     return ok(name, "what was written was removed again")
+
+
+def _missing_folders(place: str) -> list[Path]:
+    """Those that a probe makes, the innermost first; a bucket has none."""
+    probes = Path(place, PROBES)
+    folders = () if scheme_of(place) else (probes, *probes.parents)
+    return [folder for folder in folders if not os.path.lexists(folder)]
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # something lies in it by now, or it was never made
+            folder.rmdir()

@@ -18,8 +18,9 @@ from pixellm.checkpoints import read_config
 from pixellm.config import clip_from_json, read_json
 from pixellm.errors import CheckpointError, PixelLMError
 from workers.doctor.findings import Finding, failed_by, failure, ok, warning
+from workers.doctor.ways_out import READ, way_out
 from workers.errors import LineError
-from workers.model_folders import FETCHED_SUFFIXES
+from workers.model_folders import FETCHED_SUFFIXES, say_no_folder
 from workers.storage.objects import ObjectInfo, Store
 from workers.storage.uris import join_uri, scheme_of, shown, under
 
@@ -45,6 +46,9 @@ def check_weights(store: Store, place: str) -> Iterator[Finding]:
     try:
         listed = {under(info.uri, place) or "": info for info in store.list(place)}
         files = {name: info for name, info in listed.items() if "/" not in name}
+        if not files:
+            yield _nothing_there(place)
+            return
         yield _check_form(files, place)
         if any(name.endswith(WEIGHTS) for name in files):
             headers = {
@@ -57,7 +61,18 @@ def check_weights(store: Store, place: str) -> Iterator[Finding]:
             yield _check_checksums(store, files, place)
         yield _check_licence(store, files, place)
     except LineError as error:
-        yield failed_by("weights.read", error, "correct --model, or allow s3:GetObject there")
+        yield failed_by("weights.read", error, way_out(error, place, "--model", READ))
+
+
+def _nothing_there(place: str) -> Finding:
+    name, whole = "weights.form", "a folder with config.json and *.safetensors"
+    if scheme_of(place):
+        put = f"put {whole} there: aws s3 cp --recursive FOLDER {place}"
+        return failure(name, f"nothing lies under {shown(place)}", f"correct --model, or {put}")
+    if not Path(place).is_dir():
+        to_do = f"correct --model: {whole}, or s3://bucket/prefix"
+        return failure(name, say_no_folder(place), to_do)
+    return failure(name, f"nothing lies in {shown(place)}", f"correct --model: {whole}")
 
 
 @dataclass(frozen=True, slots=True)

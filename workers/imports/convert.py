@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count, islice
 
-from workers.errors import OutputUnwritable, PlanError, StorageError, StorageUnavailable
+from workers.errors import PlanError
 from workers.imports.formats import FORMATS
 from workers.imports.gold import GoldRecord
 from workers.imports.plan import Conversion
 from workers.imports.rows import gold_rows
-from workers.labels.commits import Guarantee, Ledger
+from workers.labels.commits import Guarantee, Ledger, writing_output
 from workers.labels.manifests import finish_run, read_manifest
 from workers.labels.rows import Attempt
 from workers.labels.schema import LabelRow
@@ -134,7 +134,7 @@ def _commit(
     due = sum(max(1, len(gold.questions)) for gold in batch)
     assert len(rows) == due, "a row for each question, and one for an entry without any"
     part = write_part(rows, PartIdentity(run.run_id, shard_id, run.label_fingerprint))
-    try:
+    with writing_output():
         conversion.ledger.commit(
             shard_id,
             part,
@@ -142,13 +142,6 @@ def _commit(
             source=conversion.settings.input,
             source_etag=conversion.digest,
         )
-    except StorageUnavailable:
-        raise
-    except StorageError as error:
-        raise OutputUnwritable(
-            f"the output can't be written: {error}. What is committed is kept; when the output can "
-            "be written again, the same command does the rest."
-        ) from error
 
 
 def _check_unchanged(conversion: Conversion) -> None:
@@ -161,12 +154,8 @@ def _check_unchanged(conversion: Conversion) -> None:
 
 
 def _probe(ledger: Ledger, say: Say) -> None:
-    try:
+    with writing_output():
         guarantee = ledger.probe()
-    except StorageUnavailable:
-        raise
-    except StorageError as error:
-        raise OutputUnwritable(f"the output can't be written: {error}") from error
     if guarantee is Guarantee.AT_LEAST_ONCE:
         say(
             f"{shown(ledger.output)} has no conditional writes: do not start the same command"

@@ -16,14 +16,23 @@ A run id stands for one input and one label fingerprint; whoever makes run ids s
 import json
 import re
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, ClassVar, Self, get_origin
 
-from workers.errors import AccessDenied, CommitError, ConditionUnsupported, ObjectMissing
+from workers.errors import (
+    AccessDenied,
+    CommitError,
+    ConditionUnsupported,
+    ObjectMissing,
+    OutputUnwritable,
+    StorageError,
+    StorageUnavailable,
+)
 from workers.labels.sums import Sums
 from workers.labels.table import describe_part, read_part
 from workers.storage.objects import Store
@@ -42,6 +51,25 @@ class Guarantee(StrEnum):
     """The store overwrites where it should refuse. All attempts use the same names, so no row is
     doubled; but when two attempts write in the same moment, the later part may replace the earlier
     one after the marker was written, and the sums in the marker are then not those of the part."""
+
+
+@contextmanager
+def writing_output() -> Iterator[None]:
+    """What a store says of the output concerns all shards; of the input it would be about one.
+
+    Raises:
+        OutputUnwritable: the output takes nothing, and waiting will not help.
+        StorageUnavailable: it does not just now.
+    """
+    try:
+        yield
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        raise OutputUnwritable(
+            f"the output can't be written: {error}. What is committed is kept; when the output can "
+            "be written again, the same command does the rest."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

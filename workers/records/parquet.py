@@ -7,7 +7,7 @@ could be one, for only the run knew which column to take.
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,18 +15,11 @@ import pyarrow.parquet as pq
 from workers.errors import RecordRejected
 from workers.records.record import Record, RecordMaker
 from workers.records.rejections import Reason, quote
+from workers.records.row_groups import BATCH_ROWS, open_table, read_rows
 from workers.shards.parquet import PARQUET_ERRORS, is_damage
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import shown
-
-BATCH_ROWS = 16
-"""Rows in memory at once; with images of 2 MiB in them, 32 MiB."""
-
-READ_BYTES = 8 * 2**20
-"""Of a column, in one request."""
-
-_NamedBatch = tuple[list[str], pa.RecordBatch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +36,11 @@ def read_parquet(shard: Shard, store: Store, maker: RecordMaker) -> Iterator[Rec
         RecordRejected: the file is cut off or damaged.
     """
     row_index = 0
-    with store.open(shard.uri) as file:
-        for names, batch in _or_truncated(_read_range(file, shard), shard):
-            columns = [_to_values(column) for column in batch.columns]
-            for values in zip(*columns, strict=True):
-                yield from _make_records(dict(zip(names, values, strict=True)), row_index, maker)
-                row_index += 1
+    for batch in _or_truncated(read_rows(store, shard), shard):
+        names, columns = batch.schema.names, [_to_values(column) for column in batch.columns]
+        for values in zip(*columns, strict=True):
+            yield from _make_records(dict(zip(names, values, strict=True)), row_index, maker)
+            row_index += 1
 
 
 def find_pictures(uri: str, members: Iterable[str], store: Store) -> Iterator[bytes]:
@@ -64,9 +56,7 @@ def find_pictures(uri: str, members: Iterable[str], store: Store) -> Iterator[by
     """
     with store.open(uri) as file, suppress(*PARQUET_ERRORS):
         numbers = sorted(_row_number(member) for member in members)
-        # with either default, a column of a row group is read at once: 1000 pictures
-        table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
-        for row in _read_rows(table, numbers):
+        for row in _pick_rows(open_table(file), numbers):
             for column in row.columns:
                 value = column[0].as_py()
                 data = value.get("bytes") if isinstance(value, dict) else value
@@ -83,35 +73,7 @@ def _make_records(entry: dict[str, object], row_index: int, maker: RecordMaker) 
     yield from maker.make(row_index, entry)
 
 
-def _read_range(file: BinaryIO, shard: Shard) -> Iterator[_NamedBatch]:
-    """Yields exactly the rows of the shard; row groups outside of it are not read."""
-    # With only one of the two, a column of a row group is read at once: the images of 1000 rows.
-    table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
-    left = shard.count if shard.count >= 0 else table.metadata.num_rows
-    groups, before = _covering_groups(table.metadata, shard.first, shard.first + left)
-    skip = shard.first - before
-    for batch in table.iter_batches(BATCH_ROWS, row_groups=groups):
-        part = batch.slice(min(skip, len(batch)), left)
-        skip -= min(skip, len(batch))
-        left -= len(part)
-        if len(part):
-            yield list(part.schema.names), part
-        if not left:  # else the rest of the row group would be fetched and decoded for nothing
-            return
-
-
-def _covering_groups(footer: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
-    """The row groups that hold rows start to stop, and the count of rows before them."""
-    groups, before, seen = list[int](), 0, 0
-    for number in range(footer.num_row_groups):
-        first, seen = seen, seen + footer.row_group(number).num_rows
-        if first < stop and start < seen:
-            before = first if not groups else before
-            groups.append(number)
-    return groups, before
-
-
-def _or_truncated(batches: Iterator[_NamedBatch], shard: Shard) -> Iterator[_NamedBatch]:
+def _or_truncated(batches: Iterator[pa.RecordBatch], shard: Shard) -> Iterator[pa.RecordBatch]:
     try:
         yield from batches
     except PARQUET_ERRORS as error:
@@ -147,7 +109,7 @@ def _to_value(scalar: pa.Scalar) -> object:
         return _Unreadable(f"{type(error).__name__}: {error}")
 
 
-def _read_rows(table: pq.ParquetFile, numbers: Collection[int]) -> Iterator[pa.RecordBatch]:
+def _pick_rows(table: pq.ParquetFile, numbers: Collection[int]) -> Iterator[pa.RecordBatch]:
     """Each row as a batch of its own; row groups without any are not read."""
     paths = [path for field in table.schema_arrow for path in _picture_paths(field)]
     stop = 0

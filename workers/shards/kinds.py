@@ -1,9 +1,9 @@
 """What a file is by its name: one that lists records, an image, a text for images, or none of ours.
 
-    photos/_instructions.yaml      asked of every image below, unless a nearer one is there
-    photos/cats/1.jpg
-    photos/cats/1.txt              side-car: belongs to 1.jpg alone
-    photos/cats/_instructions.txt  nearest to 1.jpg
+photos/_instructions.yaml      asked of every image below, unless a nearer one is there
+photos/cats/1.jpg
+photos/cats/1.txt              side-car: belongs to 1.jpg alone
+photos/cats/_instructions.txt  nearest to 1.jpg
 """
 
 from collections.abc import Container, Sequence

@@ -161,4 +161,4 @@ def _existing(folder: Path) -> Path:
 
 
 def _gib(count: int) -> str:
-    return f"{count / GIB:,.1f} GiB"
+    return f"{count / GIB:,.1f} GiB" if count > GIB / 10 else f"{count / 2**20:,.1f} MiB"

@@ -21,7 +21,7 @@ from botocore import exceptions as aws
 from botocore.config import Config
 
 from workers.errors import (
-    AccessDenied,
+    CallerUnknown,
     ConditionUnsupported,
     ObjectMissing,
     SettingsError,
@@ -31,6 +31,7 @@ from workers.errors import (
 from workers.storage.checksums import Checksum
 from workers.storage.objects import ObjectInfo, RangedReader, Store, buffered, in_key_order
 from workers.storage.s3_checksums import Answer, read_checksum
+from workers.storage.s3_refusals import OWN_KEYS, Refusal
 from workers.storage.uris import redact, shown, split_bucket
 
 ATTEMPTS = (
@@ -52,12 +53,6 @@ _UNKNOWN_CALLER = (
     aws.ProfileNotFound,
     aws.SSOError,
     aws.TokenRetrievalError,
-)
-_SLOW_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"})
-_REFUSED_CODES = frozenset({"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "AccessDenied"})
-_WAY_IN = (
-    "Check who you are (`aws sts get-caller-identity`, AWS_PROFILE, AWS_ACCESS_KEY_ID) and that "
-    "you may list, read and write there; who may not list sees a missing object like this too."
 )
 
 
@@ -247,7 +242,7 @@ def _told(uri: str) -> Iterator[None]:
     except aws.ClientError as error:
         raise _from_answer(uri, error) from error
     except _UNKNOWN_CALLER as error:
-        raise AccessDenied(f"{shown(uri)}: {redact(str(error))}. {_WAY_IN}") from error
+        raise CallerUnknown(f"{shown(uri)}: {redact(str(error))}. {OWN_KEYS}") from error
     except (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError) as error:
         raise StorageUnavailable(
             f"{shown(uri)}: no whole answer from {_where()} after {ATTEMPTS} tries "
@@ -258,19 +253,14 @@ def _told(uri: str) -> Iterator[None]:
 
 
 def _from_answer(uri: str, error: aws.ClientError) -> StorageError:
-    code, status = _code(error), _status(error)
-    said = f"{code} {redact(error.response['Error'].get('Message', ''))}".strip()
-    if code == "NoSuchBucket":
-        return ObjectMissing(f"there is no bucket {split_bucket(uri)[0]!r} at {_where()}")
-    if status == 404:
-        return ObjectMissing(f"there is no object {shown(uri)}")
-    if status in (401, 403) or code in _REFUSED_CODES:
-        return AccessDenied(f"{shown(uri)} was refused by {_where()} ({said}). {_WAY_IN}")
-    if status == 412:
-        return StorageError(f"{shown(uri)} changed while it was read. Start the run again.")
-    if status >= 500 or status == 429 or code in _SLOW_CODES:
-        return StorageUnavailable(f"{shown(uri)}: {_where()} can't just now ({said})")
-    return StorageError(f"{shown(uri)}: {_where()} refused the request ({said})")
+    message = error.response["Error"].get("Message", "")
+    return Refusal(_status(error), _code(error), message, _where()).to_error(uri, _describe_key)
+
+
+def _describe_key() -> str:
+    """Its beginning and where it comes from: by mistake, the secret may stand in its place."""
+    found = boto3.Session().get_credentials()
+    return f"'{found.access_key[:4]}...' (from: {found.method})" if found else "none"
 
 
 def _code(error: aws.ClientError) -> str:

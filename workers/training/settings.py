@@ -167,6 +167,9 @@ class TrainSettings(FlagSettings):
     """processors of a worker; without it, its share of this machine, or one of a cluster"""
     model_cache: Path = Path("~/.cache/pixellm")
     """folder for models of buckets"""
+    model_cache_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """most that models and adapters from buckets may take of that folder, in GiB, as for
+    jobs/label.py; without it, as much as the disk holds"""
 
     @model_validator(mode="after")
     def _refuse_to_learn_nothing(self) -> Self:
