@@ -20,7 +20,7 @@ from workers.watching.leases import Lease
 from workers.watching.problems import can_any_be_read
 from workers.watching.settings import WatchSettings
 from workers.watching.status import NAMES_SHOWN, DropStatus, State
-from workers.wording import Say
+from workers.watching.telling import Say
 
 UNREAD = "-unread"
 """Behind the digest of a drop that is labelled but for images that the watcher may not read."""
