@@ -85,11 +85,12 @@ def label_runs(
     assert len(open_runs) == len(runs), "what comes back is known by the id of its run"
     if any(run.todo for run in runs):
         try:
+            yield from _finish_those_that_are_over(open_runs, progress)
             for summary in _label_rest(list(open_runs.values()), progress, stop, replicas):
                 progress.add(summary)
-                each = open_runs.get(summary.run_id)
-                if each is not None and each.take(summary):
-                    yield _finish(open_runs.pop(each.run_id), progress)
+                if (each := open_runs.get(summary.run_id)) is not None:
+                    each.take(summary)
+                yield from _finish_those_that_are_over(open_runs, progress)
         except KeyboardInterrupt:
             progress.say(f"stopped; {SAME_COMMAND}")
             yield from (_finish(each, progress, interrupted=True) for each in open_runs.values())
@@ -120,13 +121,16 @@ class _OpenRun:
             self.trouble = error
         return self.trouble is None
 
-    def take(self, summary: ShardSummary) -> bool:
-        """Counts a shard in, once; whether that was the last of the run."""
-        if summary.shard_id not in self._left:
-            return False
-        self._left.remove(summary.shard_id)
-        self.tally.add(summary)
-        return not self._left
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes of it."""
+        return not self._left or self.trouble is not None
+
+    def take(self, summary: ShardSummary) -> None:
+        """Counts a shard in, once."""
+        if summary.shard_id in self._left:
+            self._left.remove(summary.shard_id)
+            self.tally.add(summary)
 
 
 def _label_rest(
@@ -196,6 +200,13 @@ def _index_earlier(run: Run) -> EarlierIndex:
         plan={shard.shard_id for shard in run.shards},
     )
     return index_earlier(store, output, list(commits))
+
+
+def _finish_those_that_are_over(
+    open_runs: dict[str, _OpenRun], progress: Progress
+) -> Iterator[RunSummary]:
+    for each in [each for each in open_runs.values() if each.is_over]:
+        yield _finish(open_runs.pop(each.run_id), progress)
 
 
 def _finish(

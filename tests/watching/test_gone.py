@@ -78,6 +78,13 @@ def test_a_folder_that_is_not_there_is_waited_for_and_nothing_is_noted_as_delete
     assert entries(place) == 1
 
 
+def test_a_folder_that_never_was_there_is_told(place, monkeypatch):
+    monkeypatch.setattr("workers.watching.patience.FIRST_WAIT", 0.01)
+    place.input.rmdir()
+    with pytest.raises(StorageUnavailable, match="is --input right"):
+        place.watch_once(label=never)
+
+
 def test_a_place_where_no_disk_is_mounted_is_warned_of_once_and_nothing_is_noted_as_deleted(place):
     place.drop("friday", 0)
     place.drop("monday", 1)

@@ -12,6 +12,7 @@ from tests.same import assert_same_rows
 from tests.watching.labelling import by_image, never, undisturbed
 from workers.runs import plan_run
 from workers.storage.stores import Anywhere
+from workers.watching.drops import list_drop
 
 
 def test_what_is_added_replaced_and_deleted_makes_the_table_follow(place):
@@ -75,6 +76,16 @@ def test_an_image_that_a_list_names_is_labelled_again_when_it_is_replaced_or_com
     place.watch_once(label=never)
 
 
+def test_a_list_whose_images_are_the_same_makes_no_new_table(place):
+    folder = place.drop("friday", 0)
+    list_in(folder, "0.jpg")
+    place.watch_once()
+    (folder / "notes.txt").write_text("hello")
+    place.watch_once()
+    assert place.status("friday")["changes"]["new"] == 1
+    assert len(list((place.output / "friday" / "_runs").glob("*.json"))) == 1
+
+
 # ---- drops that change while they are looked at ----
 
 
@@ -135,6 +146,27 @@ def test_a_drop_that_changes_while_it_is_planned_is_looked_at_again(
         swapped(folder)
     assert place.watch_once().unfinished == []
     check_that_the_labels_are_of(place, folder)
+
+
+def test_a_drop_that_is_another_one_for_a_moment_is_not_noted_with_what_was_in_it_then(
+    place, clock, monkeypatch
+):
+    folder, swapped = place.drop("friday", 0, 1), SwapsTwo()
+
+    def listing(*arguments):
+        monkeypatch.setattr("workers.watching.planning.list_drop", list_drop)
+        swapped(folder)
+        found = list_drop(*arguments)
+        swapped(folder)
+        return found
+
+    monkeypatch.setattr("workers.watching.planning.list_drop", listing)
+    watcher = place.watcher(clock=clock, label=never)
+    watcher.backlog.look()
+    watcher.label()
+    assert "it changed while it was planned" in place.told.getvalue()
+    place.watch_once()
+    assert place.status("friday")["state"] == "done"
 
 
 def test_a_drop_that_is_away_while_it_is_planned_is_not_refused_for_good(place, clock, monkeypatch):

@@ -21,7 +21,7 @@ from workers.watching.marks import is_any_unread
 from workers.watching.problems import can_any_be_read
 from workers.watching.settings import WatchSettings
 from workers.watching.status import NAMES_SHOWN, DropStatus, State
-from workers.wording import Say
+from workers.watching.telling import Say
 
 NOTHING_BUT_A_MARK = (
     f"nothing is in it but {READY_MARK}: images ({', '.join(sorted(IMAGE_SUFFIXES))}) or files that"
