@@ -19,6 +19,7 @@ from workers.driver import label_run, label_runs
 from workers.errors import (
     AccessDenied,
     CommitError,
+    OutputUnwritable,
     PlanError,
     SettingsError,
     StorageUnavailable,
@@ -683,6 +684,14 @@ def test_an_output_that_takes_nothing_keeps_no_other_run_from_its_labels(
 
     monkeypatch.setattr(Ledger, "probe", refused)
     check_that_only_the_first_is_in_trouble(together(three), "the output can't be written")
+
+
+def test_lists_that_cannot_be_stored_keep_no_other_run_from_its_labels(three, output):
+    shutil.rmtree(output / "a" / "_plans")
+    (output / "a" / "_plans").write_text("a file where the folder should be")
+    check_that_only_the_first_is_in_trouble(together(three), "the output can't be written")
+    with pytest.raises(OutputUnwritable, match="_plans"):  # and alone it ends the job
+        label_run(plan_run(three[0], silent), Progress(io.StringIO()), replicas=replicas_here)
 
 
 def test_where_no_output_can_be_worked_with_no_replica_is_started(three, output):

@@ -120,6 +120,11 @@ class _OpenRun:
             self.trouble = error
         return self.trouble is None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether shards of it are still to come."""
+        return bool(self._left) and self.trouble is None
+
     def take(self, summary: ShardSummary) -> bool:
         """Counts a shard in, once; whether that was the last of the run."""
         if summary.shard_id not in self._left:
@@ -145,7 +150,7 @@ def _label_rest(
     if not fit:
         return
     todo = [Errand(each.run_id, shard) for each in fit for shard in each.run.todo]
-    prospects = Prospects(len(fit))
+    prospects = Prospects()
     summaries = replicas(todo, fit[0].run.settings, partial(_assign_all, fit), progress, stop)
     records = _count_records([each.shard for each in todo])
     with progress.running(len(todo), records), closing(summaries):
@@ -153,7 +158,8 @@ def _label_rest(
             if summary.not_begun:  # left for the next start, as what no replica took
                 continue
             yield summary
-            if prospects.are_gone_after(summary):
+            left = {each.run_id for each in fit if each.has_more}
+            if prospects.are_gone_after(summary, left):
                 progress.say("the run ends here: the other shards would fail like this one")
                 return
     if stop.reason:
@@ -175,12 +181,20 @@ def _probe(run: Run, say: Say) -> None:
 
 
 def _assign_all(open_runs: Sequence[_OpenRun]) -> list[Assignment]:
-    return [_assign(each.run, each.earlier) for each in open_runs]
+    """Those of runs whose lists can be stored."""
+    assignments = []
+    for each in open_runs:
+        try:
+            assignments.append(_assign(each.run, each.earlier))
+        except ITS_OWN as error:
+            each.trouble = error
+    return assignments
 
 
 def _assign(run: Run, earlier: EarlierIndex | None = None) -> Assignment:
     """What replicas must know; stores the lists that they will read."""
-    run.lists.store_in(Anywhere())
+    with writing_output():
+        run.lists.store_in(Anywhere())
     ledger, earlier = run.ledger, earlier or _index_earlier(run)
     return Assignment(run.settings, run.identity, ledger.run_id, ledger.guarantee, earlier)
 
