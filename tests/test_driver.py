@@ -422,17 +422,16 @@ def work_through(read, photos, output):
     """A start whose replicas, in the place of Ray, give these summaries; what it made of them."""
 
     def work(*summaries: ShardSummary | BaseException) -> tuple[RunSummary, str, int]:
-        given = []
+        given, run = [], plan_run(read(photos, output), silent)
 
         def replicas(errands, settings, begin, progress, stop):
             for each in summaries:
                 given.append(each)
                 if isinstance(each, BaseException):
                     raise each
-                yield each
+                yield replace(each, run_id=run.ledger.run_id)
 
-        told = io.StringIO()
-        made = label_run(plan_run(read(photos, output), silent), Progress(told), replicas=replicas)
+        made = label_run(run, Progress(told := io.StringIO()), replicas=replicas)
         return made, told.getvalue(), len(given)
 
     return work
