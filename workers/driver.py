@@ -111,10 +111,10 @@ class _OpenRun:
         """what is wrong with its output; then nothing more is begun of it"""
         self._left = {shard.shard_id for shard in run.todo}
 
-    def begin(self, say: Say) -> bool:
+    def begin(self, progress: Progress) -> bool:
         """Looks at its output, before Ray is started for nothing; whether it can be worked with."""
         try:
-            _probe(self.run, say)
+            _probe(self.run, partial(progress.say, run=self.run_id))
             self.earlier = _index_earlier(self.run)
         except ITS_OWN as error:
             self.trouble = error
@@ -146,14 +146,19 @@ def _label_rest(
 
         check_address()
         replicas = label_on_ray
-    fit = [each for each in open_runs if each.run.todo and each.begin(progress.say)]
+    fit = [each for each in open_runs if each.run.todo and each.begin(progress)]
     if not fit:
         return
     todo = [Errand(each.run_id, shard) for each in fit for shard in each.run.todo]
     prospects = Prospects()
     summaries = replicas(todo, fit[0].run.settings, partial(_assign_all, fit), progress, stop)
     records = _count_records([each.shard for each in todo])
-    with progress.running(len(todo), records), closing(summaries):
+    only = fit[0].run_id if len(fit) == 1 else None
+    with (
+        progress.only_about(only),
+        progress.running(len(todo), records),
+        closing(summaries),
+    ):
         for summary in summaries:
             if summary.not_begun:  # left for the next start, as what no replica took
                 continue

@@ -75,6 +75,15 @@ class Progress:
         """Lines that name no other run are about this one from now on."""
         self._run = run
 
+    @contextmanager
+    def only_about(self, run: str | None) -> Iterator[None]:
+        """For a while; where the work is about several runs (None), it changes nothing."""
+        before, self._run = self._run, run or self._run
+        try:
+            yield
+        finally:
+            self._run = before
+
     def say(
         self,
         text: str,
