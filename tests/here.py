@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from workers.driver import label_runs
-from workers.errands import Assignment, Errand
+from workers.errands import Assignment, Errand, assigned
 from workers.labeller import label_shard
 from workers.model_files import load_engine
 from workers.progress import Progress
@@ -24,6 +24,8 @@ def replicas_here(
 ) -> Generator[ShardSummary, None, None]:
     """As `workers.pool.label_on_ray`."""
     assignments = begin()
+    if not (errands := assigned(errands, assignments)):
+        return
     engine = load_engine(settings, assignments[0].identity)
     benches = lay_out_benches(assignments, engine)
     loop = asyncio.new_event_loop()

@@ -19,6 +19,7 @@ from workers.driver import label_run, label_runs
 from workers.errors import (
     AccessDenied,
     CommitError,
+    OutputUnwritable,
     PlanError,
     SettingsError,
     StorageUnavailable,
@@ -33,7 +34,7 @@ from workers.model_files import load_engine
 from workers.progress import Progress
 from workers.prospects import FAILED_IN_A_ROW
 from workers.runs import describe_plan, plan_run
-from workers.settings import LabelSettings
+from workers.settings import SHIPPED_MODEL, LabelSettings
 from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
 from workers.stopping import Stop
@@ -180,7 +181,7 @@ def test_when_all_is_committed_the_run_is_finished_without_ray_and_then_left_alo
 
 
 def test_another_adapter_labels_again_and_the_same_one_has_nothing_to_do(
-    read, photos, output, tmp_path
+    read, photos, output, tmp_path, monkeypatch
 ):
     adapters = [("--adapter", f"{tmp_path}/{rank}") for rank in (2, 4)]
     for rank, (_, folder) in zip((2, 4), adapters, strict=True):
@@ -194,6 +195,7 @@ def test_another_adapter_labels_again_and_the_same_one_has_nothing_to_do(
         *digests,
         table(output)[0].model_sha256,
     )
+    monkeypatch.setattr("workers.runs._told", set())
     told = []
     for flags, done in ((adapters[0], True), (adapters[1], False), ((), False)):
         run = plan_run(read(photos, output, *flags), told.append)
@@ -271,6 +273,39 @@ def test_images_beside_a_list_are_told_of(read, photos, output):
     plan_run(read(photos, output), told.append)
     (line,) = [line for line in told if "list records" in line]
     assert line.startswith("4 images beside files that list records: labelled where")
+
+
+def test_a_model_is_named_once_for_all_that_a_process_plans(read, photos, output, monkeypatch):
+    monkeypatch.setattr("workers.runs._told", set())
+    shipped = read(photos, output).model_copy(update={"model": None})
+    told: list[str] = []
+    for name in "ab":
+        plan_run(shipped.model_copy(update={"output": f"{output}/{name}"}), told.append)
+    (line,) = [line for line in told if line.startswith("identifying")]
+    assert line.startswith(f"identifying the model '{SHIPPED_MODEL}', the small model of the")
+    assert sum(f"in '{photos}'" in line for line in told) == 2
+    plan_run(other := read(photos, output), told.append)
+    (_, line) = [line for line in told if line.startswith("identifying")]
+    assert line == f"identifying the model '{other.model}'"
+
+
+@pytest.mark.parametrize(("names", "known"), [("a", True), ("ab", False)])
+def test_lines_of_a_start_name_the_run_that_it_is_about(read, photos, output, names, known):
+    inputs = [shutil.copytree(photos, photos.with_name(name)) for name in names]
+    runs = [plan_run(read(each, output / each.name), silent) for each in inputs]
+    progress = Progress(told := io.StringIO())
+    progress.speak_json()
+
+    def replicas(errands, settings, begin, progress, stop):
+        progress.say("starting a replica")
+        yield from replicas_here(errands, settings, begin, progress, stop)
+
+    list(label_runs(runs, progress, replicas=replicas))
+    progress.say("waiting for more")
+    lines = [json.loads(line) for line in told.getvalue().splitlines()]
+    of = {line["message"]: line.get("run") for line in lines}
+    assert of["starting a replica"] == (runs[0].ledger.run_id if known else None)
+    assert of["waiting for more"] is None
 
 
 def test_an_input_without_anything_is_told(read, output, tmp_path):
@@ -421,17 +456,16 @@ def work_through(read, photos, output):
     """A start whose replicas, in the place of Ray, give these summaries; what it made of them."""
 
     def work(*summaries: ShardSummary | BaseException) -> tuple[RunSummary, str, int]:
-        given = []
+        given, run = [], plan_run(read(photos, output), silent)
 
         def replicas(errands, settings, begin, progress, stop):
             for each in summaries:
                 given.append(each)
                 if isinstance(each, BaseException):
                     raise each
-                yield each
+                yield replace(each, run_id=run.ledger.run_id)
 
-        told = io.StringIO()
-        made = label_run(plan_run(read(photos, output), silent), Progress(told), replicas=replicas)
+        made = label_run(run, Progress(told := io.StringIO()), replicas=replicas)
         return made, told.getvalue(), len(given)
 
     return work
@@ -688,6 +722,14 @@ def test_an_output_that_takes_nothing_keeps_no_other_run_from_its_labels(
 
     monkeypatch.setattr(Ledger, "probe", refused)
     check_that_only_the_first_is_in_trouble(together(three), "the output can't be written")
+
+
+def test_lists_that_cannot_be_stored_keep_no_other_run_from_its_labels(three, output):
+    shutil.rmtree(output / "a" / "_plans")
+    (output / "a" / "_plans").write_text("a file where the folder should be")
+    check_that_only_the_first_is_in_trouble(together(three), "the output can't be written")
+    with pytest.raises(OutputUnwritable, match="_plans"):  # and alone it ends the job
+        label_run(plan_run(three[0], silent), Progress(io.StringIO()), replicas=replicas_here)
 
 
 def test_where_no_output_can_be_worked_with_no_replica_is_started(three, output):

@@ -1,4 +1,5 @@
 import json
+import re
 from fnmatch import fnmatchcase
 
 import botocore.session
@@ -7,8 +8,12 @@ import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.deployment import INFRA, head, objects
+from tests.deployment import INFRA, ROOT, head, objects
+from workers.doctor.storage import PROBES
 from workers.labels.commits import MARKERS
+from workers.training.states import STATES
+from workers.watching.cursor import LABELLED, WATCH
+from workers.watching.leases import LEASES
 
 AWS = INFRA / "aws"
 POLICIES = sorted((AWS / "policies").glob("*.json"))
@@ -18,6 +23,7 @@ UNNARROWED = {"ec2:DescribeInstances", "ec2:DescribeInstanceStatus", "ec2:Descri
 OF_KUBERNETES = {"label", "train", "read"}
 PHOTOS = "arn:aws:s3:::example-photos/drops/friday/1.jpg"
 LABELS = "arn:aws:s3:::example-labels/drops"
+TUNED = "arn:aws:s3:::example-models/tuned"
 WEIGHTS = "arn:aws:s3:::example-models/pixellm-7b/model.safetensors"
 
 
@@ -82,11 +88,42 @@ def test_the_labelling_role_can_do_what_the_line_does():
     for name in ("labels/run/shard.parquet", f"{MARKERS}/run/shard.json", "_status.json"):
         assert allows("label", "s3:PutObject", f"{LABELS}/friday/{name}")
     assert allows("label", "s3:DeleteObject", f"{LABELS}/_watch/leases/friday/00000007.json")
-    assert allows("label", "s3:DeleteObject", f"{LABELS}/friday/{MARKERS}/_probe-0a1b")
+
+
+REMOVED = {
+    "workers/doctor/storage.py": ("label", f"{LABELS}/{PROBES}/probe-0a1b"),
+    "workers/labels/commits.py": ("label", f"{LABELS}/friday/{MARKERS}/_probe-0a1b"),
+    "workers/training/states.py": ("train", f"{TUNED}/{STATES}/00000100/rest.json"),
+    "workers/watching/cursor.py": ("label", f"{LABELS}/{WATCH}/{LABELLED}/friday/0a1b.jsonl.gz"),
+    "workers/watching/leases.py": ("label", f"{LABELS}/{WATCH}/{LEASES}/friday/00000007.json"),
+}
+"""What modules delete, and who must be allowed to."""
+MAY_STAY = {"workers/scoring/evaluation.py", "workers/storage/stores.py"}
+"""The one goes on where it may not delete; the other does it for all of them."""
+
+
+def test_every_module_that_deletes_says_here_who_must_be_allowed_to():
+    modules = {path: path.read_text(encoding="utf-8") for path in (ROOT / "workers").rglob("*.py")}
+    deleting = {
+        path.relative_to(ROOT).as_posix()
+        for path, text in modules.items()
+        if re.search(r"store(\(uri\))?\.delete\(", text)
+    }
+    assert deleting == REMOVED.keys() | MAY_STAY
+
+
+@pytest.mark.parametrize(("role", "what"), REMOVED.values(), ids=REMOVED)
+def test_a_role_may_remove_what_the_project_removes(role, what):
+    assert allows(role, "s3:DeleteObject", what)
+
+
+def test_the_doctor_may_remove_its_probes_beside_a_drops_labels_too():
+    assert allows("label", "s3:DeleteObject", f"{LABELS}/friday/{PROBES}/probe-0a1b")
 
 
 def test_the_labelling_role_can_remove_no_label_and_change_no_model():
-    for name in ("labels/run/shard.parquet", f"{MARKERS}/run/shard.json", "_status.json"):
+    names = "labels/run/shard.parquet", f"{MARKERS}/run/shard.json", "_status.json"
+    for name in (*names, f"labels/{PROBES}.parquet", f"{PROBES}/part.parquet"):
         assert not allows("label", "s3:DeleteObject", f"{LABELS}/friday/{name}")
     assert not allows("label", "s3:PutObject", WEIGHTS)
 

@@ -211,3 +211,10 @@ def test_commands_of_the_readme_have_no_made_up_names_that_nothing_replaces():
     text = (INFRA / "README.md").read_text(encoding="utf-8")
     steps = text.partition("## 2.")[2].partition("## Schedules elsewhere")[0]
     assert not re.search(r"111122223333|eu-central-1|example-", steps)
+
+
+def test_settings_that_a_schedule_takes_from_a_bucket_are_put_there_by_a_command():
+    text = (INFRA / "README.md").read_text(encoding="utf-8").replace("$MODELS", "example-models")
+    taken = set(re.findall(r"--config (s3://[^\s\"]+)", text))
+    copied = re.findall(r"aws s3 cp (\S+) (s3://\S+)", text)
+    assert taken == {place for path, place in copied if (ROOT / path).is_file()} != set()

@@ -83,7 +83,7 @@ def test_a_shard_tells_its_ids_and_rejected_records_and_no_text_that_was_asked(l
     assert {line["run"] for line in told} == {"run-1"}
     rejected = [line for line in told if "record" in line]
     assert {line["message"] for line in rejected} == {"rejected_input: image_unknown_format"}
-    assert "4 rows of 2 records are committed" in told[-1]["message"]
+    assert "committed: 4 rows of 2 records" in told[-1]["message"]
     assert "the dog" not in f"{told}"
 
 

@@ -245,7 +245,7 @@ def test_a_run_on_ray_serves_its_numbers_and_its_replicas_log_lines_of_json(tmp_
     assert {name.partition(" ")[0] for name in seen} <= {metric.exported for metric in METRICS}
     assert {line["message"] for line in logged if "shard" in line} == {
         "rejected_input: image_unknown_format",
-        "4 rows of 4 records are committed",
+        "committed: 4 rows of 4 records",
     }
     printed = told.getvalue() + capsys.readouterr().err
     said = [line for line in printed.splitlines() if "core_worker" not in line]

@@ -24,7 +24,8 @@ from workers.pool import (
 )
 from workers.progress import Progress
 from workers.settings import LabelSettings
-from workers.shards.plan import plan_shards
+from workers.shards.kinds import ShardKind
+from workers.shards.plan import Shard, plan_shards
 from workers.stopping import Stop
 from workers.storage.memory import MemoryStore
 from workers.summaries import Pulse
@@ -94,6 +95,16 @@ def test_nothing_is_begun_where_no_replica_has_room(monkeypatch):
     settings = LabelSettings.from_everywhere(given, "label")
     with pytest.raises(SettingsError, match="lower --num-gpus-per-replica"):
         next(label_on_ray([], settings, begin, Progress(io.StringIO()), Stop()))
+
+
+def test_where_no_run_could_be_begun_no_replica_is_started(monkeypatch):
+    monkeypatch.setattr("workers.pool.connected", lambda *_, **__: nullcontext(True))
+    monkeypatch.setattr("workers.pool.list_machines", lambda: LAPTOP)
+    settings = LabelSettings.from_everywhere(["--input", "/in", "--output", "/out"], "label")
+    shard = Shard("shard", ShardKind.JSONL, "/in/a.jsonl", "a.jsonl", "etag", 9)
+    given = [Errand("run", shard)], settings, list, Progress(told := io.StringIO()), Stop()
+    assert list(label_on_ray(*given)) == []
+    assert "starting" not in told.getvalue()
 
 
 def test_the_book_counts_starts_and_keeps_last_words_by_shard():

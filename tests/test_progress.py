@@ -1,5 +1,6 @@
 import io
 import json
+import time
 from collections import Counter
 
 from workers.progress import Progress
@@ -154,3 +155,38 @@ def test_lines_of_json_say_which_command_they_are_from():
     progress.speak_json()
     progress.say("hello")
     assert json.loads(told.getvalue())["from"] == "watch"
+
+
+def wait_until_it_is_said(told: io.StringIO, text: str) -> None:
+    deadline = time.monotonic() + 10
+    while text not in told.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_log_says_nothing_of_shards_before_a_replica_is_ready_and_the_end_once(monkeypatch):
+    monkeypatch.setattr("workers.progress.LOG_SECONDS", 0.02)
+    progress = Progress(told := io.StringIO())
+    with progress.running(2):
+        time.sleep(0.1)
+        progress.say("starting")
+        progress.hear(Pulse(replicas=1))
+        wait_until_it_is_said(told, "0/2 shards")
+        progress.add(summary(1))
+        wait_until_it_is_said(told, "1/2 shards")
+        progress.add(summary(2))
+        time.sleep(0.1)
+    lines = told.getvalue().splitlines()
+    assert lines[0] == "label: starting"
+    assert [line.partition("  ")[0] for line in lines].count("label: 2/2 shards") == 1
+    assert "1/2 shards" in told.getvalue()
+
+
+def test_the_pace_stays_once_the_last_shard_is_in(monkeypatch):
+    now = 10.0
+    monkeypatch.setattr("workers.progress.time.monotonic", lambda: now)
+    progress = Progress(io.StringIO())
+    with progress.running(1):
+        now = 14.0
+        progress.add(summary(1))
+        now = 100.0
+    assert (progress.seconds, progress.pace) == (4.0, 1.0)

@@ -137,3 +137,45 @@ def test_a_file_that_was_replaced_is_opened_anew(store):
         read(store, second)
     _, second = plan(store, 60)
     assert read(store, second) == IMAGES[:60][::-1]
+
+
+class Replaced(MemoryStore):
+    """Once, a file is replaced between the look at it and its opening."""
+
+    def __init__(self):
+        super().__init__()
+        self.instead = None
+
+    def open(self, uri):
+        if self.instead is not None:
+            self.put(uri, self.instead)
+            self.instead = None
+        return super().open(uri)
+
+
+def test_a_file_that_was_replaced_for_a_moment_is_read_by_no_later_shard():
+    store = Replaced()
+    put_images(store, 120)
+    (planned,) = [store.get(info.uri) for info in store.list("mem://bucket/in")]
+    first, second = plan(store, 60)
+    store.instead = parquet({"image": IMAGES[::-1]}, row_group_size=120)
+    with pytest.raises(StorageError, match="changed since the run was planned"):
+        read(store, first)
+    put(store, "a.parquet", planned)  # as it was: a bucket gives it the etag that it had
+    assert read(store, second) == IMAGES[60:]
+
+
+def test_a_file_that_was_replaced_while_it_was_read_is_opened_anew(store):
+    put_images(store, 120)
+    (planned,) = [store.get(info.uri) for info in store.list("mem://bucket/in")]
+    first, second = plan(store, 60)
+    records = read_records(first, store, defaults=DEFAULTS)
+    for _ in range(first.count):  # all of it; the shard is over only with the next look
+        next(records)
+    put(store, "a.parquet", parquet({"image": IMAGES[::-1]}, row_group_size=120))
+    with pytest.raises(StorageError, match="changed since the run was planned"):
+        list(records)
+    put(store, "a.parquet", planned)
+    store.opened.clear()
+    assert read(store, second) == IMAGES[60:]
+    assert len(store.opened) == 1

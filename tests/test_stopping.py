@@ -39,6 +39,9 @@ def test_a_deadline_is_read_in_each_of_its_forms(text, when):
         ("soon", "'soon' is no time"),
         ("", "'' is no time"),
         ("25:00", "hour must be in"),
+        ("4000000d", "'4000000d' lies behind the year 9999"),
+        ("99999999999d", "'99999999999d' lies behind the year 9999"),
+        ("9999-12-31T23:59-14:00", "'9999-12-31T23:59-14:00' lies behind the year 9999"),
     ],
 )
 def test_what_is_no_deadline_is_refused(text, why):

@@ -112,10 +112,10 @@ class _OpenRun:
         """what is wrong with its output; then nothing more is begun of it"""
         self._left = {shard.shard_id for shard in run.todo}
 
-    def begin(self, say: Say) -> bool:
+    def begin(self, progress: Progress) -> bool:
         """Looks at its output, before Ray is started for nothing; whether it can be worked with."""
         try:
-            _probe(self.run, say)
+            _probe(self.run, partial(progress.say, run=self.run_id))
             self.earlier = _index_earlier(self.run)
         except ITS_OWN as error:
             self.trouble = error
@@ -145,19 +145,25 @@ def _label_rest(
 
         check_address()
         replicas = label_on_ray
-    fit = [each for each in open_runs if each.run.todo and each.begin(progress.say)]
+    fit = [each for each in open_runs if each.run.todo and each.begin(progress)]
     if not fit:
         return
     todo = [Errand(each.run_id, shard) for each in fit for shard in each.run.todo]
-    prospects = Prospects(len(fit))
+    prospects = Prospects()
     summaries = replicas(todo, fit[0].run.settings, partial(_assign_all, fit), progress, stop)
     records = _count_records([each.shard for each in todo])
-    with progress.running(len(todo), records), closing(summaries):
+    only = fit[0].run_id if len(fit) == 1 else None
+    with (
+        progress.only_about(only),
+        progress.running(len(todo), records),
+        closing(summaries),
+    ):
         for summary in summaries:
             if summary.not_begun:  # left for the next start, as what no replica took
                 continue
             yield summary
-            if prospects.are_gone_after(summary):
+            left = {each.run_id for each in fit if not each.is_over}
+            if prospects.are_gone_after(summary, left):
                 progress.say("the run ends here: the other shards would fail like this one")
                 return
     if stop.reason:
@@ -179,12 +185,20 @@ def _probe(run: Run, say: Say) -> None:
 
 
 def _assign_all(open_runs: Sequence[_OpenRun]) -> list[Assignment]:
-    return [_assign(each.run, each.earlier) for each in open_runs]
+    """Those of runs whose lists can be stored."""
+    assignments = []
+    for each in open_runs:
+        try:
+            assignments.append(_assign(each.run, each.earlier))
+        except ITS_OWN as error:
+            each.trouble = error
+    return assignments
 
 
 def _assign(run: Run, earlier: EarlierIndex | None = None) -> Assignment:
     """What replicas must know; stores the lists that they will read."""
-    run.lists.store_in(Anywhere())
+    with writing_output():
+        run.lists.store_in(Anywhere())
     ledger, earlier = run.ledger, earlier or _index_earlier(run)
     return Assignment(run.settings, run.identity, ledger.run_id, ledger.guarantee, earlier)
 

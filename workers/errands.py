@@ -1,6 +1,7 @@
 """What a replica is told: of each run once, and then of one shard after the other."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -47,3 +48,9 @@ class Errand:
         values = json.loads(text)
         shard = values["shard"]
         return cls(values["run_id"], Shard(**{**shard, "kind": ShardKind(shard["kind"])}))
+
+
+def assigned(errands: Sequence[Errand], assignments: Sequence[Assignment]) -> list[Errand]:
+    """Those of runs that replicas know; of a run whose lists could not be stored, they don't."""
+    known = {each.run_id for each in assignments}
+    return [each for each in errands if each.run_id in known]

@@ -32,6 +32,7 @@ from workers.records.record import ImageRef, Record
 from workers.records.rejections import Reason, Rejection
 from workers.shards.plan import Shard
 from workers.summaries import ShardSummary
+from workers.wording import counted
 from workers.workbench import Workbench
 
 _log = logging.getLogger(REPLICA)
@@ -55,7 +56,8 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
     rows = [row for each in labelled for row in each.rows]
     commit = await bench.in_thread(_commit, rows, shard, bench)
     ids = {"run": commit.run_id, "shard": shard.shard_id}
-    _log.info("%d rows of %d records are committed", commit.rows, len(labelled), extra=ids)
+    rows_of, records = counted(commit.rows, "row"), counted(len(labelled), "record")
+    _log.info("committed: %s of %s", rows_of, records, extra=ids)
     return ShardSummary(
         run_id=commit.run_id,
         shard_id=shard.shard_id,

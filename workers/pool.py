@@ -18,7 +18,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from workers.cluster import Machine, connected, list_machines, metrics_address
-from workers.errands import Assignment, Errand
+from workers.errands import Assignment, Errand, assigned
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
 from workers.metrics import RayMeter
@@ -72,7 +72,7 @@ def label_on_ray(
         errands: at least one.
         settings: with GPUs and precision settled.
         begin: called once it is sure that there is room for a replica, since it writes to the
-            outputs; returns what a replica must know of each run.
+            outputs; returns what a replica must know of each run. What lies in other runs is left.
         progress: hears of replicas that are ready, and of records while shards are under way.
         stop: once it has a reason, no shard is begun, and each is told of as `not_begun` when its
             turn comes; after its grace, none is waited for.
@@ -87,6 +87,8 @@ def label_on_ray(
         size = size_pool(settings, machines)
         _check_room(size, machines, own, progress.say)
         assignments = begin()
+        if not (errands := assigned(errands, assignments)):
+            return
         progress.say(f"starting {_describe_size(size)}; the first one loads the model")
         if own:
             progress.say(f"metrics for Prometheus, while it runs: {metrics_address()}")

@@ -75,6 +75,15 @@ class Progress:
         """Lines that name no other run are about this one from now on."""
         self._run = run
 
+    @contextmanager
+    def only_about(self, run: str | None) -> Iterator[None]:
+        """For a while; where the work is about several runs (None), it changes nothing."""
+        before, self._run = self._run, run or self._run
+        try:
+            yield
+        finally:
+            self._run = before
+
     def say(
         self,
         text: str,
@@ -128,6 +137,8 @@ class Progress:
         """Counts a shard in."""
         with self._lock:
             self.tally.add(summary)
+            if self._is_over and not self._seconds:  # what Ray still takes to end is no work
+                self._seconds = self.seconds
         if summary.error is not None:
             self.say(
                 f"shard {summary.shard_id} failed: {summary.error}",
@@ -192,10 +203,16 @@ class Progress:
     def _tick(self, ended: threading.Event) -> None:
         while not ended.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
             with self._lock:
-                self._show()
+                # a line of a log is there for good: none before work begins, and the last one once
+                if self._terminal or (self._pulse.replicas and not self._is_over):
+                    self._show()
+
+    @property
+    def _is_over(self) -> bool:
+        return 0 < self._shards <= len(self.tally.done) + len(self.tally.failures)
 
     def _show(self, *, final: bool = False) -> None:
-        text = self.line(time.monotonic() - self._started)
+        text = self.line(self.seconds)
         if not self._terminal:
             self._print(text)
             return

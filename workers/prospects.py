@@ -1,5 +1,7 @@
 """Whether what is left of some runs may still be labelled, by what became of the shards so far."""
 
+from collections.abc import Set
+
 from workers.summaries import ShardSummary
 
 FAILED_IN_A_ROW = 20
@@ -7,25 +9,26 @@ FAILED_IN_A_ROW = 20
 
 
 class Prospects:
-    """Hears of shards that failed; what those of one run fail on may be its own affair.
+    """Hears of shards that failed; what those of one run fail on may be its own affair."""
 
-    Args:
-        runs: that have something to do.
-    """
+    def __init__(self) -> None:
+        self._ended, self._failed = set[str](), list[str]()
 
-    def __init__(self, runs: int) -> None:
-        self._runs, self._ended, self._failed = runs, set[str](), list[str]()
-
-    def are_gone_after(self, summary: ShardSummary) -> bool:
+    def are_gone_after(self, summary: ShardSummary, left: Set[str]) -> bool:
         """Takes in what became of a shard; whether all others would fail like it.
 
-        So it is when every run has said so of itself, or when so many shards failed in a row, and
-        of more than one run where there are several.
+        So it is when every run that has shards left has said so of itself, or when so many shards
+        failed in a row, and of more than one run where there are several.
+
+        Args:
+            summary: of the shard.
+            left: ids of runs that have others left.
         """
         if summary.ends_run:
             self._ended.add(summary.run_id)
         elif summary.run_id not in self._ended:
             self._failed = [*self._failed, summary.run_id] if summary.error else []
-        of_many = len(set(self._failed)) >= min(2, self._runs)
+        going = left - self._ended
+        of_many = len(set(self._failed)) >= min(2, len(going))
         in_a_row = len(self._failed) >= FAILED_IN_A_ROW and of_many
-        return in_a_row or len(self._ended) >= self._runs
+        return bool(left) and (in_a_row or not going)

@@ -22,9 +22,11 @@ from workers.wording import Say, counted
 
 PLANS = "_plans"  # folder of the output: lists of images that the plan refers to
 SHIPPED = (
-    "that is the small model of the project: it knows drawn scenes like those of `make demo`, and "
-    "nothing else; --model takes another"
+    "the small model of the project: it knows drawn scenes like those of `make demo`, and nothing "
+    "else; --model takes another"
 )
+_told: set[str] = set()
+"""What this process has told of its models: a watcher plans one drop after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,10 @@ def plan_run(settings: LabelSettings, say: Say, *, shallow: bool = False) -> Run
     lists = WaitingListings(join_uri(settings.output, PLANS))
     plan = _plan(settings, lists, say, shallow=shallow)
     shards = plan.shards
-    with_adapter = f" and the adapter {shown(settings.adapter)}" if settings.adapter else ""
-    model = f"the model {shown(settings.model_place)}{with_adapter}"
-    say(f"{counted(len(shards), 'shard')}; identifying {model}")
-    if settings.model is None:
-        say(SHIPPED)
+    say(f"{counted(len(shards), 'shard')} in {shown(settings.input)}")
+    if (model := _describe_model(settings)) not in _told:
+        _told.add(model)
+        say(f"identifying {model}")
     identity = identify_model(settings)
     if identity.calibration and settings.calibration:
         raw = identity.calibration.of
@@ -103,6 +104,12 @@ def describe_plan(run: Run) -> str:
         place = f"{shard.source} from record {shard.first:,}"
         lines.append(f"{shard.shard_id}  {state:<9}  {shard.kind:<7}  {count:>16}  {place}")
     return "\n".join(lines)
+
+
+def _describe_model(settings: LabelSettings) -> str:
+    adapter = f" and the adapter {shown(settings.adapter)}" if settings.adapter else ""
+    shipped = f", {SHIPPED}" if settings.model is None else ""
+    return f"the model {shown(settings.model_place)}{adapter}{shipped}"
 
 
 def _plan(settings: LabelSettings, lists: WaitingListings, say: Say, *, shallow: bool) -> Plan:

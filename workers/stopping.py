@@ -139,8 +139,15 @@ def read_deadline(text: str, now: datetime) -> datetime:
         now: with its zone.
 
     Raises:
-        ValueError: it is none of these, or has passed.
+        ValueError: it is none of these, has passed, or lies behind the end of the calendar.
     """
+    try:
+        return _read_time(text, now)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} lies behind the year 9999, where the calendar ends") from error
+
+
+def _read_time(text: str, now: datetime) -> datetime:
     if (named := _DURATION.fullmatch(text.strip())) is not None:
         days, hours, minutes, seconds = (int(each or 0) for each in named.groups())
         return now + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,17 @@ def test_the_table_says_what_it_takes_and_what_it_costs():
     assert "money      7.00 (3.50 to 14.00)" in text  # 2 x 2.5 + 16 x 0.125
 
 
+def test_the_time_that_was_planned_stands_in_the_plan_as_in_the_comparison_at_the_end():
+    later = replace(ESTIMATE, start_seconds=360.0)
+    text = describe_estimate(later, None, None)
+    assert "start      6 min 00 s, until a replica is ready" in text
+    assert "time left  36 min 00 s (21 min 00 s to 1 h 06 min), start and labelling" in text
+    (labelling,) = re.findall("labelling  (.*)", text)
+    assert labelling == "30 min 00 s (15 min 00 s to 1 h 00 min)"
+    made = make_run(records=7_200, replicas=4, records_per_second=4.0)
+    assert f"planned: {labelling};" in compare(later, made)
+
+
 def test_without_a_price_no_money_is_named():
     assert "money" not in describe_estimate(ESTIMATE, None, None)
     assert "GPU" not in describe_estimate(replace(ESTIMATE, gpus=0.0), None, None)
@@ -70,8 +82,9 @@ def test_a_run_is_held_against_its_plan(pace, where):
 
 def test_a_run_is_held_against_the_time_and_the_gpu_hours_that_were_planned():
     said = compare(ESTIMATE, make_run(records=14_400, replicas=4, records_per_second=8.0))
-    assert "30 min 00 s for 14,400 records; planned: 1 h 00 min (30 min 00 s to 2 h 00 min)" in said
-    assert "2.00 GPU hours; planned: 4.00 (2.00 to 8.00)" in said
+    assert "labelling 14,400 records took 30 min 00 s from when a replica was ready" in said
+    assert "; planned: 1 h 00 min (30 min 00 s to 2 h 00 min)" in said
+    assert "2.00 GPU hours of it; planned: 4.00 (2.00 to 8.00)" in said
 
 
 def test_a_price_of_gpus_that_nobody_uses_is_said_to_be_that():

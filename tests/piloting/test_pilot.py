@@ -1,9 +1,10 @@
+import io
 from dataclasses import replace
 
 import pytest
 
 from tests.clock import Clock
-from tests.here import replicas_here
+from tests.here import label_runs_here, replicas_here
 from tests.photos import load_photos
 from workers.driver import label_run
 from workers.errors import LineError, SettingsError
@@ -13,9 +14,13 @@ from workers.piloting.estimate import Estimate
 from workers.piloting.pilot import choose_shards, make_pilot
 from workers.piloting.progress import PilotProgress
 from workers.piloting.settings import PlanSettings
+from workers.progress import Progress
 from workers.runs import plan_run
+from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.summaries import Pulse, ShardSummary
+from workers.watching.settings import WatchSettings
+from workers.watching.watcher import Watcher
 
 PHOTOS = len(load_photos())
 
@@ -72,6 +77,30 @@ def test_the_run_goes_on_with_what_the_pilot_has_labelled(settings):
     assert len(run.committed) == 3
     assert label_run(run, PilotProgress(clock), replicas=replicas_here).exit_code == 0
     assert manifests(Anywhere(), settings.output)
+
+
+def test_a_watcher_goes_on_with_the_pilot_of_a_drop_in_the_drops_own_output(settings, tmp_path):
+    clock, found = Clock(), []
+    friday = {"input": f"{tmp_path}/in/friday", "output": f"{tmp_path}/out/friday"}
+    (tmp_path / "in" / "friday").mkdir()
+    for path in (tmp_path / "in").glob("*.jpg"):
+        path.rename(tmp_path / "in" / "friday" / path.name)
+    settings = settings.model_copy(update=friday)
+    make_pilot(plan_run(settings, silent), settings, PilotProgress(clock), replicas=telling(clock))
+
+    def label(runs, progress, stop):
+        found.extend(len(run.committed) for run in runs)
+        return label_runs_here(runs, progress, stop)
+
+    flags = ["--input", f"{tmp_path}/in", "--output", f"{tmp_path}/out", "--once"]
+    flags += ["--instruction", "the dog", "--settle-seconds", "0", "--num-gpus-per-replica", "0"]
+    flags += ["--model", settings.model, "--model-cache", str(settings.model_cache)]
+    flags += ["--decoding.max-new-tokens", "4", "--reading.records-per-shard", "2"]
+    watched = settle_hardware(WatchSettings.from_everywhere(flags, "watch"))
+    progress = Progress(io.StringIO(), name="watch")
+    Watcher(Anywhere(), watched, progress, Stop(), None, label).watch()
+    assert found == [3]
+    assert manifests(Anywhere(), friday["output"])
 
 
 def test_shards_are_chosen_at_random_and_the_same_for_a_seed(settings):

@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
-from workers.labels.commits import Commit
+from workers.errors import CommitError
+from workers.labels.commits import MARKERS, Commit
 from workers.labels.manifests import current_commits
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
 from workers.storage.objects import Store
+from workers.storage.uris import join_uri, shown
+
+MOST_LOOKED_AT = 10_000
+"""Objects, for a hint in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,22 @@ def open_table(store: Store, output: str, run_id: str | None) -> LabelTable:
         run_id: the run; None for the newest finished one.
 
     Raises:
-        CommitError: nothing has been committed, or several runs and none of them finished.
+        CommitError: nothing has been committed, or several runs and none of them finished; where
+            tables lie in folders below, as in the output of a watcher, one of them is named.
         StorageError: the store failed.
     """
-    return LabelTable(store, output, list(current_commits(store, output, run_id)))
+    try:
+        return LabelTable(store, output, list(current_commits(store, output, run_id)))
+    except CommitError as error:
+        if below := _find_table(store, output):
+            why = f"{error}; labels lie in folders of their own below it: give one, such as"
+            raise CommitError(f"{why} {shown(below)}") from error
+        raise
+
+
+def _find_table(store: Store, output: str) -> str:
+    """The first folder below with a label table; empty where none is found soon, or one is here."""
+    if store.any_under(join_uri(output, MARKERS)):
+        return ""
+    found = (info.uri.partition(f"/{MARKERS}/") for info in store.list(output))
+    return next((folder for folder, marked, _ in islice(found, MOST_LOOKED_AT) if marked), "")

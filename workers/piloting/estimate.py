@@ -16,7 +16,7 @@ from workers.shards.plan import Shard
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.summaries import RunSummary
-from workers.wording import duration
+from workers.wording import counted, duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,19 @@ class Estimate:
     """likewise; 0 where nobody said how many"""
 
     @property
+    def labelling_hours(self) -> Range:
+        """For what is left, by all replicas together, from when they are ready."""
+        return self.left.over(self.rate).scaled(1 / self.replicas / 3600)
+
+    @property
+    def start_hours(self) -> float:
+        """Until they are ready; where nothing is left, none is started."""
+        return self.start_seconds / 3600 if self.left.high else 0.0
+
+    @property
     def hours(self) -> Range:
-        """For what is left, by all replicas together, their start included."""
-        seconds = self.left.over(self.rate).scaled(1 / self.replicas)
-        return seconds.plus(self.start_seconds if self.left.high else 0.0).scaled(1 / 3600)
+        """The start and the labelling."""
+        return self.labelling_hours.plus(self.start_hours)
 
     def save(self, store: Store, output: str) -> None:
         """Keeps it for the end of the run."""
@@ -84,8 +93,10 @@ def describe_estimate(estimate: Estimate, gpu_price: float | None, cpu_price: fl
     lines = [
         f"records    {_shown(estimate.records, 0)}, {_shown(estimate.left, 0)} of them left",
         f"rate       {_shown(rate, 2)} records/s of one replica",
-        f"replicas   {estimate.replicas}, ready after {duration(estimate.start_seconds)}",
-        f"time left  {_between(hours)}",
+        f"replicas   {estimate.replicas}",
+        f"start      {duration(3600 * estimate.start_hours)}, until a replica is ready",
+        f"labelling  {_between(estimate.labelling_hours)}",
+        f"time left  {_between(hours)}, start and labelling",
         *([f"GPU hours  {_shown(gpu_hours, 2)}"] if estimate.gpus else []),
         *([f"CPU hours  {_shown(cpu_hours, 2)}"] if estimate.cpus else []),
     ]
@@ -112,11 +123,12 @@ def compare(estimate: Estimate, summary: RunSummary) -> str:
     hours = _between(seconds.scaled(1 / 3600))
     lines = [
         f"{own:,.2f} records/s of one replica, {where}: {_shown(said, 2)}",
-        f"{duration(took)} for {summary.records:,} records; planned: {hours}",
+        f"labelling {counted(summary.records, 'record')} took {duration(took)} from when a replica"
+        f" was ready; planned: {hours}",
     ]
     if gpus := summary.replicas * estimate.gpus:
         planned = _shown(seconds.scaled(gpus / 3600), 2)
-        lines.append(f"{took * gpus / 3600:,.2f} GPU hours; planned: {planned}")
+        lines.append(f"{took * gpus / 3600:,.2f} GPU hours of it; planned: {planned}")
     return "; ".join(lines)
 
 

@@ -19,6 +19,7 @@ from workers.records.images import read_images
 from workers.records.instructions import Instruction
 from workers.records.jsonl import read_jsonl
 from workers.records.parquet import read_parquet
+from workers.records.planned import check_planned
 from workers.records.record import FieldMap, ImageRef, Record, RecordMaker
 from workers.records.rejections import Reason
 from workers.records.tar import read_tar
@@ -57,7 +58,7 @@ def read_records(
         StorageError: the store failed, or the file has changed since the plan; the records so far
             are to be thrown away.
     """
-    _check_unchanged(shard, store)
+    _check_planned(shard, store)
     allowed = (*roots, *_folder_of(shard))
     maker = RecordMaker(shard.uri, allowed, defaults, fields or FieldMap(), shard.first)
     row_index = 0
@@ -74,18 +75,13 @@ def read_records(
     except RecordRejected as error:
         yield maker.reject(row_index, error)
     # once more at the end: what was read between two looks at the same file is of that file
-    _check_unchanged(shard, store)
+    _check_planned(shard, store)
 
 
-def _check_unchanged(shard: Shard, store: Store) -> None:
-    """Byte ranges and row numbers mean the planned records only in the file that was planned."""
-    if shard.kind is ShardKind.IMAGES:
-        return  # a list of our own: `read_images` compares its digest
-    if store.stat(shard.uri).etag != shard.etag:
-        raise StorageError(
-            f"{shown(shard.uri)} changed since the run was planned; start the same command again,"
-            " it will plan anew"
-        )
+def _check_planned(shard: Shard, store: Store) -> None:
+    """A list of images is our own: `read_images` compares its digest."""
+    if shard.kind is not ShardKind.IMAGES:
+        check_planned(shard, store)
 
 
 def _folder_of(shard: Shard) -> tuple[str, ...]:

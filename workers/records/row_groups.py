@@ -2,7 +2,8 @@
 
 A row group can only be read from its beginning. Where one holds many shards, as with a thousand
 images in it, each of them would fetch and decode all rows before its own. So a reader that is done
-with a shard is kept for a while, for one that begins behind it.
+with a shard is kept for a while, for one that begins behind it. It goes on reading what it opened,
+whatever lies there by then: so it is kept only when that was the planned file, before and after.
 """
 
 import threading
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workers.records.planned import check_planned
 from workers.shards.plan import Shard
 from workers.storage.objects import Store
 
@@ -36,15 +38,26 @@ def read_rows(store: Store, shard: Shard) -> Iterator[pa.RecordBatch]:
 
     Raises:
         PARQUET_ERRORS: the file is damaged, or its disk fails.
-        StorageError: the store failed.
+        StorageError: the store failed, or another file was opened than the planned one.
     """
-    reader = _take(store, shard) or RowReader(store.open(shard.uri))
+    reader = _take(store, shard) or _open_planned(store, shard)
     try:
         yield from reader.rows(shard.first, shard.count if shard.count >= 0 else reader.count)
+        check_planned(shard, store)
     except BaseException:  # whoever reads no further is one of these, too
         reader.close()
         raise
     _keep(_Kept(store, shard.uri, shard.etag, reader))
+
+
+def _open_planned(store: Store, shard: Shard) -> "RowReader":
+    file = store.open(shard.uri)
+    try:
+        check_planned(shard, store)  # what was open before this look is what it saw
+    except BaseException:
+        file.close()
+        raise
+    return RowReader(file)
 
 
 class RowReader:
