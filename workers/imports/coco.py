@@ -96,8 +96,9 @@ def _ask_category(
         return refuse_question(Asked("", "{}", "category"), Rejection.of(error), origin)
     asked = Asked(name.lower(), source.name_form, "category", (name,))
     crowds = [each for each in annotations if each.get("iscrowd")]
+    things = [each for each in annotations if not each.get("iscrowd")]
     try:
-        targets = [known.make_target(each, name) for each in annotations if each not in crowds]
+        targets = [known.make_target(each, name) for each in things]
         ignored = _join([read_segmentation(each.get("segmentation")) for each in crowds])
     except RecordRejected as error:
         return refuse_question(asked, Rejection.of(error), origin)
