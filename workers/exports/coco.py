@@ -18,7 +18,7 @@ from workers.exports.selection import (
     select_masks,
     survey,
 )
-from workers.exports.table import LabelTable
+from workers.labels.parts import LabelTable
 from workers.labels.rle import decode_mask
 from workers.labels.schema import TargetRow
 

@@ -13,7 +13,7 @@ from workers.errors import ExportError
 from workers.exports.lists import Json, check_entries, write_list
 from workers.exports.questions import REGIONS, ImageNames, Question, read_entries, read_names
 from workers.exports.selection import ExportOptions, ExportSummary
-from workers.exports.table import LabelTable
+from workers.labels.parts import LabelTable
 from workers.labels.rle import read_runs
 from workers.labels.schema import TargetRow
 

@@ -1,11 +1,12 @@
-"""Committed parts -> their rows; a part must be the one that its commit is about."""
+"""Committed parts -> their rows, as often as asked; a part must be the one of its commit."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import MARKERS, PARTS, Commit, marker_uri
-from workers.labels.manifests import RUNS
+from workers.labels.manifests import RUNS, current_commits
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, PartReader
 from workers.storage.objects import Store
@@ -50,6 +51,50 @@ def read_block(
     """
     with _open_part(store, output, commit) as part:
         return list(part.rows(columns, within))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """The rows of one run. Its parts are listed once, so a run that goes on changes nothing here.
+
+    Nothing is read at once: a form that needs two looks at the rows lets them come by twice.
+    """
+
+    store: Store
+    output: str
+    """prefix of the label table"""
+    parts: Sequence[Commit]
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[LabelRow]:
+        """Streams the rows, each time in the same order.
+
+        Args:
+            columns: read only these; see `PartReader.rows`.
+
+        Raises:
+            CommitError: a part is damaged or gone.
+            StorageError: the store failed.
+        """
+        return read_rows(self.store, self.output, self.parts, columns)
+
+    def only(self, numbers: Iterable[int]) -> "LabelTable":
+        """Some of the parts, by number from 0: where masks are wanted of a few, read only those."""
+        return replace(self, parts=[self.parts[number] for number in numbers])
+
+
+def open_table(store: Store, output: str, run_id: str | None) -> LabelTable:
+    """Lists the committed parts of a run.
+
+    Args:
+        store: of the label table.
+        output: its prefix.
+        run_id: the run; None for the newest finished one.
+
+    Raises:
+        CommitError: nothing has been committed, or several runs and none of them finished.
+        StorageError: the store failed.
+    """
+    return LabelTable(store, output, list(current_commits(store, output, run_id)))
 
 
 @contextmanager
