@@ -126,7 +126,7 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
     batches = iter(feed)
     while not loop.done:
         taken, position = _take(batches, plan.accumulate)
-        hear(_learn(loop, [to_device(each, device) for each in taken]))
+        hear(_learn(loop, [to_device(each, device) for each in taken], bench.peers))
         if validation and validation.is_due(loop.step):
             hear(validation.evaluate(tuned, loop))
         if loop.step % plan.save_every == 0 or loop.done:
@@ -159,15 +159,21 @@ def save(
         bench.states.save(loop.step, tensors, whole)
 
 
-def _learn(loop: Loop[TrainingBatch], batches: list[TrainingBatch]) -> StepReport:
-    """A step; an error names the rows that it came of, if it was one batch of this worker."""
+def _learn(
+    loop: Loop[TrainingBatch], batches: list[TrainingBatch], peers: Alone | Together
+) -> StepReport:
+    """A step; an error names the rows of the batch that it came of, whichever worker had it."""
     try:
         return loop.learn(batches)
     except TrainingDiverged as error:
-        if error.batch is None:
+        own = () if error.batch is None else batches[error.batch].names
+        # all are here, since all have the same losses; the first of their messages is told
+        names = [name for some in peers.gather(own) for name in some]
+        if not names:
             raise
-        names = ", ".join(batches[error.batch].names)
-        raise TrainingDiverged(f"{error}; its rows are {names}", batch=error.batch) from error
+        raise TrainingDiverged(
+            f"{error}; its rows are {', '.join(names)}", batch=error.batch
+        ) from error
 
 
 def _take(
