@@ -24,7 +24,7 @@ from pixellm.tuning import TunedModel
 from workers.storage.stores import Anywhere
 from workers.training.board import Board
 from workers.training.evaluation import Evaluation, Graded
-from workers.training.feed import State
+from workers.training.feed import FeedPosition
 from workers.training.learner import to_device
 from workers.training.metrics import Measured, Metrics
 from workers.training.parallel import Together
@@ -140,7 +140,7 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
 def save(
     plan: TrainPlan,
     loop: Loop[Any],
-    position: State,
+    position: FeedPosition,
     bench: Bench,
     passed_over: Counter[str],
     validation: Validation | None = None,
@@ -177,8 +177,8 @@ def _learn(
 
 
 def _take(
-    batches: Iterator[tuple[TrainingBatch, State]], count: int
-) -> tuple[list[TrainingBatch], State]:
+    batches: Iterator[tuple[TrainingBatch, FeedPosition]], count: int
+) -> tuple[list[TrainingBatch], FeedPosition]:
     pairs = list(islice(batches, count))
     return [batch for batch, _ in pairs], pairs[-1][1]
 
