@@ -13,11 +13,11 @@ from workers.errors import ExportError
 from workers.exports.lists import Json, check_entries, write_list
 from workers.exports.questions import REGIONS, ImageNames, Question, read_entries, read_names
 from workers.exports.selection import ExportOptions, ExportSummary
+from workers.labels.origins import SEG
 from workers.labels.parts import LabelTable
 from workers.labels.rle import read_runs
 from workers.labels.schema import TargetRow
 
-SEG = "{seg}"
 NO_CATEGORY = "object"
 """The category of what has none; the official loader wants a name and a number, which is 0."""
 

@@ -27,10 +27,9 @@ from workers.imports.gold import (
 from workers.imports.shapes import MaskPicture, read_segmentation
 from workers.imports.source import Source, read_id, read_size
 from workers.imports.wording import compose_unnamed
-from workers.labels.origins import Origin
+from workers.labels.origins import SEG, Origin
 from workers.records.rejections import Reason, Rejection, quote
 
-SEG = "{seg}"
 _IMAGE, _TEXT = ("image", "file_name", "image_path"), ("expression", "text", "sentence", "question")
 _MASKS = ("mask", "masks", "polygons", "segmentation")
 Json = Mapping[str, object]
