@@ -12,12 +12,11 @@ from workers.errors import RecordRejected
 from workers.imports.gold import GoldTarget, Size
 from workers.imports.shapes import read_segmentation
 from workers.imports.source import Source, read_category_id, read_size
-from workers.json_stream import Entry
+from workers.json_stream import Entry, Json
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
 
 Id = int | str
-Json = Mapping[str, object]
 _FOLDER = "train2014"  # where the images of RefCOCO lie
 
 

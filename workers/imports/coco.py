@@ -23,12 +23,12 @@ from workers.imports.gold import (
 from workers.imports.shapes import Union, read_segmentation
 from workers.imports.source import Source
 from workers.imports.wording import choose, compose_unnamed
+from workers.json_stream import Json
 from workers.labels.origins import Origin
 from workers.records.rejections import Reason, Rejection, quote
 from workers.storage.uris import shown
 
 _LISTS = ("images", "annotations", "categories")
-Json = Mapping[str, object]
 
 
 def read_coco(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:
