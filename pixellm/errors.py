@@ -43,8 +43,8 @@ class TrainingDiverged(PixelLMError):  # noqa: N818 - says what happened
     """A loss is no number any more, or far from those before.
 
     Attributes:
-        batch: which batch of the step it was, from 0; None where it was no single one, or another
-            worker's.
+        batch: the first batch of the step that it came of, from 0; None where all losses are as
+            usual and only the gradient isn't, or where it was another worker's.
     """
 
     def __init__(self, message: str, *, batch: int | None = None) -> None:

@@ -121,24 +121,24 @@ class Loop(Generic[Batch]):
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.zero_grad(set_to_none=True)
-        own, bad = self._add_up(batches)
+        own, totals = self._add_up(batches)
         shared = dict(
             zip(own, self.peers.mean(torch.stack(list(own.values()))).tolist(), strict=True)
         )
         norm = nn.utils.clip_grad_norm_(self.trained.values(), self.schedule.clip)
         gradient = float(self.peers.whole(norm))
         report = StepReport(self.step + 1, shared, sum(shared.values()), rate, gradient)
-        self._check(report, bad)
+        self._check(report, totals)
         self._optimiser.step()
         self._follow()
         self._recent.append(report.total)
         self.step += 1
         return report
 
-    def _add_up(self, batches: Sequence[Batch]) -> tuple[dict[str, Tensor], int | None]:
-        """Gradients of all batches; returns the parts of their loss, and which is no number."""
+    def _add_up(self, batches: Sequence[Batch]) -> tuple[dict[str, Tensor], list[float]]:
+        """Gradients of all batches; returns the parts of their loss, and the loss of each."""
         sums: dict[str, Tensor] = {}
-        bad = None
+        totals: list[float] = []
         for number, batch in enumerate(batches):
             self._draw_anew(number)
             last = number == len(batches) - 1
@@ -146,14 +146,13 @@ class Loop(Generic[Batch]):
                 with self._precision():
                     parts: Mapping[str, Tensor] = self.learner(batch)
                 total = torch.stack([each.float() for each in parts.values()]).sum()
-                # not raised yet: the others wait for this worker's gradients
-                if bad is None and not bool(total.detach().isfinite()):
-                    bad = number
+                # not looked at yet: the others wait for this worker's gradients
+                totals.append(float(total.detach()))
                 (total / len(batches)).backward()
             for name, each in parts.items():
                 share = each.detach().float() / len(batches)
                 sums[name] = sums[name] + share if name in sums else share
-        return sums, bad
+        return sums, totals
 
     def _draw_anew(self, number: int) -> None:
         """Random numbers of a batch: the same whatever was drawn before."""
@@ -161,7 +160,7 @@ class Loop(Generic[Batch]):
         seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
         torch.manual_seed(seed & (2**63 - 1))
 
-    def _check(self, report: StepReport, bad: int | None) -> None:
+    def _check(self, report: StepReport, totals: Sequence[float]) -> None:
         usual = median(self._recent) if len(self._recent) == REMEMBERED else math.inf
         if not (math.isfinite(report.total) and math.isfinite(report.gradient)):
             what = "is no number" if not math.isfinite(report.total) else "has no finite gradient"
@@ -171,10 +170,13 @@ class Loop(Generic[Batch]):
             return
         self._optimiser.zero_grad(set_to_none=True)
         losses = ", ".join(f"{name} {value:.4g}" for name, value in report.losses.items())
+        # where the mean is too large one of them is, be it another worker's
+        most = EXPLODED * usual
+        bad = (at for at, each in enumerate(totals) if not math.isfinite(each) or each > most)
         raise TrainingDiverged(
             f"the loss of step {report.step} {what} ({losses}; rate {report.rate:.3g}): lower the"
             " learning rate, or look at the batch",
-            batch=bad,
+            batch=next(bad, None),
         )
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ from pycocotools import mask as coco_mask
 
 from tests.readme_domains import table
 from tests.readme_tree import ROOT
-from workers.exports.table import open_table
+from workers.labels.parts import open_table
 from workers.storage.stores import open_store
 from workers.training.examples import Split
 

@@ -17,8 +17,8 @@ from jobs.export import main as export_main
 from pixellm.drawn.phrasing import full_name
 from pixellm.drawn.scenes import DEMO_SEEDS, draw_scene, render
 from tests.photos import FOLDER
-from workers.exports.table import open_table
 from workers.labels.origins import Origin
+from workers.labels.parts import open_table
 from workers.labels.rle import decode_mask
 from workers.labels.schema import LabelRow
 from workers.storage.stores import open_store

@@ -8,14 +8,15 @@ import numpy as np
 
 from pixellm.run_lengths import RunMask
 from tests.labels import ATTEMPT, MADE_BY, make_answer, make_record
-from workers.exports.table import LabelTable
 from workers.labels.commits import Ledger
+from workers.labels.parts import LabelTable
 from workers.labels.rows import Attempt, Provenance, answer_row, failed_rows
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, write_part
+from workers.labels.targets import IGNORE_REGION
 from workers.records.instructions import make_instruction
 from workers.records.pictures import PictureFacts
-from workers.scoring.entries import IGNORE, make_entry
+from workers.scoring.entries import make_entry
 from workers.scoring.evaluation import Evaluation, evaluate_tables
 from workers.scoring.measures import Question, make_question
 from workers.scoring.options import ScoringOptions
@@ -56,7 +57,7 @@ def row(
     answer = make_answer([*masks, *ignored], names, worths, truncated=truncated)
     made = answer_row(make_record("a.jpg", instruction), facts, answer, attempt, 1.0)
     targets = tuple(
-        replace(each, flags=(IGNORE,)) if number >= len(masks) else each
+        replace(each, flags=(IGNORE_REGION,)) if number >= len(masks) else each
         for number, each in enumerate(made.targets)
     )
     return replace(made, targets=targets)

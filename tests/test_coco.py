@@ -23,8 +23,8 @@ from workers.exports.coco_check import validate_coco
 from workers.exports.formats import FORMATS, Format, export_run, export_table
 from workers.exports.selection import ExportOptions, ExportSummary
 from workers.exports.settings import ExportSettings
-from workers.exports.table import LabelTable
 from workers.labels.commits import Ledger
+from workers.labels.parts import LabelTable
 from workers.labels.rle import decode_mask, fill_polygons
 from workers.labels.rows import answer_row, rejected_rows
 from workers.labels.table import PartIdentity, write_part

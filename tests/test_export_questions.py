@@ -15,7 +15,7 @@ from tests.test_coco import commit
 from workers.errors import SettingsError
 from workers.exports.formats import FORMATS, export_table
 from workers.exports.settings import ExportSettings
-from workers.exports.table import LabelTable
+from workers.labels.parts import LabelTable
 from workers.labels.rows import answer_row, rejected_rows
 from workers.records.instructions import make_instruction
 from workers.records.pictures import PictureLimits, decode_picture

@@ -8,7 +8,7 @@ from tests.records import read_lines
 from tests.test_coco import commit
 from workers.exports.formats import export_table
 from workers.exports.records import INSIDE, check_records
-from workers.exports.table import LabelTable
+from workers.labels.parts import LabelTable
 from workers.storage.local import LocalStore
 
 

@@ -269,7 +269,7 @@ PLACES = ("--input", "/in/a.json", "--output", "/out")
         (PLACES, "--from is missing"),
         (("--from", "voc", *PLACES), "--from: input should be 'muse', 'referring'"),
         (("--from", "muse", *PLACES, "--split", "val"), "--split means nothing for --from muse"),
-        (("--from", "coco", *PLACES, "--referring", "multi"), "which takes --absent, --name-form"),
+        (("--from", "coco", *PLACES, "--referring", "multi"), "takes --absent, --mask-of, --name"),
         (("--from", "coco", *PLACES, "--absent", "-1"), "--absent"),
         (("--from", "muse", *PLACES, "--sentence-form", "Where?"), "must hold {} once"),
         (("--from", "muse", "--input", "https://a/b", "--output", "/o"), "no place for files"),

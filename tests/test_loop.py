@@ -137,13 +137,15 @@ def test_a_loss_that_is_no_number_changes_nothing_and_names_its_batch(bad):
         assert torch.equal(weight, before[name])
 
 
-def test_a_loss_far_from_those_before_changes_nothing_either():
+def test_a_loss_far_from_those_before_changes_nothing_either_and_names_its_batch():
     loop = loop_of(steps=500)
     run(loop, REMEMBERED)
     before = loop.trained["last.weight"].detach().clone()
     values, truth = batches_of(0)[0]
-    with pytest.raises(TrainingDiverged, match=rf"step {REMEMBERED + 1} is .*, and was"):
-        loop.learn([(values, truth + 1e3 * EXPLODED)])
+    usual, far = batches_of(0)[1], (values, truth + 1e3 * EXPLODED)
+    with pytest.raises(TrainingDiverged, match=rf"step {REMEMBERED + 1} is .*, and was") as caught:
+        loop.learn([usual, far, far])
+    assert caught.value.batch == 1
     assert torch.equal(loop.trained["last.weight"], before)
     loop.learn(batches_of(REMEMBERED))  # and it can go on
     other = loop_of(steps=500)

@@ -14,7 +14,7 @@ from tests.photos import FOLDER, load_photos
 from tests.processes import SECONDS
 from tests.readme_tree import ROOT
 from tests.test_imports_muse import source
-from workers.exports.table import open_table
+from workers.labels.parts import open_table
 from workers.storage.stores import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

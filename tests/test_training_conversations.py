@@ -7,7 +7,9 @@ from pixellm.prompts import IGNORE_INDEX, SYSTEM_TEXT
 from pixellm.tiny import tiny_checkpoint
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 from tests.training_tables import photo_rows, tiny
-from workers.training.conversations import Writer, most_ids, writer_for
+from workers.storage.memory import MemoryStore
+from workers.training.batches import BatchMaker
+from workers.training.conversations import Writer, most_ids
 from workers.training.examples import Skipped, read_example
 
 EXAMPLES = [read_example(row) for row in photo_rows(1)]
@@ -57,7 +59,7 @@ def test_a_conversation_is_passed_over_whole_before_it_is_too_long_for_the_model
     checkpoint = tiny_checkpoint(0, max_positions=128)
     config = checkpoint.model.config
     assert most_ids(config) == 128 + 1 - 16  # the image is one id, and takes 16 places
-    writer = writer_for(config, checkpoint.tokenizer)
+    encode = BatchMaker.for_model(config, checkpoint.tokenizer, MemoryStore()).encode
     endless = Writer(checkpoint.tokenizer, "", 10_000)
     lengths = set()
     for letters in range(1, 120):
@@ -65,16 +67,18 @@ def test_a_conversation_is_passed_over_whole_before_it_is_too_long_for_the_model
         whole = endless.write(example)
         lengths.add(len(whole.ids.ids))
         if len(whole.ids.ids) <= most_ids(config):
-            assert writer.write(example).ids == whole.ids
+            assert encode(example).ids == whole.ids
         else:
-            assert writer.write(example) == Skipped("too_long", example.item_id)
+            assert encode(example) == Skipped("too_long", example.item_id)
     assert {most_ids(config), most_ids(config) + 1} <= lengths
 
 
 def test_the_text_before_the_question_is_the_models_own():
     official = tiny_checkpoint(0, system_text=None)
     plain, long = (
-        writer_for(each.model.config, each.tokenizer).write(EXAMPLES[0]).ids.ids
+        BatchMaker.for_model(each.model.config, each.tokenizer, MemoryStore())
+        .encode(EXAMPLES[0])
+        .ids.ids
         for each in (tiny(), official)
     )
     said = official.tokenizer.encode(SYSTEM_TEXT)

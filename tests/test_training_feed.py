@@ -24,7 +24,7 @@ from tests.training_tables import (
 from workers.errors import ObjectMissing, SettingsError, StorageUnavailable
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
-from workers.training.feed import AHEAD, Feed, State
+from workers.training.feed import AHEAD, Feed, FeedPosition
 from workers.training.mixing import Mix
 
 POOL = 3
@@ -58,12 +58,12 @@ def store():
 
 
 def feed_of(
-    store, per_worker=2, rank=0, world=1, accumulate=2, state=None, seed=1, runs=(), **more
+    store, per_worker=2, rank=0, world=1, accumulate=2, position=None, seed=1, runs=(), **more
 ):
     mix = Mix([(stream_of(store, seed=seed, runs=runs), 1.0)], seed=seed)
     maker = tiny_maker(store)
     more = {"pool_batches": POOL, **more}
-    return Feed(mix, maker, per_worker, rank, world, accumulate, state=state, **more)
+    return Feed(mix, maker, per_worker, rank, world, accumulate, position=position, **more)
 
 
 def take(feed, count):
@@ -80,10 +80,10 @@ def talks(batch):
     return [tuple(ids[: int(valid.sum())].tolist()) for ids, valid in pairs]
 
 
-def steps_of(store, world, per_worker, accumulate, steps, state=None):
-    """The rows of each global batch, those of all workers together, and the state behind it."""
+def steps_of(store, world, per_worker, accumulate, steps, position=None):
+    """The rows of each global batch, those of all workers together, and the position behind it."""
     of_rank = [
-        take(feed_of(store, per_worker, rank, world, accumulate, state), steps * accumulate)
+        take(feed_of(store, per_worker, rank, world, accumulate, position), steps * accumulate)
         for rank in range(world)
     ]
     found = []
@@ -99,19 +99,19 @@ def steps_of(store, world, per_worker, accumulate, steps, state=None):
 
 def test_two_feeds_of_a_seed_give_the_same_and_of_another_seed_something_else(store):
     one, same, other = (take(feed_of(store, seed=seed), 8) for seed in (1, 1, 2))
-    for (batch, state), (again, state_again) in zip(one, same, strict=True):
+    for (batch, position), (again, state_again) in zip(one, same, strict=True):
         assert_same(batch, again)
-        assert state == state_again
+        assert position == state_again
     assert [talks(batch) for batch, _ in one] != [talks(batch) for batch, _ in other]
 
 
 def test_whoever_goes_on_behind_any_batch_sees_the_rest(store):
     """Over pools, global batches and slices, and into the next epoch."""
     whole = take(feed_of(store), 26)
-    for number, (_, state) in enumerate(whole[:-3]):
-        told = State.from_json(state.to_json())
-        assert told == state
-        rest = take(feed_of(store, state=told), 3)
+    for number, (_, position) in enumerate(whole[:-3]):
+        told = FeedPosition.from_json(position.to_json())
+        assert told == position
+        rest = take(feed_of(store, position=told), 3)
         for (batch, after), (again, after_again) in zip(
             whole[number + 1 : number + 4], rest, strict=True
         ):
@@ -142,19 +142,19 @@ def test_the_global_batches_are_the_same_for_any_number_of_workers(
 
 def test_workers_share_no_row_of_a_step(store):
     first, second = (take(feed_of(store, 2, rank, 2, 1), 6) for rank in (0, 1))
-    for (one, state), (two, other_state) in zip(first, second, strict=True):
+    for (one, position), (two, other_state) in zip(first, second, strict=True):
         assert not set(talks(one)) & set(talks(two))
-        assert state == other_state
+        assert position == other_state
 
 
 def test_neither_threads_nor_a_slow_store_change_the_order(store):
     expected = take(feed_of(store), 6)
     for threads in (1, 2, 8):
-        for (batch, state), (other, other_state) in zip(
+        for (batch, position), (other, other_state) in zip(
             take(feed_of(fill(SlowStore()), threads=threads), 6), expected, strict=True
         ):
             assert_same(batch, other)
-            assert state == other_state
+            assert position == other_state
 
 
 def test_batches_are_made_ahead_but_not_without_end():
@@ -211,7 +211,7 @@ def test_what_was_passed_over_is_counted_up_to_the_batch_and_once():
     table = memory_table(rows)
     feed = feed_of(table, 8, accumulate=1, pool_batches=4)  # 32 examples, 8 rows between them
     batches = iter(feed)
-    _, state = next(batches)
+    _, position = next(batches)
     first = dict(feed.counts)
     assert set(first) == {"other_review"}
     assert first["other_review"] <= 8
@@ -220,56 +220,56 @@ def test_what_was_passed_over_is_counted_up_to_the_batch_and_once():
     next(batches)
     assert first["other_review"] < feed.counts["other_review"] <= 16
     batches.close()
-    again = feed_of(table, 8, accumulate=1, pool_batches=4, state=state)
+    again = feed_of(table, 8, accumulate=1, pool_batches=4, position=position)
     take(again, 3)
     assert not again.counts
 
 
 def test_a_state_of_other_data_is_refused(store):
-    _, state = take(feed_of(store), 1)[0]
+    _, position = take(feed_of(store), 1)[0]
     with pytest.raises(
         SettingsError,
         match=r"learning from something else: .* runs run-1, and here they are run-1\.",
     ):
-        feed_of(store, state=state, seed=2)
+        feed_of(store, position=position, seed=2)
     with pytest.raises(SettingsError, match=r"learning from something else"):
-        feed_of(memory_table(photo_rows()[:30]), state=state)
+        feed_of(memory_table(photo_rows()[:30]), position=position)
 
 
 def test_a_run_that_was_finished_meanwhile_is_not_learned_from_before_the_end():
     table = fill(MemoryStore())
     whole = take(feed_of(table), 4)
-    state = State.from_json(whole[1][1].to_json())
+    position = FeedPosition.from_json(whole[1][1].to_json())
     put_table(table, "mem://b/out", photo_rows()[:7], run_id="run-2", finish=True)
-    assert state.runs == (("run-1",),)
+    assert position.runs == (("run-1",),)
     with pytest.raises(SettingsError, match=r"the runs run-1, and here they are run-2\."):
-        feed_of(table, state=state)
-    rest = take(feed_of(table, state=state, runs=state.runs[0]), 2)
+        feed_of(table, position=position)
+    rest = take(feed_of(table, position=position, runs=position.runs[0]), 2)
     for (batch, after), (other, other_after) in zip(rest, whole[2:], strict=True):
         assert_same(batch, other)
         assert after == other_after
 
 
 def test_a_state_of_other_steps_is_refused(store):
-    _, state = take(feed_of(store), 1)[0]
+    _, position = take(feed_of(store), 1)[0]
     with pytest.raises(SettingsError, match=r"steps take 4 examples, .* would take 6"):
-        feed_of(store, per_worker=3, state=state)
+        feed_of(store, per_worker=3, position=position)
     with pytest.raises(SettingsError, match=r"from pools of 3 steps; .* pools of 4"):
-        feed_of(store, state=state, pool_batches=POOL + 1)
+        feed_of(store, position=position, pool_batches=POOL + 1)
 
 
 def test_in_the_middle_of_a_step_as_many_rows_must_come_at_once(store):
-    _, state = take(feed_of(store, 1, accumulate=4), 1)[0]
-    assert state.rows == 1
+    _, position = take(feed_of(store, 1, accumulate=4), 1)[0]
+    assert position.rows == 1
     with pytest.raises(SettingsError, match=r"after 1 of the 4 examples .* 2 workers .* 1 rows"):
-        feed_of(store, 1, 0, 2, 2, state=state)
-    take(feed_of(store, 1, accumulate=4, state=state), 1)
+        feed_of(store, 1, 0, 2, 2, position=position)
+    take(feed_of(store, 1, accumulate=4, position=position), 1)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"pool": 1}', '{"pool": {"taken": 1}}', "null"])
 def test_a_state_that_is_none_is_refused(text):
     with pytest.raises(SettingsError, match="no position in training data"):
-        State.from_json(text)
+        FeedPosition.from_json(text)
 
 
 def test_trouble_of_the_store_ends_the_feed_with_its_own_error(store):
@@ -306,7 +306,7 @@ def test_training_that_was_interrupted_ends_with_the_same_losses(store):
             ]
 
     whole = take(feed_of(store), 8)
-    rest = take(feed_of(store, state=whole[4][1]), 3)
+    rest = take(feed_of(store, position=whole[4][1]), 3)
     assert losses(rest) == losses(whole)[5:]
 
 

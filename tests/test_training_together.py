@@ -1,21 +1,28 @@
-"""Several workers score together what one scores alone, whatever each holds of the model."""
+"""Several workers score together what one scores alone, and all tell what went wrong with one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as processes
 
 from pixellm.checkpoints import Checkpoint
+from pixellm.errors import TrainingDiverged
 from pixellm.peers import Alone
 from pixellm.tiny import tiny_checkpoint
 from pixellm.tuning import TunedModel
 from tests.test_training_parallel import WORLD, free_port, joined
 from tests.training_tables import put_local_photos
 from workers.storage.stores import Anywhere
+from workers.training.learner import Learner
 from workers.training.parallel import Together
 from workers.training.plan import DataSet, TrainPlan
 from workers.training.start import Bench, start_loop
 from workers.training.states import States
 from workers.training.validation import start_validation
+from workers.training.worker import train
 
 
 def plan_in(folder, kind):
@@ -90,3 +97,37 @@ def test_workers_score_together_what_one_scores_alone_and_keep_the_same_best(kin
             assert torch.equal(own[name], value), name
     pages = sorted(path.name for path in (folder / kind / "pages").iterdir())
     assert pages == ["000000000.html", "000000001.html"]
+
+
+# ---- a loss that is no number ----
+
+
+def diverge(rank, folder, port):
+    """The last worker's first batch has no loss; what each is told, and which rows it had."""
+    forward, names = Learner.forward, []
+
+    def overflow(learner, batch):
+        names.extend(batch.names)
+        parts = forward(learner, batch)
+        return {name: part * (torch.nan if rank else 1) for name, part in parts.items()}
+
+    Learner.forward = overflow
+    plan = replace(plan_in(folder, "diverged"), held_out=0, evaluate_every=0, accumulate=1)
+    tiny, store = tiny_checkpoint(0, max_positions=512), Anywhere()
+    checkpoint = Checkpoint(tiny.model, tiny.tokenizer, "")
+    with joined(rank, port):
+        bench = Bench(checkpoint, store, States(store, plan.output, print), Together())
+        with pytest.raises(TrainingDiverged) as caught:
+            train(plan, bench, print)
+    Path(folder, f"told-{rank}.json").write_text(json.dumps([f"{caught.value}", names]))
+
+
+@pytest.mark.slow
+def test_every_worker_names_the_rows_whose_loss_is_no_number(folder):
+    processes.spawn(diverge, (str(folder), free_port()), nprocs=WORLD)
+    told = [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(WORLD)]
+    (first, fine), (last, bad) = told
+    assert not set(fine) & set(bad)
+    for message in (first, last):
+        assert "loss of step 1 is no number" in message
+        assert message.endswith(f"its rows are {', '.join(bad)}")

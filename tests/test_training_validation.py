@@ -25,7 +25,7 @@ from tests.training_tables import (
     tiny_maker,
 )
 from workers.errors import SettingsError
-from workers.exports.table import open_table
+from workers.labels.parts import open_table
 from workers.records.pictures import PictureLimits
 from workers.scoring.evaluation import evaluate_tables
 from workers.scoring.options import ScoringOptions

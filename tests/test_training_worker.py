@@ -145,3 +145,11 @@ def test_layers_that_are_computed_again_learn_the_same(whole):
     reports, _, _ = run(replace(PLAN, recompute=True), memory_table())
     for one, other in zip(reports, whole[0], strict=True):
         assert one.total == pytest.approx(other.total, rel=1e-5)
+
+
+def test_half_precision_is_of_the_arithmetic_and_not_of_what_learns(whole):
+    plan = replace(PLAN, precision="bf16", schedule=replace(PLAN.schedule, steps=2))
+    reports, _, weights = run(plan, memory_table())
+    assert reports[0].total == pytest.approx(whole[0][0].total, rel=0.02)
+    assert reports[0].total != whole[0][0].total
+    assert {value.dtype for value in weights.values()} == {torch.float32}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from ray.train import ScalingConfig
 from torch import Tensor
 
@@ -19,11 +21,11 @@ from pixellm.weights import unpack_tensors
 from tests.processes import descendants, end, named, start, wait_for, wait_for_end
 from tests.training_tables import put_local_photos
 from workers.cluster import Machine
-from workers.errors import SettingsError
+from workers.errors import LineError, SettingsError
 from workers.storage.stores import Anywhere, open_store
 from workers.storage.uris import join_uri
 from workers.training.states import States
-from workers.worker_group import Group
+from workers.worker_group import Group, explain
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -159,6 +161,46 @@ def test_a_loss_that_explodes_ends_the_run_with_the_newest_state_kept(training):
     assert "lower the learning rate" in told
     assert "begin anew" not in told
     assert training.states()
+
+
+# ---- how they end ----
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:
+        return pickle.loads(pickle.dumps(explained(caught)))
+
+
+def explained(error: Exception, alone: bool = True) -> Exception | None:
+    ended = explain(error, "less would do", alone=alone)
+    return ended and ended.error
+
+
+def test_a_bug_of_a_worker_arrives_with_the_lines_that_it_came_of():
+    (note,) = raised(RuntimeError("shapes differ")).__notes__
+    assert "in raised" in note
+    assert "shapes differ" in note
+
+
+def test_what_is_raised_on_purpose_arrives_as_it_is():
+    told = raised(SettingsError("nothing to learn from"))
+    assert (type(told), f"{told}") == (SettingsError, "nothing to learn from")
+    assert not hasattr(told, "__notes__")
+
+
+def test_only_a_worker_that_has_others_can_have_lost_them():
+    gone = RuntimeError("Connection closed by peer")
+    assert explained(gone, alone=False) is None
+    assert explained(gone) is gone
+    assert explained(torch.AcceleratorError("CUDA error: unspecified launch failure")) is None
+
+
+def test_a_gpu_that_is_too_small_is_told_with_what_needs_less():
+    told = explained(torch.OutOfMemoryError("2 GiB"), alone=False)
+    assert isinstance(told, LineError)
+    assert f"{told}" == "the memory of a GPU is too small: less would do: 2 GiB"
 
 
 # ---- what they need ----

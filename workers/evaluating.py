@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from workers.errors import SettingsError
-from workers.exports.table import LabelTable, open_table
+from workers.labels.parts import LabelTable, open_table
 from workers.scoring.evaluation import Evaluation, Spread, evaluate_tables, in_turn
 from workers.scoring.join import count_buckets
 from workers.scoring.report import Facts

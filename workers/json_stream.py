@@ -5,12 +5,14 @@ Read are a list, and an object whose values may be lists: `{"images": [...], "an
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from workers.errors import PlanError
 
+Json = Mapping[str, object]
+"""An object of a file, of which nothing is known yet."""
 CHUNK_CHARS = 2 * 2**20
 """Read at once, in bytes; an entry that is cut at its end is parsed once more."""
 MAX_ENTRY_CHARS = 256 * 2**20

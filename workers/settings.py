@@ -20,13 +20,14 @@ from typing_extensions import TypeAliasType
 
 import pixellm
 from pixellm.answers import DecodeSettings
-from workers.errors import RecordRejected, SettingsError
+from workers.errors import RecordRejected
 from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureLimits
 from workers.records.record import FieldMap
+from workers.settings_places import Place as Place
+from workers.settings_places import read_place
 from workers.settings_sources import SettingsTree, Verbatim
 from workers.stopping import GRACE_SECONDS, Stop, read_deadline
-from workers.storage.uris import normalise_uri
 
 SHIPPED_MODEL = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
 MIB = 2**20
@@ -46,13 +47,6 @@ def _count(value: object) -> object:
     if isinstance(value, str) and not value.strip().lstrip("+-").isdecimal() and value != "auto":
         raise ValueError(f"must be a whole number or auto, not {value!r}")
     return None if value == "auto" else value
-
-
-def _place(text: str) -> str:
-    try:
-        return normalise_uri(text)
-    except SettingsError as error:
-        raise ValueError(f"{error}") from error
 
 
 def _when(value: object) -> object:
@@ -82,16 +76,14 @@ def _askable(text: str) -> str:
 
 
 # An alias that has a name is what `--help` writes behind the flag, in the place of its type.
-PLACE = TypeAliasType("PLACE", str)
 TEXT = TypeAliasType("TEXT", tuple[Annotated[str, AfterValidator(_askable)], ...])
 FILE = TypeAliasType("FILE", str)
 COUNT = TypeAliasType("COUNT", Annotated[int, Field(ge=1, le=1_000_000)] | None)
-PLACES = TypeAliasType("PLACES", tuple[Annotated[str, AfterValidator(_place)], ...])
+PLACES = TypeAliasType("PLACES", tuple[Annotated[str, AfterValidator(read_place)], ...])
 NAMES = TypeAliasType("NAMES", tuple[str, ...])
 WHEN = TypeAliasType("WHEN", datetime | None)
 
-Place = Annotated[PLACE, AfterValidator(_place)]
-File = Annotated[FILE, AfterValidator(_place)]
+File = Annotated[FILE, AfterValidator(read_place)]
 Texts = Annotated[TEXT, NoDecode, BeforeValidator(_lines), Verbatim]
 Places = Annotated[PLACES, NoDecode, BeforeValidator(_lines), Verbatim]
 Count = Annotated[COUNT, BeforeValidator(_count)]

@@ -11,10 +11,14 @@ killed goes on as well, and on another number of machines. Who catches what:
     a bug of ours        ends the run with its traceback
     a worker was killed,
     or lost the others   all begin anew from the newest state, RESTARTS times without a newer one
+
+torch.distributed says by a RuntimeError that the others are gone, and torch says much else by it:
+so of several workers, a bug of that kind is only known as one when it has come again and again.
 """
 
 import os
 import tempfile
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -28,6 +32,7 @@ from ray.actor import ActorHandle
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from pixellm.errors import PixelLMError
 from workers.cluster import connected, list_machines
 from workers.errors import LineError, SettingsError
 from workers.training.parallel import Together
@@ -217,18 +222,31 @@ def _work(config: dict[str, Job]) -> None:
         say(f"{peers.world} workers are there")
         result = job.task.run(ray.train.torch.get_device(), peers, say)
         ended = Ended(result) if first else None
-    except torch.OutOfMemoryError as error:
-        why = f"the memory of a GPU is too small: {job.task.needs_less}: {error}"
-        ended = Ended(error=LineError(why))
-        raise
-    except RuntimeError:  # the others are gone, says torch.distributed by this
-        raise
     except Exception as error:
-        ended = Ended(error=error)
+        ended = explain(error, job.task.needs_less, alone=peers.world == 1)
         raise
     finally:
         if ended is not None:
             ray.get(job.ear.end.remote(ended))
+
+
+def explain(error: Exception, needs_less: str, *, alone: bool) -> Ended | None:
+    """How a worker has ended; None where it has lost the others, or its GPU: it can begin anew.
+
+    Args:
+        error: by which it ended.
+        needs_less: `Task.needs_less`.
+        alone: whether there are no others.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        why = f"the memory of a GPU is too small: {needs_less}: {error}"
+        return Ended(error=LineError(why))
+    # a GPU that broke off may be well again in a new process
+    if isinstance(error, torch.AcceleratorError if alone else RuntimeError):
+        return None
+    if not isinstance(error, PixelLMError):
+        error.add_note(traceback.format_exc())  # a traceback itself doesn't travel
+    return Ended(error=error)
 
 
 def _listen(

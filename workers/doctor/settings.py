@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from typing_extensions import TypeAliasType
 
-from workers.settings import Place
+from workers.settings_places import Place
 from workers.settings_sources import FlagSettings
 from workers.storage.uris import shown
 

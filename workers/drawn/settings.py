@@ -8,8 +8,8 @@ from typing_extensions import TypeAliasType
 
 from pixellm.drawn.recipe import SCHEDULES, STAGES, Recipe, small_schedule
 from workers.drawn.plan import DrawnPlan
+from workers.settings_places import Place
 from workers.settings_sources import FlagSettings
-from workers.training.settings import Place
 
 StageName = Literal["vision", "words", "language", "align", "joint"]
 NAMES = TypeAliasType("NAMES", tuple[StageName, ...])

@@ -8,8 +8,8 @@ from typing_extensions import TypeAliasType
 
 from pixellm.drawn.arms import ARMS
 from workers.drawn.study import StudyPlan, base_recipe
+from workers.settings_places import Place
 from workers.settings_sources import FlagSettings
-from workers.training.settings import Place
 
 
 def _arm(name: str) -> str:

@@ -26,14 +26,15 @@ from workers.labels.commits import now
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.training.parallel import Together
+from workers.training.record import RECORD_FILE
 from workers.training.states import States
 from workers.version import code_version
 from workers.wording import Say
 
 PLACE = "_stages"
 """Folder of the output, with one for each stage."""
-MODEL, CARD = "model", "training.json"
-"""Folder of the result, and in it the file that says where it comes from."""
+MODEL = "model"
+"""Folder of the result."""
 
 
 def count_kept(plan: DrawnPlan, store: Store, say: Say) -> int:
@@ -112,16 +113,16 @@ class DrawnTraining:
         with tempfile.TemporaryDirectory(prefix="drawn-") as name:
             folder = Path(name)
             save_checkpoint(stage.model, self._beginnings.tokenizer, folder)
-            (folder / CARD).write_text(self._card(), encoding="utf-8")
+            (folder / RECORD_FILE).write_text(self._record(), encoding="utf-8")
             for path in sorted(folder.iterdir(), key=lambda each: each.suffix == ".safetensors"):
                 self._store.put(join_uri(place, path.name), path.read_bytes())
         return place
 
-    def _card(self) -> str:
-        card = {
+    def _record(self) -> str:
+        record = {
             "recipe": asdict(self._plan.recipe),
             "batches_of_a_step": self._plan.accumulate * self._peers.world,
             "finished_at": now(),
             "code_version": code_version(),
         }
-        return json.dumps(card, indent=2, sort_keys=True) + "\n"
+        return json.dumps(record, indent=2, sort_keys=True) + "\n"

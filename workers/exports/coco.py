@@ -4,12 +4,12 @@ Images are numbered by rank of their SHA-256, so the same pictures get the same 
 their names are; annotations in the order of the table. The file is written piece by piece.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 from workers.exports.contours import trace_polygons
 from workers.exports.images import ExportImage, name_images
+from workers.exports.lists import write_entries
 from workers.exports.selection import (
     ExportOptions,
     ExportSummary,
@@ -18,7 +18,7 @@ from workers.exports.selection import (
     select_masks,
     survey,
 )
-from workers.exports.table import LabelTable
+from workers.labels.parts import LabelTable
 from workers.labels.rle import decode_mask
 from workers.labels.schema import TargetRow
 
@@ -43,18 +43,12 @@ def _write(
     file: BinaryIO, found: Survey, masks: Iterable[SelectedMask], options: ExportOptions
 ) -> None:
     file.write(b'{"info":{"description":"labels made by PixelLM"},"licenses":[],"images":[')
-    _write_list(file, _images(found.images))
+    write_entries(file, _images(found.images))
     file.write(b'],"categories":[')
-    _write_list(file, ({"id": number, "name": name} for name, number in found.categories.items()))
+    write_entries(file, ({"id": number, "name": name} for name, number in found.categories.items()))
     file.write(b'],"annotations":[')
-    _write_list(file, _annotations(masks, found, options))
+    write_entries(file, _annotations(masks, found, options))
     file.write(b"]}\n")
-
-
-def _write_list(file: BinaryIO, entries: Iterable[Mapping[str, object]]) -> None:
-    for count, entry in enumerate(entries):
-        file.write(b",\n" if count else b"\n")
-        file.write(json.dumps(entry, separators=(",", ":")).encode("ascii"))
 
 
 def _images(images: Mapping[str, ExportImage]) -> Iterator[Mapping[str, object]]:

@@ -22,7 +22,7 @@ from workers.exports.refcoco import check_refcoco, write_refcoco
 from workers.exports.referring import check_referring, write_referring
 from workers.exports.selection import ExportOptions, ExportSummary
 from workers.exports.sheet import check_sheet, write_sheet
-from workers.exports.table import LabelTable, open_table
+from workers.labels.parts import LabelTable, open_table
 from workers.storage.objects import Store
 from workers.storage.stores import open_store
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from workers.errors import LineError
-from workers.json_stream import read_entries
+from workers.json_stream import Json, read_entries
 
 MAX_PROBLEMS = 50
 """Reported of one file; a systematic mistake repeats itself for every entry."""
-Json = Mapping[str, object]
 
 
 def write_list(file: BinaryIO, entries: Iterable[Json]) -> None:

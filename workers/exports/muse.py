@@ -10,14 +10,15 @@ from typing import Any, BinaryIO
 
 from pixellm.answers import SEG_MARK
 from workers.errors import ExportError
-from workers.exports.lists import Json, check_entries, write_list
+from workers.exports.lists import check_entries, write_list
 from workers.exports.questions import REGIONS, ImageNames, Question, read_entries, read_names
 from workers.exports.selection import ExportOptions, ExportSummary
-from workers.exports.table import LabelTable
+from workers.json_stream import Json
+from workers.labels.origins import SEG
+from workers.labels.parts import LabelTable
 from workers.labels.rle import read_runs
 from workers.labels.schema import TargetRow
 
-SEG = "{seg}"
 NO_CATEGORY = "object"
 """The category of what has none; the official loader wants a name and a number, which is 0."""
 

@@ -11,8 +11,8 @@ from itertools import groupby
 
 from pixellm.answers import SEG_MARK
 from workers.exports.images import ExportImage, add_image, name_images
-from workers.exports.table import LabelTable
 from workers.labels.origins import Origin
+from workers.labels.parts import LabelTable
 from workers.labels.rows import LABELLED
 from workers.labels.schema import LabelRow, TargetRow
 from workers.labels.targets import IGNORE_REGION

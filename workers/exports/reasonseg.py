@@ -18,7 +18,7 @@ from pixellm.run_lengths import RunMask
 from workers.exports.questions import Question, read_entries, read_names
 from workers.exports.selection import ExportOptions, ExportSummary
 from workers.exports.staircases import trace_staircases
-from workers.exports.table import LabelTable
+from workers.labels.parts import LabelTable
 from workers.labels.rle import read_runs
 from workers.labels.schema import TargetRow
 

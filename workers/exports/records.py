@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from workers.errors import RecordRejected
-from workers.exports.lists import MAX_PROBLEMS, Json
+from workers.exports.lists import MAX_PROBLEMS
 from workers.exports.selection import ExportOptions, ExportSummary
-from workers.exports.table import LabelTable
+from workers.json_stream import Json
+from workers.labels.parts import LabelTable
 from workers.labels.schema import LabelRow
 from workers.records.instructions import MAX_INSTRUCTIONS, list_instructions, read_instruction
 

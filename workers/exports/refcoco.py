@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from workers.errors import ExportError
-from workers.exports.lists import Json, check_entries, write_entries
+from workers.exports.lists import check_entries, write_entries
 from workers.exports.questions import REGIONS, ImageNames, Question, read_entries, read_names
 from workers.exports.selection import ExportOptions, ExportSummary
-from workers.exports.table import LabelTable
+from workers.json_stream import Json
 from workers.labels.origins import RefOrigin
+from workers.labels.parts import LabelTable
 from workers.labels.rle import measure_rle
 from workers.labels.schema import TargetRow
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from workers.errors import ExportError
 from workers.exports.selection import ExportOptions, ExportSummary, keeps
-from workers.exports.table import LabelTable
+from workers.labels.parts import LabelTable
 from workers.labels.rows import LABELLED
 from workers.labels.schema import LabelRow
 from workers.sheets.photos import find_photos

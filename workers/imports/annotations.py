@@ -5,19 +5,18 @@ is that of the file, where Python's own objects would take ten times as much.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workers.errors import RecordRejected
 from workers.imports.gold import GoldTarget, Size
 from workers.imports.shapes import read_segmentation
 from workers.imports.source import Source, read_category_id, read_size
-from workers.json_stream import Entry
+from workers.json_stream import Entry, Json
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
 
 Id = int | str
-Json = Mapping[str, object]
 _FOLDER = "train2014"  # where the images of RefCOCO lie
 
 
@@ -127,11 +126,3 @@ def place_image(image: Json | None, number: object, source: Source) -> PlacedIma
 def read_key(value: object) -> Id | None:
     """An id; numbers and texts are taken, and nothing else."""
     return value if isinstance(value, str) or type(value) is int else None
-
-
-def read_annotations(entries: Iterable[Entry]) -> Annotations:
-    """Reads a file whole; what can't be used in it is left out."""
-    found = Annotations()
-    for entry in entries:
-        found.add(entry)
-    return found

@@ -23,12 +23,12 @@ from workers.imports.gold import (
 from workers.imports.shapes import Union, read_segmentation
 from workers.imports.source import Source
 from workers.imports.wording import choose, compose_unnamed
+from workers.json_stream import Json
 from workers.labels.origins import Origin
 from workers.records.rejections import Reason, Rejection, quote
 from workers.storage.uris import shown
 
 _LISTS = ("images", "annotations", "categories")
-Json = Mapping[str, object]
 
 
 def read_coco(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:
@@ -96,8 +96,9 @@ def _ask_category(
         return refuse_question(Asked("", "{}", "category"), Rejection.of(error), origin)
     asked = Asked(name.lower(), source.name_form, "category", (name,))
     crowds = [each for each in annotations if each.get("iscrowd")]
+    things = [each for each in annotations if not each.get("iscrowd")]
     try:
-        targets = [known.make_target(each, name) for each in annotations if each not in crowds]
+        targets = [known.make_target(each, name) for each in things]
         ignored = _join([read_segmentation(each.get("segmentation")) for each in crowds])
     except RecordRejected as error:
         return refuse_question(asked, Rejection.of(error), origin)

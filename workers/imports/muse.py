@@ -28,15 +28,14 @@ from workers.imports.gold import (
 from workers.imports.shapes import read_segmentation
 from workers.imports.source import Source, read_category_id, read_id, read_size
 from workers.imports.wording import choose, compose_named, enumerate_words
-from workers.labels.origins import Origin
+from workers.json_stream import Json
+from workers.labels.origins import SEG, Origin
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
 
-SEG = "{seg}"
 _FOLDER = "train2014"  # where images lie that are given by `file_name`
 _COCO_FOLDERS = ("train2017", "val2017")
 _RARELY = 10  # of so many names one is the category's, though there is a better one
-Json = Mapping[str, object]
 
 
 def read_muse(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:

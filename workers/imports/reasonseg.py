@@ -23,6 +23,7 @@ from workers.imports.gold import (
 from workers.imports.painting import IGNORED, TARGET, Painted, Painting, read_painting
 from workers.imports.source import Source
 from workers.imports.wording import compose_unnamed
+from workers.json_stream import Json
 from workers.labels.origins import Origin
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
@@ -32,7 +33,6 @@ from workers.storage.uris import shown, under
 SUFFIX = ".json"
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".webp", ".JPG", ".PNG", ".JPEG")
 """Tried one after the other; the data set has the first."""
-Json = Mapping[str, object]
 
 
 def read_reasonseg(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:

@@ -28,6 +28,7 @@ from workers.imports.gold import (
 )
 from workers.imports.source import Source
 from workers.imports.wording import compose_marks, compose_unnamed, enumerate_words
+from workers.json_stream import Json
 from workers.labels.origins import Origin, RefOrigin
 from workers.records.rejections import Reason, Rejection, quote
 from workers.storage.uris import join_uri, shown
@@ -35,7 +36,6 @@ from workers.storage.uris import join_uri, shown
 AT_ONCE = (6, 5, 4)
 """Expressions in one question, in turn."""
 _INSTANCES = "instances.json"
-Json = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ it is composed. One entry is held at a time.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -27,13 +27,12 @@ from workers.imports.gold import (
 from workers.imports.shapes import MaskPicture, read_segmentation
 from workers.imports.source import Source, read_id, read_size
 from workers.imports.wording import compose_unnamed
-from workers.labels.origins import Origin
+from workers.json_stream import Json
+from workers.labels.origins import SEG, Origin
 from workers.records.rejections import Reason, Rejection, quote
 
-SEG = "{seg}"
 _IMAGE, _TEXT = ("image", "file_name", "image_path"), ("expression", "text", "sentence", "question")
 _MASKS = ("mask", "masks", "polygons", "segmentation")
-Json = Mapping[str, object]
 
 
 class _Found(NamedTuple):

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import TypeAliasType
 
-from workers.errors import SettingsError
 from workers.imports.formats import FORMATS
 from workers.imports.source import ABSENT, MaskOf, Referring, Source
 from workers.imports.wording import NAME_FORM, SENTENCE_FORM
 from workers.records.pictures import PictureLimits
 from workers.settings_names import flag_of
+from workers.settings_places import Place
 from workers.settings_sources import FlagSettings
-from workers.storage.uris import normalise_uri
 
 if TYPE_CHECKING:
     FormatName = str
@@ -22,13 +21,6 @@ else:
 MIB = 2**20
 
 
-def _place(text: str) -> str:
-    try:
-        return normalise_uri(text)
-    except SettingsError as error:
-        raise ValueError(f"{error}") from error
-
-
 def _form(text: str) -> str:
     if text.count("{}") != 1:
         raise ValueError(f"must hold {{}} once, where the words of the source go, not {text!r}")
@@ -36,10 +28,8 @@ def _form(text: str) -> str:
 
 
 # What `--help` writes behind a flag, in the place of its type.
-PLACE = TypeAliasType("PLACE", str)
 FORM = TypeAliasType("FORM", str)
 SPLIT = TypeAliasType("SPLIT", str)
-Place = Annotated[PLACE, AfterValidator(_place)]
 Form = Annotated[FORM, AfterValidator(_form)]
 _OPTIONS = frozenset().union(*(each.takes for each in FORMATS.values()))
 

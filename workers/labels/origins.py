@@ -12,6 +12,8 @@ from typing import Self
 from workers.labels.schema import LabelRow
 
 _KEY = "source"
+SEG = "{seg}"
+"""How sources mark a target in an answer; tables mark it as `pixellm.answers.SEG_MARK`."""
 
 
 @dataclass(frozen=True, slots=True)

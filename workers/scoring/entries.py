@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from workers.labels.calibration import RAW_SCORES
 from workers.labels.rows import LABELLED
 from workers.labels.schema import LabelRow, TargetRow
+from workers.labels.targets import IGNORE_REGION
 
-IGNORE = "ignore_region"
-"""The flag of a gold target that is no target: nobody knows, or says, what its pixels are."""
 COLUMNS = (
     "item_id",
     "image_sha256",
@@ -98,7 +97,7 @@ def _make_target(target: TargetRow) -> EntryTarget:
         target.rle_counts,
         target.score,
         tuple(getattr(target, name) for name in RAW_SCORES),
-        IGNORE in target.flags,
+        IGNORE_REGION in target.flags,
     )
 
 

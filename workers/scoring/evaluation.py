@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from workers.errors import ScoringError, StorageError
-from workers.exports.table import LabelTable
+from workers.labels.parts import LabelTable
 from workers.scoring.bucket import Buckets, ScoredBucket, score_bucket
 from workers.scoring.fitting import RawScores
 from workers.scoring.join import (

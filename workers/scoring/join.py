@@ -21,8 +21,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.exports.table import LabelTable
 from workers.labels.commits import Commit
+from workers.labels.parts import LabelTable
 from workers.labels.rows import LABELLED
 from workers.scoring.entries import COLUMNS, Entry, make_entry, pack_entries, unpack_entries
 from workers.scoring.measures import Side

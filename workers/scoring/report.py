@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from workers.markdown import escape, table
 from workers.scoring.evaluation import Evaluation
 from workers.scoring.metrics import ANSWERS, MASKS, METRICS, TARGETS
-from workers.scoring.sums import ALL, ScoreSums
+from workers.scoring.sums import ScoreSums
 from workers.scoring.thresholds import Minimum
 
 SCHEMA = 1
@@ -93,11 +93,3 @@ def _plain(sums: ScoreSums) -> Mapping[str, float]:
     return {
         each.name: getattr(sums, each.name) for each in fields(sums) if each.name != "detections"
     }
-
-
-def describe_overall(found: Evaluation) -> str:
-    """One line: how many questions, and the first scores."""
-    scores = found.scores[ALL]
-    names = ("giou", "ciou", "f1", "ap")
-    told = ", ".join(f"{METRICS[name].title} {_number(scores[name])}" for name in names)
-    return f"{found.sums[ALL].questions:,} questions: {told}"

@@ -10,15 +10,9 @@ from workers.errors import SettingsError
 from workers.labels.calibration import RAW_SCORES
 from workers.scoring.options import MuseMode, ScoringOptions
 from workers.scoring.thresholds import Minimum, read_minimum
+from workers.settings_places import Place
 from workers.settings_sources import FlagSettings
-from workers.storage.uris import normalise_uri, shown
-
-
-def _place(text: str) -> str:
-    try:
-        return normalise_uri(text)
-    except SettingsError as error:
-        raise ValueError(f"{error}") from error
+from workers.storage.uris import shown
 
 
 def _minimum(text: str) -> str:
@@ -46,13 +40,11 @@ def _endpoint(text: str) -> str:
 
 
 # What `--help` writes behind a flag, in the place of its type.
-PLACE = TypeAliasType("PLACE", str)
 RUN = TypeAliasType("RUN", str)
 URL = TypeAliasType("URL", str)
 NAME = TypeAliasType("NAME", str)
 MINIMUM = TypeAliasType("MINIMUM", tuple[Annotated[str, AfterValidator(_minimum)], ...])
 
-Place = Annotated[PLACE, AfterValidator(_place)]
 if TYPE_CHECKING:
     RawScore = str
 else:

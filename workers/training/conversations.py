@@ -6,7 +6,7 @@ from pixellm.added_tokens import IMAGE_END, IMAGE_START
 from pixellm.answers import SEG_MARK
 from pixellm.config import PixelLMConfig
 from pixellm.errors import InstructionError
-from pixellm.prompts import LabelledIds, label_conversation, system_text
+from pixellm.prompts import LabelledIds, label_conversation
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
 from workers.training.examples import Example, Skipped, Why
 
@@ -54,11 +54,6 @@ class Writer:
         if len(ids.ids) > self.max_ids:
             return Skipped(Why.TOO_LONG, example.item_id)
         return Conversation(example, ids)
-
-
-def writer_for(config: PixelLMConfig, tokenizer: Tokenizer) -> Writer:
-    """The writer of a model."""
-    return Writer(tokenizer, system_text(config.system_text), most_ids(config))
 
 
 def most_ids(config: PixelLMConfig) -> int:

@@ -29,7 +29,7 @@ AHEAD = 2 * THREADS
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class FeedPosition:
     """How far a feed is; the same on every worker, and for any number of them."""
 
     data: str
@@ -53,7 +53,7 @@ class State:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "State":
+    def from_json(cls, text: str) -> "FeedPosition":
         """Reads what `to_json` wrote.
 
         Raises:
@@ -78,16 +78,16 @@ class _Slice:
 
     pool: Pool
     rows: range
-    state: State
+    position: FeedPosition
     """behind it"""
     is_first: bool
     """of its pool"""
 
 
 class Feed:
-    """The batches of one worker. Each iteration begins at the state that it was made with.
+    """The batches of one worker. Each iteration begins at the position that it was made with.
 
-        for batch, state in Feed(mix, maker, per_worker=2, rank=0, world=1, accumulate=4):
+        for batch, position in Feed(mix, maker, per_worker=2, rank=0, world=1, accumulate=4):
             ...
 
     Batches are made ahead, in threads; their order and content do not depend on that. Leaving the
@@ -100,12 +100,12 @@ class Feed:
         rank: this worker's number, from 0.
         world: how many workers there are.
         accumulate: batches of each worker that make up a global batch.
-        state: where to go on; None for the beginning.
+        position: where to go on; None for the beginning.
         pool_batches: global batches that are sorted by length together.
         threads: batches that are made at once.
 
     Raises:
-        SettingsError: the state is of other data, or of global batches of another size.
+        SettingsError: the position is of other data, or of global batches of another size.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Feed:
         world: int,
         accumulate: int,
         *,
-        state: State | None = None,
+        position: FeedPosition | None = None,
         pool_batches: int = POOL_BATCHES,
         threads: int = THREADS,
     ) -> None:
@@ -127,15 +127,15 @@ class Feed:
         self._per_worker, self._rank, self._world = per_worker, rank, world
         runs = tuple(stream.runs for stream in mix.streams)
         rows = per_worker * world * accumulate
-        self._start = State(mix.digest, rows, pool_batches, mix.start, runs)
-        self._state = self._start if state is None else state
-        self._check_state()
+        self._start = FeedPosition(mix.digest, rows, pool_batches, mix.start, runs)
+        self._position = self._start if position is None else position
+        self._check_position()
         self.counts = Counter[str]()
         """Examples that were passed over up to the last batch, by reason: rows, which all workers
         count alike, and this worker's pictures. Those of a later epoch are counted again."""
 
-    def __iter__(self) -> Iterator[tuple[TrainingBatch, State]]:
-        """Batches without end, each with the state behind it.
+    def __iter__(self) -> Iterator[tuple[TrainingBatch, FeedPosition]]:
+        """Batches without end, each with the position behind it.
 
         Raises:
             SettingsError: there is nothing to learn from, or pictures are gone.
@@ -159,14 +159,14 @@ class Feed:
                     self.counts += made.skipped + (
                         each.pool.skipped if each.is_first else Counter()
                     )
-                    yield made.batch, each.state
+                    yield made.batch, each.position
             finally:
                 planner.shutdown(cancel_futures=True)
                 makers.shutdown(cancel_futures=True)
 
     def _slices(self) -> Iterator[_Slice]:
         """This worker's rows, slice by slice."""
-        at, step = self._state, self._per_worker * self._world
+        at, step = self._position, self._per_worker * self._world
         pools = group_by_length(
             self._mix,
             at.pool,
@@ -182,8 +182,8 @@ class Feed:
                 yield _Slice(pool, range(first, first + self._per_worker), after, is_first)
                 at = after
 
-    def _check_state(self) -> None:
-        ours, given = self._start, self._state
+    def _check_position(self) -> None:
+        ours, given = self._start, self._position
         if given.data != ours.data:
             raise SettingsError(
                 "the checkpoint was learning from something else: another label table, or other"
@@ -210,10 +210,10 @@ def _list(runs: tuple[tuple[str, ...], ...]) -> str:
     return ", ".join(run for of_stream in runs for run in of_stream)
 
 
-def _advance(state: State, rows: int, pool: Pool) -> State:
-    """The state when some more rows of the pool are taken."""
-    if state.rows + rows < state.batch_rows:
-        return replace(state, rows=state.rows + rows)
-    if state.batches + 1 < len(pool.batches):
-        return replace(state, rows=0, batches=state.batches + 1)
-    return replace(state, rows=0, batches=0, pool=pool.stop)
+def _advance(position: FeedPosition, rows: int, pool: Pool) -> FeedPosition:
+    """The position when some more rows of the pool are taken."""
+    if position.rows + rows < position.batch_rows:
+        return replace(position, rows=position.rows + rows)
+    if position.batches + 1 < len(pool.batches):
+        return replace(position, rows=0, batches=position.batches + 1)
+    return replace(position, rows=0, batches=0, pool=pool.stop)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from heapq import nsmallest
 
-from workers.exports.table import LabelTable
 from workers.labels.manifests import current_commits
-from workers.labels.parts import read_block
+from workers.labels.parts import LabelTable, read_block
 from workers.labels.schema import LabelRow
 from workers.storage.objects import Store
 from workers.training.chance import draw

@@ -21,7 +21,7 @@ from workers.labels.commits import now
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.training.card import CARD_FILE, write_card
-from workers.training.feed import State
+from workers.training.feed import FeedPosition
 from workers.training.metrics import METRICS
 from workers.training.plan import TrainPlan
 from workers.training.record import RECORD_FILE, TrainingRecord, trace_lineage
@@ -83,7 +83,7 @@ def _put_all(folder: Path, place: str, store: Store, last: Callable[[str], bool]
 def _sum_up(plan: TrainPlan, bench: Bench, scores: Mapping[str, float]) -> TrainingRecord:
     """The record, from what the states and the metrics of the run say."""
     rest = bench.states.newest_rest()
-    position = State.from_json(rest["data"])
+    position = FeedPosition.from_json(rest["data"])
     recent = list(_recent_losses(bench.store, plan.output))
     return TrainingRecord(
         plan=plan,

@@ -6,27 +6,17 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import TypeAliasType
 
-import pixellm
 from pixellm.loop import Schedule
 from pixellm.losses import LossWeights
 from pixellm.tuning import Tuning
-from workers.errors import SettingsError
+from workers.settings import SHIPPED_MODEL
+from workers.settings_places import Place, read_place
 from workers.settings_sources import FlagSettings
-from workers.storage.uris import normalise_uri
 from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
 from workers.training.ordering import Order
 from workers.training.plan import PAPER_LOSSES, DataSet, TrainPlan
 from workers.training.views import Views
-
-_SHIPPED = str(Path(pixellm.__file__).parent / "shipped" / "drawn")
-
-
-def _place(text: str) -> str:
-    try:
-        return normalise_uri(text)
-    except SettingsError as error:
-        raise ValueError(f"{error}") from error
 
 
 def _data(text: str) -> str:
@@ -47,16 +37,14 @@ def read_data(text: str) -> DataSet:
     except ValueError:  # the colon of s3://
         weight = None
     if weight is None:
-        return DataSet(_place(text))
+        return DataSet(read_place(text))
     if not 0 < weight < float("inf"):
         raise ValueError(f"the weight of {prefix!r} must be above 0, not {number!r}")
-    return DataSet(_place(prefix), weight)
+    return DataSet(read_place(prefix), weight)
 
 
 # What `--help` writes behind a flag, in the place of its type.
-PLACE = TypeAliasType("PLACE", str)
 TABLES = TypeAliasType("TABLES", tuple[Annotated[str, AfterValidator(_data)], ...])
-Place = Annotated[PLACE, AfterValidator(_place)]
 PLACES = TypeAliasType("PLACES", tuple[Place, ...])
 
 
@@ -77,7 +65,7 @@ class TrainSettings(FlagSettings):
     rows are drawn (1 where nothing is said); several with commas, or the flag again"""
     output: Place
     """folder or s3://bucket/prefix for states, metrics and the result"""
-    model: Place = _SHIPPED
+    model: Place = SHIPPED_MODEL
     """the model that learns: a folder, or one in a bucket; without it, the small model that comes
     with the project, which knows drawn scenes only"""
     result: Literal["merged", "adapter"] = "merged"

@@ -19,7 +19,7 @@ from workers.errors import SettingsError
 from workers.storage.objects import Store
 from workers.training.batches import BatchMaker
 from workers.training.examples import Split
-from workers.training.feed import Feed, State
+from workers.training.feed import Feed, FeedPosition
 from workers.training.learner import Learner
 from workers.training.mixing import Mix
 from workers.training.parallel import Together, share
@@ -61,10 +61,10 @@ def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> L
 
 def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
     """This worker's batches, from where a state says; with an empty one, from the beginning."""
-    state = State.from_json(rest["data"]) if rest else None
+    position = FeedPosition.from_json(rest["data"]) if rest else None
     seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
     # what was being learned from, whatever has been labelled meanwhile
-    runs = state.runs if state else [()] * len(plan.data)
+    runs = position.runs if position else [()] * len(plan.data)
     streams = [
         (
             ExampleStream(
@@ -85,7 +85,7 @@ def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
     )
     rank, world = bench.peers.rank, bench.peers.world
     mix = Mix(streams, seed=seed)
-    feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, state=state)
+    feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, position=position)
     feed.counts += Counter(rest.get("passed_over", {}))
     return feed
 

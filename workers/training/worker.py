@@ -24,7 +24,7 @@ from pixellm.tuning import TunedModel
 from workers.storage.stores import Anywhere
 from workers.training.board import Board
 from workers.training.evaluation import Evaluation, Graded
-from workers.training.feed import State
+from workers.training.feed import FeedPosition
 from workers.training.learner import to_device
 from workers.training.metrics import Measured, Metrics
 from workers.training.parallel import Together
@@ -126,7 +126,7 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
     batches = iter(feed)
     while not loop.done:
         taken, position = _take(batches, plan.accumulate)
-        hear(_learn(loop, [to_device(each, device) for each in taken]))
+        hear(_learn(loop, [to_device(each, device) for each in taken], bench.peers))
         if validation and validation.is_due(loop.step):
             hear(validation.evaluate(tuned, loop))
         if loop.step % plan.save_every == 0 or loop.done:
@@ -140,7 +140,7 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
 def save(
     plan: TrainPlan,
     loop: Loop[Any],
-    position: State,
+    position: FeedPosition,
     bench: Bench,
     passed_over: Counter[str],
     validation: Validation | None = None,
@@ -159,20 +159,26 @@ def save(
         bench.states.save(loop.step, tensors, whole)
 
 
-def _learn(loop: Loop[TrainingBatch], batches: list[TrainingBatch]) -> StepReport:
-    """A step; an error names the rows that it came of, if it was one batch of this worker."""
+def _learn(
+    loop: Loop[TrainingBatch], batches: list[TrainingBatch], peers: Alone | Together
+) -> StepReport:
+    """A step; an error names the rows of the batch that it came of, whichever worker had it."""
     try:
         return loop.learn(batches)
     except TrainingDiverged as error:
-        if error.batch is None:
+        own = () if error.batch is None else batches[error.batch].names
+        # all are here, since all have the same losses; the first of their messages is told
+        names = [name for some in peers.gather(own) for name in some]
+        if not names:
             raise
-        names = ", ".join(batches[error.batch].names)
-        raise TrainingDiverged(f"{error}; its rows are {names}", batch=error.batch) from error
+        raise TrainingDiverged(
+            f"{error}; its rows are {', '.join(names)}", batch=error.batch
+        ) from error
 
 
 def _take(
-    batches: Iterator[tuple[TrainingBatch, State]], count: int
-) -> tuple[list[TrainingBatch], State]:
+    batches: Iterator[tuple[TrainingBatch, FeedPosition]], count: int
+) -> tuple[list[TrainingBatch], FeedPosition]:
     pairs = list(islice(batches, count))
     return [batch for batch, _ in pairs], pairs[-1][1]
 

@@ -1,0 +1,26 @@
+"""Folders and files as settings take them: what is typed is their URI from then on."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+from typing_extensions import TypeAliasType
+
+from workers.errors import SettingsError
+from workers.storage.uris import normalise_uri
+
+
+def read_place(text: str) -> str:
+    """The URI of a folder or file as it is typed.
+
+    Raises:
+        ValueError: no store is for it; pydantic tells of it beside the flag.
+    """
+    try:
+        return normalise_uri(text)
+    except SettingsError as error:
+        raise ValueError(f"{error}") from error
+
+
+PLACE = TypeAliasType("PLACE", str)
+"""What `--help` writes behind a flag, in the place of its type."""
+Place = Annotated[PLACE, AfterValidator(read_place)]
