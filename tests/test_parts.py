@@ -2,7 +2,7 @@ import pytest
 
 from tests.test_manifests import label
 from workers.errors import CommitError
-from workers.exports.table import open_table
+from workers.labels.parts import open_table
 from workers.storage.memory import MemoryStore
 
 OUTPUT = "mem://bucket/out"
