@@ -34,6 +34,17 @@ def test_a_drop_that_may_still_grow_waits_and_one_that_is_marked_does_not(place,
     assert place.images("growing") == ["0.jpg", "2.jpg"]
 
 
+def test_a_mark_that_comes_while_a_drop_settles_makes_it_complete_at_once(place, clock):
+    folder = place.drop("friday", 0)
+    watcher = place.watcher("--settle-seconds", "3600", "--sweep-seconds", "60", clock=clock)
+    watcher.backlog.look()
+    (folder / "_READY").touch()
+    clock.pass_by(60)
+    watcher.backlog.look()
+    watcher.label()
+    assert place.status("friday")["state"] == "done"
+
+
 def test_once_what_is_settling_is_waited_for(place):
     place.drop("friday", 0)
     place.watch_once("--settle-seconds", "0.6")

@@ -90,7 +90,7 @@ def test_a_list_that_may_not_be_read_is_as_good_as_none(store, monkeypatch):
 def test_a_drop_that_something_was_told_of_is_known_until_it_is_labelled_or_forgotten(store):
     cursor = Cursor(store, OUT)
     cursor.begin("a")
-    assert (cursor.begun(), cursor.knows("a"), cursor.of("a")) == ({"a"}, True, frozenset())
+    assert (cursor.begun(), cursor.knows("a"), cursor.marks_of("a")) == ({"a"}, True, frozenset())
     cursor.put("a", "one", [])
     assert (cursor.begun(), cursor.knows("a")) == (frozenset(), True)
     cursor.begin("b")

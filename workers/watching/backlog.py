@@ -189,6 +189,8 @@ class Backlog:
         each = self.waiting.setdefault(drop.name, Waiting(drop, now))
         if each.drop.digest != drop.digest:
             each.tries, each.look_again, each.is_growing = 0, now, True
+        elif drop.is_marked and not each.drop.is_marked:  # it has come since the last look
+            each.look_again = now
         each.drop = drop
         if each.look_again <= now:
             wait = self._readiness.seconds_left(drop)
