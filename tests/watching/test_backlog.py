@@ -5,9 +5,7 @@ import pytest
 
 from tests.photos import load_photos
 from tests.watching.labelling import broken, never
-from workers.errors import (
-    SettingsError,
-)
+from workers.errors import SettingsError
 from workers.progress import Progress
 from workers.storage.memory import MemoryStore
 from workers.watching.drops import find_drops
@@ -200,6 +198,28 @@ def test_a_drop_that_was_refused_is_looked_at_again_when_something_is_asked(plac
     place.watch_once("--instruction", "the dog")
     assert place.status("friday")["state"] == "done"
     place.watch_once("--instruction", "the cat", label=never)  # what is labelled is
+
+
+def test_a_drop_that_failed_and_was_changed_back_is_told_of_as_it_is(place):
+    folder = place.drop("friday", 0)
+    place.watch_once()
+    added = folder / "1.jpg"
+    added.write_bytes(load_photos()[1].data)
+    place.watch_once(label=broken)
+    assert place.status("friday")["state"] == "unfinished"
+    added.unlink()
+    place.watch_once()
+    assert place.status("friday")["state"] == "done"
+    assert place.images("friday") == ["0.jpg"]
+
+
+def test_a_watcher_that_was_killed_before_its_last_write_leaves_nothing_behind_for_good(place):
+    place.drop("friday", 0)
+    place.watch_once()._cursor.begin("friday")  # as before the mark was put
+    watcher = place.watch_once()
+    assert watcher._cursor.begun() == frozenset()
+    assert place.status("friday")["state"] == "done"
+    place.watch_once(label=never)
 
 
 def test_a_drop_that_failed_and_was_changed_is_tried_at_once(place, clock):

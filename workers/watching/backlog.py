@@ -108,13 +108,13 @@ class Backlog:
     def sweep(self) -> None:
         """Looks at everything that is dropped."""
         self._cursor.claim(self._settings.input)
-        noted = self._cursor.marks()
+        noted, begun = self._cursor.marks(), self._cursor.begun()
         there = {drop.name: drop for drop in self._find_fit()}
         if self._stop.reason:  # then these are not all
             return
         for name, drop in there.items():
-            self._weigh(drop, noted.get(name))
-        gone = (noted.keys() | self._cursor.begun()) - there.keys()
+            self._weigh(drop, noted.get(name), is_begun=name in begun)
+        gone = (noted.keys() | begun) - there.keys()
         if gone or not there:
             self._gone.tell(gone)
         for name in self.waiting.keys() - there.keys():
@@ -129,7 +129,8 @@ class Backlog:
         """Looks at one drop; what there is to do for it, if anything."""
         drop = look_at(self._store, self._settings.input, name, self._own())
         if drop is not None:
-            return self._weigh(drop, self._cursor.marks_of(name))
+            is_begun = self._cursor.is_begun(name)
+            return self._weigh(drop, self._cursor.marks_of(name), is_begun=is_begun)
         if self._cursor.knows(name):
             self._gone.tell([name])
         self.forget(name)
@@ -174,15 +175,18 @@ class Backlog:
                 name = one_line(written(drop.name)[:NAME_SHOWN]) or "(no name)"
                 self._teller.tell_by_page(name, why, source=drop.input)
 
-    def _weigh(self, drop: Drop, noted: frozenset[str] | None) -> Waiting | None:
+    def _weigh(self, drop: Drop, noted: frozenset[str] | None, *, is_begun: bool) -> Waiting | None:
         """What there is to do for a drop that is there, and when; None where there is nothing.
 
         Args:
             drop: as it is.
             noted: what the cursor has of it.
+            is_begun: whether something was told of it since: its last word may be that of another
+                time, when it was changed, or could not be looked at.
         """
         again = self._everything or (self._settings.refresh and drop.name in self.waiting)
-        if is_settled(noted, drop.digest, self._settings) and not again:
+        is_told = is_settled(noted, drop.digest, self._settings) and not is_begun
+        if is_told and not again:
             self.forget(drop.name)
             return None
         now = self._clock()

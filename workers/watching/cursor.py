@@ -110,9 +110,13 @@ class Cursor:
         place = self._begun()
         return frozenset(under(info.uri, place) or "" for info in self._store.list(place))
 
+    def is_begun(self, drop: str) -> bool:
+        """Whether a drop is one of these."""
+        return self._store.find(self._begun(drop)) is not None
+
     def knows(self, drop: str) -> bool:
         """Whether anything was told of a drop, since it was not there."""
-        return self._store.find(self._begun(drop)) is not None or bool(self.marks_of(drop))
+        return self.is_begun(drop) or bool(self.marks_of(drop))
 
     def content(self, drop: str) -> Mapping[str, str]:
         """Etags by name, of what was in a drop when it was labelled last; empty if it never was."""
