@@ -5,7 +5,7 @@ import pytest
 
 from tests.photos import load_photos
 from tests.watching.labelling import broken, never
-from workers.errors import SettingsError
+from workers.errors import SettingsError, StorageUnavailable
 from workers.progress import Progress
 from workers.storage.memory import MemoryStore
 from workers.watching.drops import find_drops
@@ -83,6 +83,43 @@ def test_a_watcher_that_finds_nothing_says_so_once(place):
     watcher.backlog.sweep()
     watcher.backlog.sweep()
     assert place.told.getvalue().count("nothing is new: 1 drop, all labelled") == 1
+
+
+def test_drops_that_were_refused_are_not_counted_as_labelled(place):
+    place.drop("friday", 0)
+    (place.drop("empty") / "x.docx").touch()
+    place.watch_once()
+    place.watch_once(label=never)
+    assert "nothing is new: 1 drop labelled, 1 refused: empty (why, says" in place.told.getvalue()
+    assert "all labelled" not in place.told.getvalue()
+
+
+def test_folders_that_are_passed_over_are_told_of_once(place):
+    place.drop("friday", 0)
+    for name in ("_under", ".hidden"):
+        place.drop(name, 1, 2)
+    watcher = place.watcher()
+    watcher.backlog.sweep()
+    watcher.backlog.sweep()
+    for name in ("_under", ".hidden"):
+        assert place.told.getvalue().count(f"{name}: passed over, as all folders") == 1
+    assert not (place.output / "_days").exists()
+
+
+def test_an_input_that_was_mistyped_claims_no_output(place, tmp_path):
+    (tmp_path / "inn").mkdir()
+    place.watch_once("--input", str(tmp_path / "inn"))
+    with pytest.raises(StorageUnavailable):
+        place.watcher("--input", str(tmp_path / "im")).backlog.look()
+    place.drop("friday", 0)
+    assert place.watch_once().unfinished == []
+    assert place.status("friday")["state"] == "done"
+
+
+def test_an_input_that_is_a_file_is_refused_at_once(place):
+    photo = place.drop("friday", 0) / "0.jpg"
+    with pytest.raises(SettingsError, match=r"--input .*0.jpg' is a file: a watcher needs the fol"):
+        place.watch_once("--input", str(photo))
 
 
 def test_a_drop_that_is_waited_for_is_told_of(place, clock):

@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from workers.errors import AccessDenied
+from workers.errors import AccessDenied, SettingsError
 from workers.storage.memory import MemoryStore
 from workers.watching.cursor import MOST_KEPT, Changes, Cursor
 
@@ -50,6 +50,28 @@ def test_a_watcher_that_is_killed_between_two_writes_leaves_a_drop_that_is_not_u
     assert cursor.marks()["a"] != {"two"}
     cursor.put("a", "two", [("1.jpg", "e2")])
     assert cursor.marks()["a"] == {"two"}
+
+
+def test_a_watcher_that_is_killed_while_it_notes_a_drop_keeps_what_was_noted(store, monkeypatch):
+    cursor = Cursor(store, OUT)
+    cursor.put("a", "one", [("1.jpg", "e1")])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cursor.put("a", "two", [("1.jpg", "e2")])
+    assert Cursor(store, OUT).content("a") == {"1.jpg": "e1"}
+
+
+def test_a_prefix_is_noted_with_the_first_drop(store):
+    cursor = Cursor(store, OUT)
+    cursor.claim("mem://b/typo")
+    Cursor(store, OUT).claim("mem://b/in")
+    cursor.begin("a")
+    with pytest.raises(SettingsError, match="typo"):
+        Cursor(store, OUT).claim("mem://b/in")
 
 
 def test_changes_tell_what_is_new_replaced_and_deleted():

@@ -4,14 +4,15 @@ A sweep lists the whole input and is right even if every event is lost. A look l
 an event's sake, since its time to settle has passed, or before it is labelled.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from workers.markdown import one_line
 from workers.stopping import Stop
 from workers.storage.objects import Store
-from workers.storage.uris import shown, written
+from workers.storage.uris import join_uri, shown, written
 from workers.watching.cursor import Cursor
+from workers.watching.days import DAYS
 from workers.watching.drops import Drop, find_drops, look_at, why_unfit
 from workers.watching.gone import Gone
 from workers.watching.marks import is_settled
@@ -22,6 +23,8 @@ from workers.wording import counted
 
 LISTED_AT_ONCE = 1_000
 """Names in an answer of S3."""
+MOST_REFUSED = 10
+"""Of the drops that were refused, by name."""
 NAME_SHOWN = 40
 """Of a name that no drop can have."""
 
@@ -122,7 +125,8 @@ class Backlog:
         self._everything = False
         self.sweep_costs = 1 + sum(drop.files for drop in there.values()) // LISTED_AT_ONCE
         if not (self.waiting or gone):
-            self._say_that_nothing_is_new(len(there))
+            refused = [name for name in there if noted.get(name) != {there[name].digest}]
+            self._say_that_nothing_is_new(len(there), refused)
         self.next_sweep = self._clock() + self._settings.sweep_seconds
 
     def look_at(self, name: str) -> Waiting | None:
@@ -164,7 +168,8 @@ class Backlog:
 
     def _find_fit(self) -> Iterator[Drop]:
         """Drops whose labels can have a folder; of the others the people are told."""
-        found: Iterable[Drop] = find_drops(self._store, self._settings.input, self._own())
+        prefix, own = self._settings.input, self._own()
+        found: Iterable[Drop] = find_drops(self._store, prefix, own, self._pass_over)
         for drop in found:
             if self._stop.reason:
                 return
@@ -174,6 +179,12 @@ class Backlog:
                 self._told_unfit.add(drop.name)
                 name = one_line(written(drop.name)[:NAME_SHOWN]) or "(no name)"
                 self._teller.tell_by_page(name, why, source=drop.input)
+
+    def _pass_over(self, name: str) -> None:
+        if name not in self._told_unfit:
+            self._told_unfit.add(name)
+            shown_name = one_line(written(name)[:NAME_SHOWN])
+            self._say(f"{shown_name}: passed over, as all folders whose names begin with _ or .")
 
     def _weigh(self, drop: Drop, noted: frozenset[str] | None, *, is_begun: bool) -> Waiting | None:
         """What there is to do for a drop that is there, and when; None where there is nothing.
@@ -206,10 +217,19 @@ class Backlog:
                 )
         return each
 
-    def _say_that_nothing_is_new(self, drops: int) -> None:
+    def _say_that_nothing_is_new(self, drops: int, refused: Sequence[str]) -> None:
         """What is said by every sweep in a row is said by the first."""
-        all_done = f"nothing is new: {counted(drops, 'drop')}, all labelled"
-        text = all_done if drops else f"{shown(self._settings.input)} holds nothing yet"
+        text = f"{shown(self._settings.input)} holds nothing yet"
+        if refused:
+            some = ", ".join(map(one_line, refused[:MOST_REFUSED]))
+            more = f" and {len(refused) - MOST_REFUSED:,} more" * (len(refused) > MOST_REFUSED)
+            text = (
+                f"nothing is new: {counted(drops - len(refused), 'drop')} labelled,"
+                f" {len(refused):,} refused: {some}{more} (why, says _status.json of each;"
+                f" see {shown(join_uri(self._settings.output, DAYS))}, too)"
+            )
+        elif drops:
+            text = f"nothing is new: {counted(drops, 'drop')}, all labelled"
         if text != self._said:
             self._say(text)
         self._said = text

@@ -59,21 +59,23 @@ class Cursor:
 
     def __init__(self, store: Store, output: str) -> None:
         self.output = output
-        self._store = store
+        self._store, self._unclaimed = store, ""
         self._contents: dict[tuple[str, str], Mapping[str, str]] = {}
         """that were read already, by drop and mark; one for each drop"""
 
     def claim(self, prefix: str) -> None:
-        """Notes which prefix is watched: for another one, all these drops would be gone.
+        """Sees to it that one prefix is watched: for another one, all these drops would be gone.
+
+        It is noted with the first drop: who has mistyped it, and finds nothing, can try again.
 
         Raises:
             SettingsError: it is another one.
         """
-        uri = join_uri(self.output, WATCH, "input.json")
+        uri = self._claim()
         try:
             noted = self._store.get(uri)
         except ObjectMissing:
-            self._store.put(uri, json.dumps({"input": prefix}).encode())
+            self._unclaimed = prefix
             return
         try:
             before = json.loads(noted)["input"]
@@ -103,6 +105,9 @@ class Cursor:
 
     def begin(self, drop: str) -> None:
         """Notes that something is about to be told of a drop; if it goes, that is told, too."""
+        if self._unclaimed:
+            self._store.put(self._claim(), json.dumps({"input": self._unclaimed}).encode())
+            self._unclaimed = ""
         self._store.put(self._begun(drop), b"")
 
     def begun(self) -> frozenset[str]:
@@ -153,6 +158,9 @@ class Cursor:
             return {}
         except (OSError, EOFError, zlib.error, ValueError, TypeError):  # damaged: as if all is new
             return {}
+
+    def _claim(self) -> str:
+        return join_uri(self.output, WATCH, "input.json")
 
     def _place(self, drop: str = "", mark: str = "") -> str:
         names = [drop, f"{mark}{_END}"] if drop else []

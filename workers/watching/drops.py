@@ -15,7 +15,7 @@ A drop's name is also that of its folder of labels. A folder of the input that h
 (`PREFIX//1.jpg`), or one that can't be written down there, is no drop: `why_unfit` says why.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -58,13 +58,22 @@ class Drop:
         return self.name == LOOSE
 
 
-def find_drops(store: Store, prefix: str, exclude: Sequence[str] = ()) -> Iterator[Drop]:
+def find_drops(
+    store: Store,
+    prefix: str,
+    exclude: Sequence[str] = (),
+    pass_over: Callable[[str], None] = lambda _: None,
+) -> Iterator[Drop]:
     """All drops under a prefix, by one listing; the loose one comes last.
 
     Args:
         store: where the prefix lies.
         prefix: the watched one.
         exclude: folders that are no drops, such as the output when it lies inside.
+        pass_over: hears of hidden folders by name, once for each object in them.
+
+    Raises:
+        StorageError: the prefix can't be listed.
     """
     loose, folder = _Sum(LOOSE, prefix), None
     for found in store.walk(prefix):
@@ -75,7 +84,9 @@ def find_drops(store: Store, prefix: str, exclude: Sequence[str] = ()) -> Iterat
             seen(found)  # the prefix itself
         elif not inside:
             loose.add(name, found)
-        elif not is_hidden(name):
+        elif is_hidden(name):
+            pass_over(name)
+        else:
             if folder is None or folder.name != name:  # a sorted listing has a folder in one piece
                 yield from folder.drops() if folder else ()
                 folder = _Sum(name, join_uri(prefix, name))
