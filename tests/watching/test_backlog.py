@@ -138,7 +138,7 @@ def test_a_folder_whose_name_no_drop_can_have_is_told_and_keeps_nobody_from_the_
     assert place.status("monday")["state"] == "done"
     assert "name" in place.told.getvalue()
     (page,) = (place.output / "_days").glob("*.md")
-    assert f"* {os.fsdecode(name)[:3]}" in page.read_text()
+    assert f" {os.fsdecode(name)[:3]}" in page.read_text()
     assert {each.name for each in place.output.iterdir()} == {"_days", "_watch", "monday"}
 
 
