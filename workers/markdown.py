@@ -45,9 +45,15 @@ def block(*lines: str) -> list[str]:
     return [*(f"    {one_line(line)}" for line in lines), ""]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table of Markdown, numbers from its second column on, with an empty line behind it."""
-    rules = ["---", *["---:"] * (len(head) - 1)]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> list[str]:
+    """A table of Markdown, with an empty line behind it.
+
+    Args:
+        head: the names of its columns.
+        rows: cells.
+        texts: columns of words that come first; all others are numbers.
+    """
+    rules = ["---"] * texts + ["---:"] * (len(head) - texts)
     return [*(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows)), ""]
 
 

@@ -5,9 +5,7 @@ import pytest
 
 from tests.photos import load_photos
 from tests.watching.labelling import broken, never
-from workers.errors import (
-    SettingsError,
-)
+from workers.errors import SettingsError, StorageUnavailable
 from workers.progress import Progress
 from workers.storage.memory import MemoryStore
 from workers.watching.drops import find_drops
@@ -32,6 +30,17 @@ def test_a_drop_that_may_still_grow_waits_and_one_that_is_marked_does_not(place,
     watcher.backlog.look()
     watcher.label()
     assert place.images("growing") == ["0.jpg", "2.jpg"]
+
+
+def test_a_mark_that_comes_while_a_drop_settles_makes_it_complete_at_once(place, clock):
+    folder = place.drop("friday", 0)
+    watcher = place.watcher("--settle-seconds", "3600", "--sweep-seconds", "60", clock=clock)
+    watcher.backlog.look()
+    (folder / "_READY").touch()
+    clock.pass_by(60)
+    watcher.backlog.look()
+    watcher.label()
+    assert place.status("friday")["state"] == "done"
 
 
 def test_once_what_is_settling_is_waited_for(place):
@@ -76,6 +85,43 @@ def test_a_watcher_that_finds_nothing_says_so_once(place):
     assert place.told.getvalue().count("nothing is new: 1 drop, all labelled") == 1
 
 
+def test_drops_that_were_refused_are_not_counted_as_labelled(place):
+    place.drop("friday", 0)
+    (place.drop("empty") / "x.docx").touch()
+    place.watch_once()
+    place.watch_once(label=never)
+    assert "nothing is new: 1 drop labelled, 1 refused: empty (why, says" in place.told.getvalue()
+    assert "all labelled" not in place.told.getvalue()
+
+
+def test_folders_that_are_passed_over_are_told_of_once(place):
+    place.drop("friday", 0)
+    for name in ("_under", ".hidden"):
+        place.drop(name, 1, 2)
+    watcher = place.watcher()
+    watcher.backlog.sweep()
+    watcher.backlog.sweep()
+    for name in ("_under", ".hidden"):
+        assert place.told.getvalue().count(f"{name}: passed over, as all folders") == 1
+    assert not (place.output / "_days").exists()
+
+
+def test_an_input_that_was_mistyped_claims_no_output(place, tmp_path):
+    (tmp_path / "inn").mkdir()
+    place.watch_once("--input", str(tmp_path / "inn"))
+    with pytest.raises(StorageUnavailable):
+        place.watcher("--input", str(tmp_path / "im")).backlog.look()
+    place.drop("friday", 0)
+    assert place.watch_once().unfinished == []
+    assert place.status("friday")["state"] == "done"
+
+
+def test_an_input_that_is_a_file_is_refused_at_once(place):
+    photo = place.drop("friday", 0) / "0.jpg"
+    with pytest.raises(SettingsError, match=r"--input .*0.jpg' is a file: a watcher needs the fol"):
+        place.watch_once("--input", str(photo))
+
+
 def test_a_drop_that_is_waited_for_is_told_of(place, clock):
     place.drop("friday", 0)
     place.watcher("--settle-seconds", "60", clock=clock).backlog.look()
@@ -92,7 +138,7 @@ def test_a_folder_whose_name_no_drop_can_have_is_told_and_keeps_nobody_from_the_
     assert place.status("monday")["state"] == "done"
     assert "name" in place.told.getvalue()
     (page,) = (place.output / "_days").glob("*.md")
-    assert f"* {os.fsdecode(name)[:3]}" in page.read_text()
+    assert f" {os.fsdecode(name)[:3]}" in page.read_text()
     assert {each.name for each in place.output.iterdir()} == {"_days", "_watch", "monday"}
 
 
@@ -189,6 +235,28 @@ def test_a_drop_that_was_refused_is_looked_at_again_when_something_is_asked(plac
     place.watch_once("--instruction", "the dog")
     assert place.status("friday")["state"] == "done"
     place.watch_once("--instruction", "the cat", label=never)  # what is labelled is
+
+
+def test_a_drop_that_failed_and_was_changed_back_is_told_of_as_it_is(place):
+    folder = place.drop("friday", 0)
+    place.watch_once()
+    added = folder / "1.jpg"
+    added.write_bytes(load_photos()[1].data)
+    place.watch_once(label=broken)
+    assert place.status("friday")["state"] == "unfinished"
+    added.unlink()
+    place.watch_once()
+    assert place.status("friday")["state"] == "done"
+    assert place.images("friday") == ["0.jpg"]
+
+
+def test_a_watcher_that_was_killed_before_its_last_write_leaves_nothing_behind_for_good(place):
+    place.drop("friday", 0)
+    place.watch_once()._cursor.begin("friday")  # as before the mark was put
+    watcher = place.watch_once()
+    assert watcher._cursor.begun() == frozenset()
+    assert place.status("friday")["state"] == "done"
+    place.watch_once(label=never)
 
 
 def test_a_drop_that_failed_and_was_changed_is_tried_at_once(place, clock):

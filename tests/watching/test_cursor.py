@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from workers.errors import AccessDenied
+from workers.errors import AccessDenied, SettingsError
 from workers.storage.memory import MemoryStore
 from workers.watching.cursor import MOST_KEPT, Changes, Cursor
 
@@ -52,6 +52,28 @@ def test_a_watcher_that_is_killed_between_two_writes_leaves_a_drop_that_is_not_u
     assert cursor.marks()["a"] == {"two"}
 
 
+def test_a_watcher_that_is_killed_while_it_notes_a_drop_keeps_what_was_noted(store, monkeypatch):
+    cursor = Cursor(store, OUT)
+    cursor.put("a", "one", [("1.jpg", "e1")])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cursor.put("a", "two", [("1.jpg", "e2")])
+    assert Cursor(store, OUT).content("a") == {"1.jpg": "e1"}
+
+
+def test_a_prefix_is_noted_with_the_first_drop(store):
+    cursor = Cursor(store, OUT)
+    cursor.claim("mem://b/typo")
+    Cursor(store, OUT).claim("mem://b/in")
+    cursor.begin("a")
+    with pytest.raises(SettingsError, match="typo"):
+        Cursor(store, OUT).claim("mem://b/in")
+
+
 def test_changes_tell_what_is_new_replaced_and_deleted():
     before, after = {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}
     assert Changes.between(before, after) == Changes(("d",), ("b",), ("a",))
@@ -90,7 +112,7 @@ def test_a_list_that_may_not_be_read_is_as_good_as_none(store, monkeypatch):
 def test_a_drop_that_something_was_told_of_is_known_until_it_is_labelled_or_forgotten(store):
     cursor = Cursor(store, OUT)
     cursor.begin("a")
-    assert (cursor.begun(), cursor.knows("a"), cursor.of("a")) == ({"a"}, True, frozenset())
+    assert (cursor.begun(), cursor.knows("a"), cursor.marks_of("a")) == ({"a"}, True, frozenset())
     cursor.put("a", "one", [])
     assert (cursor.begun(), cursor.knows("a")) == (frozenset(), True)
     cursor.begin("b")

@@ -4,6 +4,7 @@ from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.watching.days import Days
 from workers.watching.status import DropStatus, State
+from workers.watching.telling import Teller
 
 
 def test_the_page_of_the_day_tells_of_every_drop(place):
@@ -18,6 +19,29 @@ def test_the_page_of_the_day_tells_of_every_drop(place):
     assert "refused" in text
     assert "nothing to label" in text
     assert "image_unknown_format" in text
+
+
+def test_what_is_wrong_with_a_drop_is_said_with_its_time_line_by_line(place):
+    folder = place.drop("fri day", 0)
+    (folder / "_pixellm.yaml").write_text("model: x\noutput: y\n")
+    place.watch_once()
+    (page,) = (place.output / "_days").glob("*.md")
+    text = page.read_text()
+    time = place.status("fri day")["updated_at"][11:19]
+    assert f"\n* {time} fri day, [_status.json](../fri%20day/_status.json):\n    * " in text
+    assert text.count("a drop can't set") == text.count("\n    * ") == 2
+    assert "| --- | --- | --- | ---: |" in text
+
+
+def test_what_is_said_once_a_day_is_said_once_by_all_watchers():
+    store = MemoryStore()
+    for _ in range(2):
+        teller = Teller(store, Days(store, "mem://b/out"), lambda *_: None)
+        for message in ("message 1 is left", "message 2 is left"):
+            teller.tell_by_page("_queue", message, source="")
+    (page,) = (each.uri for each in store.list("mem://b/out") if each.uri.endswith(".md"))
+    text = store.get(page).decode()
+    assert [text.count(f"message {n} is left") for n in (1, 2)] == [1, 1]
 
 
 def test_a_day_with_many_drops_has_each_entry_read_once(place, monkeypatch):

@@ -43,6 +43,41 @@ def test_of_two_watchers_one_tells_that_a_drop_is_gone(place, clock):
     assert Leases(Anywhere(), str(place.output), 60.0).acquire("friday") is not None
 
 
+def test_of_a_gone_drop_that_another_watcher_told_of_nothing_is_told_again(place):
+    folder = place.drop("friday", 0)
+    watcher = place.watch_once()
+    (folder / "0.jpg").unlink()
+    place.watch_once()
+    told = entries(place)
+    watcher.backlog._gone.tell(["friday"])  # by a sweep that read the marks before that
+    assert entries(place) == told
+
+
+def test_a_drop_that_is_back_is_not_told_of_as_gone(place):
+    place.drop("friday", 0)
+    watcher = place.watch_once()
+    watcher.backlog._gone.tell(["friday"])  # by a sweep that listed it before it came back
+    assert place.status("friday")["state"] == "done"
+    assert place.watch_once(label=never).unfinished == []
+
+
+def test_a_drop_that_was_refused_and_is_gone_has_no_labels_that_are_kept(place):
+    (place.drop("mark only") / "_READY").touch()
+    (place.drop("empty") / "x.docx").touch()
+    place.drop("friday", 0)
+    place.drop("monday", 1)
+    place.watch_once()
+    for name in ("mark only", "empty", "friday"):
+        shutil.rmtree(place.input / name)
+    place.watch_once()
+    said = {name: place.status(name)["message"] for name in ("mark only", "empty", "friday")}
+    assert said == {
+        "mark only": "all of it was deleted; none of it was labelled",
+        "empty": "its only file was deleted; none of it was labelled",
+        "friday": "its only file was deleted; the labels are kept",
+    }
+
+
 def test_what_is_told_of_a_drop_that_is_gone_keeps_the_numbers_of_its_labels(place):
     folder = place.drop("friday", 0)
     place.watch_once()

@@ -130,6 +130,53 @@ def test_messages_for_others_are_left_to_them_also_where_nothing_can_be_told():
     assert sum(heard.box.counts()) == 3
 
 
+class Broken(MemoryQueue):
+    """Fails once, when it has already handed something out."""
+
+    is_broken = True
+
+    def receive(self, wait_seconds):
+        found = super().receive(wait_seconds)
+        if self.is_broken:
+            self.is_broken = False
+            raise QueueTrouble("the queue is away")
+        return found
+
+
+def test_messages_for_others_are_left_to_them_also_after_a_call_that_failed_halfway():
+    heard = Heard(of_s3("b", "elsewhere/1.jpg"), of_s3("b", "in/friday/1.jpg"))
+    heard.queue = Broken(heard.box)
+    news = heard.listen()
+    with pytest.raises(QueueTrouble):
+        news.receive(0)
+    assert news.receive(0) == {"friday"}
+    news.acknowledge((), ())
+    assert heard.box.counts() == (0, 1)
+    assert any("not under 's3://b/in'" in line for line in heard.told)
+
+
+def test_messages_that_come_in_after_all_were_judged_are_not_deleted():
+    heard = Heard(of_s3("b", "in/friday/1.jpg"))
+    heard.news.receive(0)
+    heard.box.send(of_s3("b", "elsewhere/1.jpg"), of_s3("b", "in/monday/1.jpg"))
+    heard.queue.receive(0)  # by a call that was left behind
+    heard.news.acknowledge((), ())
+    assert heard.box.counts() == (0, 2)
+    assert heard.news.receive(0) == {"monday"}
+
+
+def test_of_what_is_waited_for_anyway_only_a_new_mark_asks_for_a_look():
+    heard = Heard(of_s3("b", "in/friday/1.jpg"), of_s3("b", "in/monday/_READY"))
+    assert heard.news.receive(0, {"friday", "monday"}) == {"monday"}
+    assert heard.news.receive(0, {"friday", "monday"}) == set()
+
+
+def test_that_an_object_was_removed_is_news_also_where_its_etag_is_known():
+    heard = Heard(of_s3("b", "in/friday/1.jpg", name="ObjectRemoved:Delete", etag=""))
+    heard.cursor.put("friday", "d", [("1.jpg", "")])
+    assert heard.news.receive(0) == {"friday"}
+
+
 def test_a_queue_without_a_place_for_dead_letters_is_warned_of():
     heard = Heard()
     heard.news.check()

@@ -4,7 +4,7 @@ from workers.errors import AccessDenied, CommitError
 from workers.storage.memory import MemoryStore
 from workers.summaries import RunSummary
 from workers.watching.cursor import Changes
-from workers.watching.problems import Problem
+from workers.watching.problems import QUESTION_CHARS, Problem
 from workers.watching.status import NAMES_SHOWN, DropStatus, State, say_trouble, say_what_came
 
 
@@ -17,7 +17,16 @@ def test_bad_files_are_told_with_reasons_and_the_rest_is_labelled(place):
     (problem,) = status["problems"]
     assert problem["image"].endswith("broken.jpg")
     assert problem["reason"] in status["reasons"]
+    assert problem["instruction"] == "the dog"
     assert "1 question without one" in status["message"]
+
+
+def test_a_long_question_is_told_by_how_it_begins(place):
+    (place.drop("friday") / "broken.jpg").write_bytes(b"no picture")
+    place.watch_once("--instruction", "a dog " * 100)
+    (problem,) = place.status("friday")["problems"]
+    assert problem["instruction"].startswith("a dog a dog ")
+    assert len(problem["instruction"]) <= QUESTION_CHARS + len("...")
 
 
 def test_files_that_are_not_read_are_named(place):

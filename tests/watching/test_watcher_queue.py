@@ -5,7 +5,13 @@ from itertools import pairwise
 
 import pytest
 
+from tests.watching.labelling import never
+from tests.watching.messages import of_s3
 from workers.errors import QueueTrouble, SettingsError, StorageUnavailable
+from workers.progress import Progress
+from workers.storage.memory import MemoryStore
+from workers.watching.cursor import Cursor
+from workers.watching.drops import list_drop
 from workers.watching.leases import BEATS
 from workers.watching.memory_queue import MemoryQueue, Postbox
 from workers.watching.messages import VISIBILITY_SECONDS
@@ -108,3 +114,51 @@ def test_messages_in_hand_are_prolonged_in_time_however_long_a_lease_is(place, c
     for queue in (None, Troubled(clock)):
         place.watch_once("--lease-seconds", "3600", queue=queue)
     assert seconds == [3600 / BEATS, VISIBILITY_SECONDS / BEATS]
+
+
+def hearing_of_a_bucket(place, clock, *flags: str) -> tuple[Watcher, MemoryStore, Postbox]:
+    """A watcher of a bucket with a drop in it, and of a queue that tells of the bucket."""
+    store, box = MemoryStore(), Postbox(3, clock, clock.pass_by)
+    store.put("s3://b/in/friday/1.jpg", b"x")
+    settings = place.settings("--input", "s3://b/in", "--output", "s3://b/out", *flags)
+    progress, queue = Progress(place.told, name="watch"), MemoryQueue(box)
+    return Watcher(store, settings, progress, place.stop, queue, never, clock), store, box
+
+
+def test_a_message_about_a_mark_makes_a_drop_complete_that_is_waited_for(place, clock):
+    watcher, store, box = hearing_of_a_bucket(place, clock, "--settle-seconds", "3600")
+    watcher.backlog.look()
+    store.put("s3://b/in/friday/_READY", b"")
+    box.send(of_s3("b", "in/friday/_READY"))
+    watcher.hear()
+    assert watcher.backlog.waiting["friday"].is_complete
+    assert box.counts() == (0, 1)
+
+
+def test_messages_about_a_drop_that_is_waited_for_cost_no_look(place, clock, monkeypatch):
+    watcher, _, box = hearing_of_a_bucket(place, clock, "--settle-seconds", "3600")
+    watcher.backlog.look()
+    monkeypatch.setattr(watcher.backlog, "look_at", never)
+    box.send(*(of_s3("b", f"in/friday/{n}.jpg") for n in range(3)))
+    watcher.hear()
+    assert box.counts() == (0, 3)
+
+
+def test_once_messages_about_what_the_sweep_has_found_are_done_with(place, clock):
+    watcher, store, box = hearing_of_a_bucket(place, clock, "--once")
+    drop, content = list_drop(store, "s3://b/in", "friday")
+    Cursor(store, "s3://b/out").put("friday", drop.digest, content.items())
+    box.send(of_s3("b", "in/friday/1.jpg", etag=content["1.jpg"]), of_s3("b", "other/1.jpg"))
+    watcher.watch()
+    assert box.counts() == (0, 1)  # but not the other one's
+
+
+def test_once_a_drop_that_only_the_queue_tells_of_is_still_seen(place, clock, monkeypatch):
+    watcher, store, box = hearing_of_a_bucket(place, clock, "--once")
+    drop, content = list_drop(store, "s3://b/in", "friday")
+    Cursor(store, "s3://b/out").put("friday", drop.digest, content.items())
+    watcher.backlog.look()
+    store.put("s3://b/in/monday/1.jpg", b"x")
+    box.send(of_s3("b", "in/monday/1.jpg"))
+    assert not watcher._is_through()
+    assert watcher.backlog.waiting.keys() == {"monday"}

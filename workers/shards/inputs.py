@@ -20,7 +20,7 @@ from workers.shards.kinds import (
     kind_of,
     suffix_of,
 )
-from workers.storage.objects import ObjectInfo, Store
+from workers.storage.objects import ObjectInfo, Store, seen
 from workers.storage.uris import join_uri, under
 
 OUTPUT_MARKS = frozenset({"_commits", "_runs"})  # folders that only our outputs have
@@ -129,10 +129,10 @@ def find_inputs(
     with ExitStack() as failed:
         root = prefix.rpartition("/")[0] if single else prefix
         inputs = failed.enter_context(Inputs(root))
-        for info in single or store.list(prefix):
-            inner = shallow and "/" in (under(info.uri, root) or "")
-            if not inner and all(under(info.uri, folder) is None for folder in exclude):
-                inputs.add(info)
+        for found in single or store.walk(prefix):
+            inner = shallow and "/" in (under(found.uri, root) or "")
+            if not inner and all(under(found.uri, folder) is None for folder in exclude):
+                inputs.add(seen(found))
         if inputs.is_empty and (file := store.find(prefix)):
             inputs.others.append(file.uri)
         failed.pop_all()

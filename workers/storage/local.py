@@ -16,7 +16,7 @@ from workers.errors import (
     StorageError,
     StorageUnavailable,
 )
-from workers.storage.objects import ObjectInfo, Store
+from workers.storage.objects import ObjectInfo, Store, Unseen, seen
 
 TEMP_PREFIX = ".tmp-"  # a write that is under way, or whose process was killed
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY})
@@ -28,25 +28,44 @@ class LocalStore(Store):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Links are followed."""
-        yield from self._walk(Path(prefix), ())
+        return map(seen, self.walk(prefix))
 
-    def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[ObjectInfo]:
+    def walk(self, prefix: str) -> Iterator[ObjectInfo | Unseen]:
+        """A disk that doesn't answer is raised: nobody knows what is on it."""
+        for found in self._walk(Path(prefix), ()):
+            if isinstance(found, Unseen) and isinstance(found.error, StorageUnavailable):
+                raise found.error
+            yield found
+
+    def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[ObjectInfo | Unseen]:
         """Depth first. A folder sorts as its name and "/": that is the order of whole paths."""
-        with _told(folder):
-            try:
-                real = folder.resolve()
-                entries = [(e.name + "/" * e.is_dir(), e.is_file()) for e in os.scandir(folder)]
-            except (FileNotFoundError, NotADirectoryError):
-                return
+        try:
+            with _told(folder):
+                real, entries = folder.resolve(), list(os.scandir(folder))
+        except ObjectMissing:
+            return
+        except StorageError as error:
+            yield Unseen(f"{folder}/", error)
+            return
         if real in above:  # a link to a folder above would be walked for ever
             return
-        for name, is_file in sorted(entries, key=lambda entry: os.fsencode(entry[0])):
-            path = folder / name
+        named = ((each.name + "/" * _is_folder(each), each) for each in entries)
+        for name, entry in sorted(named, key=lambda each: os.fsencode(each[0])):
             if name.endswith("/"):
-                yield from self._walk(path, (*above, real))
-            elif is_file and not name.startswith(TEMP_PREFIX):
-                with suppress(ObjectMissing):  # deleted since the folder was read
-                    yield self.stat(str(path))
+                yield from self._walk(folder / name, (*above, real))
+            elif not name.startswith(TEMP_PREFIX):
+                yield from self._look_at(entry)
+
+    def _look_at(self, entry: os.DirEntry[str]) -> Iterator[ObjectInfo | Unseen]:
+        """A file; nothing where it is none, or was deleted since its folder was read."""
+        try:
+            with _told(Path(entry.path)):
+                if entry.is_file():
+                    yield self.stat(entry.path)
+        except ObjectMissing:
+            return
+        except StorageError as error:
+            yield Unseen(entry.path, error)
 
     def stat(self, uri: str) -> ObjectInfo:
         """The etag is size and mtime, since hashing a file would read it."""
@@ -98,6 +117,14 @@ class LocalStore(Store):
     def delete(self, uri: str) -> None:
         with _told(Path(uri)):
             Path(uri).unlink(missing_ok=True)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False also where nobody can say, as of a link to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -30,6 +30,15 @@ class ObjectInfo:
     """Changes when the content does; S3's own without quotes, size and mtime of a local file."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """What a walk could not look at."""
+
+    uri: str
+    """that of a folder ends in "/" """
+    error: StorageError
+
+
 class Store(Protocol):
     """A place for objects. Every call may raise the `StorageError` tree; all are thread-safe.
 
@@ -44,6 +53,13 @@ class Store(Protocol):
         Left out are only directory markers (keys that end in "/") and the temporary files of
         writes that are under way. A folder that isn't there has no objects.
         """
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo | Unseen]:
+        """As `list`, but what this user can't look at is told in its place, and the rest comes.
+
+        A bucket is listed as a whole or not at all.
+        """
+        return self.list(prefix)
 
     @abstractmethod
     def stat(self, uri: str) -> ObjectInfo:
@@ -101,6 +117,17 @@ class Store(Protocol):
     @abstractmethod
     def delete(self, uri: str) -> None:
         """Remove an object; nothing happens when there is none."""
+
+
+def seen(found: ObjectInfo | Unseen) -> ObjectInfo:
+    """What a walk has found.
+
+    Raises:
+        StorageError: it could not look at it.
+    """
+    if isinstance(found, Unseen):
+        raise found.error
+    return found
 
 
 class RangedReader(io.RawIOBase):

@@ -15,7 +15,7 @@ from workers.errors import SettingsError
 from workers.storage.checksums import Checksum
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
-from workers.storage.objects import ObjectInfo, Store
+from workers.storage.objects import ObjectInfo, Store, Unseen
 from workers.storage.uris import BUCKET_SCHEMES, KNOWN_PLACES, Scheme, scheme_of, shown
 
 _LOCAL, _MEMORY = LocalStore(), MemoryStore()
@@ -57,6 +57,9 @@ class Anywhere(Store):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return open_store(prefix).list(prefix)
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo | Unseen]:
+        return open_store(prefix).walk(prefix)
 
     def stat(self, uri: str) -> ObjectInfo:
         return open_store(uri).stat(uri)

@@ -4,14 +4,15 @@ A sweep lists the whole input and is right even if every event is lost. A look l
 an event's sake, since its time to settle has passed, or before it is labelled.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from workers.markdown import one_line
 from workers.stopping import Stop
 from workers.storage.objects import Store
-from workers.storage.uris import shown, written
+from workers.storage.uris import join_uri, shown, written
 from workers.watching.cursor import Cursor
+from workers.watching.days import DAYS
 from workers.watching.drops import Drop, find_drops, look_at, why_unfit
 from workers.watching.gone import Gone
 from workers.watching.marks import is_settled
@@ -22,6 +23,8 @@ from workers.wording import counted
 
 LISTED_AT_ONCE = 1_000
 """Names in an answer of S3."""
+MOST_REFUSED = 10
+"""Of the drops that were refused, by name."""
 NAME_SHOWN = 40
 """Of a name that no drop can have."""
 
@@ -108,13 +111,13 @@ class Backlog:
     def sweep(self) -> None:
         """Looks at everything that is dropped."""
         self._cursor.claim(self._settings.input)
-        noted = self._cursor.marks()
+        noted, begun = self._cursor.marks(), self._cursor.begun()
         there = {drop.name: drop for drop in self._find_fit()}
         if self._stop.reason:  # then these are not all
             return
         for name, drop in there.items():
-            self._weigh(drop, noted.get(name))
-        gone = (noted.keys() | self._cursor.begun()) - there.keys()
+            self._weigh(drop, noted.get(name), is_begun=name in begun)
+        gone = (noted.keys() | begun) - there.keys()
         if gone or not there:
             self._gone.tell(gone)
         for name in self.waiting.keys() - there.keys():
@@ -122,14 +125,16 @@ class Backlog:
         self._everything = False
         self.sweep_costs = 1 + sum(drop.files for drop in there.values()) // LISTED_AT_ONCE
         if not (self.waiting or gone):
-            self._say_that_nothing_is_new(len(there))
+            refused = [name for name in there if noted.get(name) != {there[name].digest}]
+            self._say_that_nothing_is_new(len(there), refused)
         self.next_sweep = self._clock() + self._settings.sweep_seconds
 
     def look_at(self, name: str) -> Waiting | None:
         """Looks at one drop; what there is to do for it, if anything."""
         drop = look_at(self._store, self._settings.input, name, self._own())
         if drop is not None:
-            return self._weigh(drop, self._cursor.marks_of(name))
+            is_begun = self._cursor.is_begun(name)
+            return self._weigh(drop, self._cursor.marks_of(name), is_begun=is_begun)
         if self._cursor.knows(name):
             self._gone.tell([name])
         self.forget(name)
@@ -163,7 +168,8 @@ class Backlog:
 
     def _find_fit(self) -> Iterator[Drop]:
         """Drops whose labels can have a folder; of the others the people are told."""
-        found: Iterable[Drop] = find_drops(self._store, self._settings.input, self._own())
+        prefix, own = self._settings.input, self._own()
+        found: Iterable[Drop] = find_drops(self._store, prefix, own, self._pass_over)
         for drop in found:
             if self._stop.reason:
                 return
@@ -174,21 +180,32 @@ class Backlog:
                 name = one_line(written(drop.name)[:NAME_SHOWN]) or "(no name)"
                 self._teller.tell_by_page(name, why, source=drop.input)
 
-    def _weigh(self, drop: Drop, noted: frozenset[str] | None) -> Waiting | None:
+    def _pass_over(self, name: str) -> None:
+        if name not in self._told_unfit:
+            self._told_unfit.add(name)
+            shown_name = one_line(written(name)[:NAME_SHOWN])
+            self._say(f"{shown_name}: passed over, as all folders whose names begin with _ or .")
+
+    def _weigh(self, drop: Drop, noted: frozenset[str] | None, *, is_begun: bool) -> Waiting | None:
         """What there is to do for a drop that is there, and when; None where there is nothing.
 
         Args:
             drop: as it is.
             noted: what the cursor has of it.
+            is_begun: whether something was told of it since: its last word may be that of another
+                time, when it was changed, or could not be looked at.
         """
         again = self._everything or (self._settings.refresh and drop.name in self.waiting)
-        if is_settled(noted, drop.digest, self._settings) and not again:
+        is_told = is_settled(noted, drop.digest, self._settings) and not is_begun
+        if is_told and not again:
             self.forget(drop.name)
             return None
         now = self._clock()
         each = self.waiting.setdefault(drop.name, Waiting(drop, now))
         if each.drop.digest != drop.digest:
             each.tries, each.look_again, each.is_growing = 0, now, True
+        elif drop.is_marked and not each.drop.is_marked:  # it has come since the last look
+            each.look_again = now
         each.drop = drop
         if each.look_again <= now:
             wait = self._readiness.seconds_left(drop)
@@ -200,10 +217,19 @@ class Backlog:
                 )
         return each
 
-    def _say_that_nothing_is_new(self, drops: int) -> None:
+    def _say_that_nothing_is_new(self, drops: int, refused: Sequence[str]) -> None:
         """What is said by every sweep in a row is said by the first."""
-        all_done = f"nothing is new: {counted(drops, 'drop')}, all labelled"
-        text = all_done if drops else f"{shown(self._settings.input)} holds nothing yet"
+        text = f"{shown(self._settings.input)} holds nothing yet"
+        if refused:
+            some = ", ".join(map(one_line, refused[:MOST_REFUSED]))
+            more = f" and {len(refused) - MOST_REFUSED:,} more" * (len(refused) > MOST_REFUSED)
+            text = (
+                f"nothing is new: {counted(drops - len(refused), 'drop')} labelled,"
+                f" {len(refused):,} refused: {some}{more} (why, says _status.json of each;"
+                f" see {shown(join_uri(self._settings.output, DAYS))}, too)"
+            )
+        elif drops:
+            text = f"nothing is new: {counted(drops, 'drop')}, all labelled"
         if text != self._said:
             self._say(text)
         self._said = text

@@ -59,21 +59,23 @@ class Cursor:
 
     def __init__(self, store: Store, output: str) -> None:
         self.output = output
-        self._store = store
+        self._store, self._unclaimed = store, ""
         self._contents: dict[tuple[str, str], Mapping[str, str]] = {}
         """that were read already, by drop and mark; one for each drop"""
 
     def claim(self, prefix: str) -> None:
-        """Notes which prefix is watched: for another one, all these drops would be gone.
+        """Sees to it that one prefix is watched: for another one, all these drops would be gone.
+
+        It is noted with the first drop: who has mistyped it, and finds nothing, can try again.
 
         Raises:
             SettingsError: it is another one.
         """
-        uri = join_uri(self.output, WATCH, "input.json")
+        uri = self._claim()
         try:
             noted = self._store.get(uri)
         except ObjectMissing:
-            self._store.put(uri, json.dumps({"input": prefix}).encode())
+            self._unclaimed = prefix
             return
         try:
             before = json.loads(noted)["input"]
@@ -103,6 +105,9 @@ class Cursor:
 
     def begin(self, drop: str) -> None:
         """Notes that something is about to be told of a drop; if it goes, that is told, too."""
+        if self._unclaimed:
+            self._store.put(self._claim(), json.dumps({"input": self._unclaimed}).encode())
+            self._unclaimed = ""
         self._store.put(self._begun(drop), b"")
 
     def begun(self) -> frozenset[str]:
@@ -110,9 +115,13 @@ class Cursor:
         place = self._begun()
         return frozenset(under(info.uri, place) or "" for info in self._store.list(place))
 
+    def is_begun(self, drop: str) -> bool:
+        """Whether a drop is one of these."""
+        return self._store.find(self._begun(drop)) is not None
+
     def knows(self, drop: str) -> bool:
         """Whether anything was told of a drop, since it was not there."""
-        return self._store.find(self._begun(drop)) is not None or bool(self.marks_of(drop))
+        return self.is_begun(drop) or bool(self.marks_of(drop))
 
     def content(self, drop: str) -> Mapping[str, str]:
         """Etags by name, of what was in a drop when it was labelled last; empty if it never was."""
@@ -149,6 +158,9 @@ class Cursor:
             return {}
         except (OSError, EOFError, zlib.error, ValueError, TypeError):  # damaged: as if all is new
             return {}
+
+    def _claim(self) -> str:
+        return join_uri(self.output, WATCH, "input.json")
 
     def _place(self, drop: str = "", mark: str = "") -> str:
         names = [drop, f"{mark}{_END}"] if drop else []

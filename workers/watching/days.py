@@ -1,6 +1,7 @@
 """What became of the drops of a day, on one page: OUTPUT/_days/<date>.md.
 
     OUTPUT/_days/2026-11-25/<time>-<drop>.json    an entry, written once
+    OUTPUT/_days/2026-11-25/once-<digest>-...     the same, of what is said once a day
     OUTPUT/_days/2026-11-25.md                    the page, made of the entries
 
 Each watcher writes its entries and then makes the page anew of all entries that are there; so the
@@ -9,6 +10,8 @@ page is right whoever made it last, and days are those of UTC.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
+from urllib.parse import quote
 
 from workers.errors import ObjectMissing
 from workers.labels.commits import now
@@ -16,7 +19,7 @@ from workers.labels.rows import LABELLED
 from workers.markdown import escape, table
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
-from workers.watching.status import NOT_OURS, DropStatus, State
+from workers.watching.status import NOT_OURS, STATUS_NAME, DropStatus, State
 from workers.wording import counted
 
 DAYS = "_days"  # folder of the output
@@ -37,13 +40,22 @@ class Days:
         self._day, self._read = "", dict[str, DropStatus | None]()
         """entries of the day that were read already, by their place: each is written once"""
 
-    def note(self, status: DropStatus) -> None:
-        """Puts what became of a drop on the page of today."""
+    def note(self, status: DropStatus, *, once: bool = False) -> None:
+        """Puts what became of a drop on the page of today.
+
+        Args:
+            status: of the drop.
+            once: whether the same words of the same drop are no news on the same day, whichever
+                watcher has said them.
+        """
         moment = now()
         day = moment[:10]
-        time = moment[11:26].replace(":", "")
-        entry = join_uri(self._output, DAYS, day, f"{time}-{status.drop}.json")
-        self._store.put(entry, status.to_json())
+        first = moment[11:26].replace(":", "")
+        if once:
+            first = f"once-{sha256(status.message.encode()).hexdigest()[:16]}"
+        entry = join_uri(self._output, DAYS, day, f"{first}-{status.drop}.json")
+        if not once or self._store.find(entry) is None:
+            self._store.put(entry, status.to_json())
         page = _page(day, list(self._entries(day)))
         self._store.put(join_uri(self._output, DAYS, f"{day}.md"), page.encode("utf-8", "replace"))
 
@@ -73,21 +85,35 @@ def _page(day: str, entries: Sequence[DropStatus]) -> str:
     sums = f"{', '.join(counted(*each) for each in counts)} (days are those of UTC)"
     lines = [f"# Drops of {day}", "", sums, ""]
     head = ("time", "drop", "state", "files", "answers", "masks", "without an answer")
-    lines += table(head, (_row(each) for each in entries if each.drop != QUEUE))
-    lines += [_sentence(each) for each in entries if each.state is not State.DONE or each.reasons]
+    lines += table(head, (_row(each) for each in entries if each.drop != QUEUE), texts=3)
+    told = [each for each in entries if each.state is not State.DONE or each.reasons]
+    for each in sorted(told, key=lambda each: each.updated_at):
+        lines += _sentences(each)
     return "\n".join(lines) + "\n"
 
 
 def _row(each: DropStatus) -> tuple[str, ...]:
     without = sum(each.reasons.values())
     numbers = (each.files, _answers(each), each.masks, without)
-    return each.updated_at[11:19], escape(each.drop), each.state, *(f"{n:,}" for n in numbers)
+    return _time(each), escape(each.drop), each.state, *(f"{n:,}" for n in numbers)
 
 
 def _answers(each: DropStatus) -> int:
     return sum(each.counts.get(status, 0) for status in LABELLED)
 
 
-def _sentence(each: DropStatus) -> str:
+def _time(each: DropStatus) -> str:
+    return each.updated_at[11:19]
+
+
+def _sentences(each: DropStatus) -> list[str]:
+    """What is to be said of a drop: an item of a list, and below it one for each line of many."""
     why = ", ".join(f"{reason} {count:,}" for reason, count in each.reasons.items())
-    return f"* {escape(each.drop)}: {escape(each.message)}{f' ({escape(why)})' if why else ''}"
+    status = quote(f"../{each.drop}/{STATUS_NAME}", errors="replace")
+    link = f", [{STATUS_NAME}]({status})" if each.labels else ""
+    first = f"* {_time(each)} {escape(each.drop)}{link}:"
+    more = f" ({escape(why)})" if why else ""
+    lines = [escape(line) for line in each.message.splitlines() if line.strip()]
+    if len(lines) == 1:
+        return [f"{first} {lines[0]}{more}"]
+    return [f"{first}{more}", *(f"    * {line}" for line in lines)]

@@ -15,12 +15,12 @@ A drop's name is also that of its folder of labels. A folder of the input that h
 (`PREFIX//1.jpg`), or one that can't be written down there, is no drop: `why_unfit` says why.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from workers.shards.kinds import INSTRUCTION_NAMES
-from workers.storage.objects import ObjectInfo, Store
+from workers.storage.objects import ObjectInfo, Store, Unseen, seen
 from workers.storage.uris import NOT_TEXT, is_text, join_uri, under
 
 LOOSE = "_loose"
@@ -49,6 +49,8 @@ class Drop:
     """bytes of these"""
     is_marked: bool
     """whether it says that it is complete"""
+    trouble: str = ""
+    """why not all that is in it could be looked at; then nothing can be said of the rest"""
 
     @property
     def is_loose(self) -> bool:
@@ -56,26 +58,39 @@ class Drop:
         return self.name == LOOSE
 
 
-def find_drops(store: Store, prefix: str, exclude: Sequence[str] = ()) -> Iterator[Drop]:
+def find_drops(
+    store: Store,
+    prefix: str,
+    exclude: Sequence[str] = (),
+    pass_over: Callable[[str], None] = lambda _: None,
+) -> Iterator[Drop]:
     """All drops under a prefix, by one listing; the loose one comes last.
 
     Args:
         store: where the prefix lies.
         prefix: the watched one.
         exclude: folders that are no drops, such as the output when it lies inside.
+        pass_over: hears of hidden folders by name, once for each object in them.
+
+    Raises:
+        StorageError: the prefix can't be listed.
     """
     loose, folder = _Sum(LOOSE, prefix), None
-    for info in store.list(prefix):
-        if any(under(info.uri, each) is not None for each in exclude):
+    for found in store.walk(prefix):
+        if any(under(found.uri, each) is not None for each in exclude):
             continue
-        name, inside, rest = (under(info.uri, prefix) or "").partition("/")
-        if not inside:
-            loose.add(name, info)
-        elif not is_hidden(name):
+        name, inside, rest = (under(found.uri, prefix) or "").partition("/")
+        if not name and not inside:
+            seen(found)  # the prefix itself
+        elif not inside:
+            loose.add(name, found)
+        elif is_hidden(name):
+            pass_over(name)
+        else:
             if folder is None or folder.name != name:  # a sorted listing has a folder in one piece
                 yield from folder.drops() if folder else ()
                 folder = _Sum(name, join_uri(prefix, name))
-            folder.add(rest, info)
+            folder.add(rest, found)
     yield from folder.drops() if folder else ()
     yield from loose.drops()
 
@@ -94,10 +109,10 @@ def list_drop(
     """
     input_ = prefix if name == LOOSE else join_uri(prefix, name)
     sum_, content = _Sum(name, input_), dict[str, str]()
-    for inner, info in _inside(store, input_, name == LOOSE, exclude):
-        sum_.add(inner, info)
-        if counts(inner):
-            content[inner] = info.etag
+    for inner, found in _inside(store, input_, name == LOOSE, exclude):
+        sum_.add(inner, found)
+        if counts(inner) and isinstance(found, ObjectInfo):
+            content[inner] = found.etag
     return next(sum_.drops(), None), content
 
 
@@ -139,10 +154,14 @@ class _Sum:
     def __init__(self, name: str, input_: str) -> None:
         self.name, self.input = name, input_
         self._digest, self._files, self._size, self._marked = sha256(), 0, 0, False
+        self._trouble = ""
 
-    def add(self, name: str, info: ObjectInfo) -> None:
+    def add(self, name: str, info: ObjectInfo | Unseen) -> None:
         """Takes an object in; they must come sorted."""
-        if name == READY_MARK:
+        if isinstance(info, Unseen):
+            self._trouble = self._trouble or f"{info.error}"
+            self._digest.update(f"{name}\0unseen\n".encode("utf-8", "surrogateescape"))
+        elif name == READY_MARK:
             self._marked = True
         elif counts(name):
             line = f"{name}\0{info.size}\0{info.etag}\n"
@@ -152,16 +171,24 @@ class _Sum:
 
     def drops(self) -> Iterator[Drop]:
         """The drop, unless nothing is in it, not even a mark."""
-        if self._files or self._marked:
+        if self._files or self._marked or self._trouble:
             digest = self._digest.hexdigest()[:32]
-            yield Drop(self.name, self.input, digest, self._files, self._size, self._marked)
+            sums = self._files, self._size, self._marked, self._trouble
+            yield Drop(self.name, self.input, digest, *sums)
 
 
 def _inside(
     store: Store, input_: str, is_loose: bool, exclude: Iterable[str]
-) -> Iterator[tuple[str, ObjectInfo]]:
-    for info in store.list(input_):
-        name = under(info.uri, input_) or ""
+) -> Iterator[tuple[str, ObjectInfo | Unseen]]:
+    """What lies in a drop, by name below its input; the drop's own folder has the name "".
+
+    Raises:
+        StorageError: the store is away, or may not be looked into at all.
+    """
+    for found in store.walk(input_):
+        name = under(found.uri, input_) or ""
+        if is_loose and not name:
+            seen(found)
         inner = is_loose and "/" in name
-        if not inner and all(under(info.uri, each) is None for each in exclude):
-            yield name, info
+        if not inner and all(under(found.uri, each) is None for each in exclude):
+            yield name, found

@@ -13,16 +13,21 @@ A bucket that is there and says that it is empty is believed.
 import os
 from collections.abc import Collection
 
-from workers.errors import StorageUnavailable
+from workers.errors import SettingsError, StorageUnavailable
+from workers.labels.commits import MARKERS
 from workers.logs import Level
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, scheme_of, shown
 from workers.watching.cursor import Changes, Cursor
+from workers.watching.drops import look_at
 from workers.watching.leases import Leases
 from workers.watching.settings import WatchSettings
 from workers.watching.status import DropStatus, State
 from workers.watching.telling import Teller
 from workers.wording import counted
+
+_WHAT = {0: "all of it was", 1: "its only file was"}
+"""That is deleted, by the number of its files."""
 
 
 class Gone:
@@ -52,7 +57,8 @@ class Gone:
         """Tells of drops that something was told of before, and that are not there any more.
 
         Raises:
-            StorageUnavailable: the folder of the input isn't there.
+            SettingsError: the input is a file.
+            StorageUnavailable: its folder isn't there.
         """
         if self.is_bare():
             self._warn(drops)
@@ -65,6 +71,7 @@ class Gone:
         """Whether the input is a folder without anything in it, as one that no disk is mounted on.
 
         Raises:
+            SettingsError: it is a file.
             StorageUnavailable: it isn't there.
         """
         place = self._settings.input
@@ -73,6 +80,11 @@ class Gone:
         try:
             with os.scandir(place) as entries:
                 return next(entries, None) is None
+        except NotADirectoryError as error:
+            raise SettingsError(
+                f"--input {shown(place)} is a file: a watcher needs the folder that drops come to;"
+                " one file is for jobs/label.py"
+            ) from error
         except OSError as error:
             raise StorageUnavailable(
                 f"the input {shown(place)} can't be looked into ({error.strerror}): is --input"
@@ -93,25 +105,33 @@ class Gone:
         if (lease := self._leases.acquire(name)) is None:
             return
         try:
-            if self._cursor.knows(name):  # else another watcher was first
+            # it may be back, since the sweep began; or another watcher was first
+            if not self._is_there(name) and self._cursor.knows(name):
                 self._teller.tell(self._describe(name))
                 self._cursor.forget(name)
         finally:
             lease.release()
 
+    def _is_there(self, name: str) -> bool:
+        own = (self._settings.output,)
+        return look_at(self._store, self._settings.input, name, own) is not None
+
     def _describe(self, name: str) -> DropStatus:
-        was_labelled = bool(self._cursor.marks_of(name))
         deleted = tuple(self._cursor.content(name))
-        message = "all of it was deleted before it was labelled; what is labelled is kept"
-        if was_labelled:
-            files = counted(len(deleted), "file")
-            message = f"all of its {files} were deleted; the labels are kept"
         gone = DropStatus.begin(
             name,
             State.GONE,
-            message,
+            self._say_what_is_gone(name, len(deleted)),
             source=join_uri(self._settings.input, name),
             labels=join_uri(self._settings.output, name),
         )
         before = DropStatus.read(self._store, gone.labels)
         return gone.with_changes(Changes(deleted=deleted)).with_counts_of(before)
+
+    def _say_what_is_gone(self, name: str, files: int) -> str:
+        if not self._cursor.marks_of(name):
+            return "all of it was deleted before it was labelled; what is labelled is kept"
+        commits = join_uri(self._settings.output, name, MARKERS)
+        is_labelled = self._store.any_under(commits) is not None  # not what was only refused
+        kept = "the labels are kept" if is_labelled else "none of it was labelled"
+        return f"{_WHAT.get(files, f'all of its {files:,} files were')} deleted; {kept}"

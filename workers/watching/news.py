@@ -6,7 +6,7 @@ drop was labelled last. A million messages about one drop so cost one look at it
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from itertools import chain
 
@@ -51,6 +51,8 @@ class News:
         self._say, self._tell, self._stop = say, tell, stop
         self._told: set[str] = set()
         """ids of messages that say nothing, and were told of"""
+        self._seen: set[str] = set()
+        """ids of those in hand for whose sake drops were looked at"""
 
     def check(self) -> None:
         """Looks whether the queue can be used, and has a place for dead letters.
@@ -74,30 +76,33 @@ class News:
         """Keeps the messages in hand; see `Queue.prolong`."""
         self._queue.prolong()
 
-    def receive(self, wait_seconds: int) -> set[str]:
+    def receive(self, wait_seconds: int, waiting: Collection[str] = ()) -> set[str]:
         """Takes new messages; the names of the drops to look at for their sake.
 
         Args:
             wait_seconds: for the first of them; a watcher that is asked to end waits no longer.
+            waiting: names of drops that are looked at in time anyway: of these, only the ones that
+                a new message may have made complete.
 
         Raises:
             QueueTrouble: the queue does not answer, or refuses.
         """
         new = self._ask(wait_seconds)
-        foreign = {each.message_id: self._why_foreign(each) for each in new}
-        # before anything is told, which may fail: what stays in hand is taken for ours, and deleted
-        self._queue.let_go(each for each in new if foreign[each.message_id])
-        for each in new:
-            if problem := each.problem or foreign[each.message_id]:
-                self._tell_of(each, problem)
-        held = self._queue.held
-        drops = set(chain.from_iterable(map(self._drops, held)))
+        ours = self._let_go_of_others(new)
+        drops = set(chain.from_iterable(map(self._drops, ours)))
         contents = {drop: self._cursor.content(drop) for drop in drops}  # once, not for each of all
-        self._queue.delete([m for m in held if all(self._is_known(e, contents) for e in m.events)])
-        return set(chain.from_iterable(map(self._drops, self._queue.held)))
+        known = [m for m in ours if all(self._is_known(e, contents) for e in m.events)]
+        self._queue.delete(known)
+        marked = self._find_marked(each for each in ours if each.message_id not in self._seen)
+        self._seen = {each.message_id for each in ours} - {each.message_id for each in known}
+        drops = set(chain.from_iterable(self._drops(m) for m in ours if m.message_id in self._seen))
+        return (drops - set(waiting)) | (drops & marked)
 
     def acknowledge(self, waiting: Collection[str], failed: Collection[str]) -> None:
         """Deletes the messages about drops that are done with, and lets go of some others.
+
+        Those that came in since `receive` are left for the next one: no drop was looked at yet for
+        their sake, and they may be for others.
 
         Args:
             waiting: names of drops that are not labelled as they are now.
@@ -106,9 +111,24 @@ class News:
         Raises:
             QueueTrouble: the queue does not answer, or refuses.
         """
-        held = self._queue.held
+        held = [each for each in self._queue.held if each.message_id in self._seen]
         self._queue.let_go(each for each in held if not self._drops(each).isdisjoint(failed))
         self._queue.delete([each for each in held if self._drops(each).isdisjoint(waiting)])
+
+    def _let_go_of_others(self, new: Sequence[Message]) -> Sequence[Message]:
+        """What is in hand for this watcher; the rest is left to the queue, and told of.
+
+        All that is in hand is judged: there may be messages of a call that failed halfway, or was
+        left behind.
+        """
+        held = self._queue.held
+        foreign = {each.message_id: self._why_foreign(each) for each in held}
+        # before anything is told, which may fail: what stays in hand is taken for ours, and deleted
+        self._queue.let_go(each for each in held if foreign[each.message_id])
+        for each in (*new, *held):
+            if problem := each.problem or foreign.get(each.message_id):
+                self._tell_of(each, problem)
+        return [each for each in held if not foreign[each.message_id]]
 
     def _ask(self, wait_seconds: int) -> list[Message]:
         """Asks in a thread, which is left behind when the watcher is asked to end meanwhile.
@@ -132,6 +152,11 @@ class News:
 
     def _drops(self, message: Message) -> set[str]:
         return {place[0] for place in self._places(message.events)}
+
+    def _find_marked(self, messages: Iterable[Message]) -> set[str]:
+        """Drops whose owners say that they are complete."""
+        places = chain.from_iterable(self._places(each.events) for each in messages)
+        return {drop for drop, name in places if name == READY_MARK}
 
     def _places(self, events: tuple[Event, ...]) -> Iterator[tuple[str, str]]:
         """Drop and name in it, of those objects that are in one."""

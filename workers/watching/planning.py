@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from workers.errors import PlanError, SettingsError
+from workers.errors import PlanError, SettingsError, StorageError
 from workers.runs import Run, plan_run
 from workers.shards.kinds import IMAGE_SUFFIXES, SHARD_SUFFIXES, is_read, kind_of, suffix_of
 from workers.storage.objects import Store
@@ -95,6 +95,8 @@ class Planner:
             StorageError: a store failed.
         """
         self.cursor.begin(each.drop.name)
+        if each.drop.trouble:  # what can't be seen is not deleted: nothing is said of changes
+            raise StorageError(each.drop.trouble)
         is_same = self._look_into(each)
         try:
             run = self._plan_run(each) if is_same else None

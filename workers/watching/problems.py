@@ -18,7 +18,17 @@ PROBLEMS_SHOWN = 20
 """Enough to see what is wrong, and no list of all. Those are in the table."""
 UNREADABLE = str(Reason.IMAGE_UNREADABLE)
 """Why a row has no answer that will have one as soon as somebody gives the right to read a file."""
-_COLUMNS = ("image_uri", "image_member", "instruction_id", "status", "error_code", "error_message")
+QUESTION_CHARS = 200
+"""Of a question: enough to know which one it is."""
+_COLUMNS = (
+    "image_uri",
+    "image_member",
+    "instruction_id",
+    "instruction",
+    "status",
+    "error_code",
+    "error_message",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,8 @@ class Problem:
     status: str
     reason: str
     message: str
+    instruction: str = ""
+    """what was asked, or how it begins: the dropper's own words, or those of the watcher"""
 
     @classmethod
     def of(cls, row: LabelRow) -> "Problem":
@@ -41,7 +53,12 @@ class Problem:
             row.status,
             row.error_code or "",
             row.error_message or "",
+            _begin(row.instruction),
         )
+
+
+def _begin(text: str) -> str:
+    return text if len(text) <= QUESTION_CHARS else f"{text[:QUESTION_CHARS]}..."
 
 
 def find_problems(store: Store, output: str, run_id: str) -> tuple[Problem, ...]:

@@ -21,7 +21,7 @@ class WatchSettings(LabelSettings):
 
     A drop is a folder of the input. It is labelled once it says that it is complete (a file _READY
     in it) or has not changed for a while; and again when something in it is replaced, added or
-    removed. All settings of jobs/label.py hold for it.
+    removed. All settings of jobs/label.py hold for it, but for --dry-run and --export-coco.
     """
 
     input: Place

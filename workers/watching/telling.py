@@ -61,7 +61,7 @@ class Teller:
         return status.state
 
     def tell_by_page(self, name: str, why: str, source: str) -> None:
-        """Tells of what has no folder of labels, and so no status.
+        """Tells of what has no folder of labels, and so no status; once a day, on the page.
 
         Args:
             name: of what it is about.
@@ -69,4 +69,5 @@ class Teller:
             source: where it lies.
         """
         self.say(f"{one_line(name)}: {why}", Level.WARNING)
-        self.days.note(DropStatus.begin(name, State.REFUSED, why, source=source, labels=""))
+        status = DropStatus.begin(name, State.REFUSED, why, source=source, labels="")
+        self.days.note(status, once=True)

@@ -98,7 +98,7 @@ class Watcher:
                 with self.patience.about("store"):
                     self.backlog.look()
                     self.label()
-                if self._settings.once and not self.is_anything_left():
+                if self._settings.once and self._is_through():
                     break
                 self.hear()
         self._say_how_it_ends()
@@ -179,11 +179,23 @@ class Watcher:
         if self.news is None or self.patience.is_deaf:
             self.patience.sleep(max(wait, SHORTEST_STEP))
             return
+        self._listen(self.news, wait)
+
+    def _is_through(self) -> bool:
+        """Whether nothing is left, also when the queue was asked for what it has by now.
+
+        What a sweep has found without the queue is told by messages, too: these are done with.
+        """
+        if self.news and not self.is_anything_left() and not self.patience.is_deaf:
+            self._listen(self.news, 0)
+        return not self.is_anything_left()
+
+    def _listen(self, news: News, wait: float) -> None:
         waiting = self.backlog.waiting
         with self.patience.about("queue"), self.patience.about("news"):
             # whole seconds, and never none: a queue that is asked all the time costs money
-            for name in self.news.receive(max(1, math.ceil(wait))) - waiting.keys():
+            for name in news.receive(max(1, math.ceil(wait)), waiting.keys()):
                 self.backlog.look_at(name)
-            self.news.acknowledge(waiting.keys(), self.unfinished)
-            if self.news.is_full:  # then it was not waited for
+            news.acknowledge(waiting.keys(), self.unfinished)
+            if news.is_full:  # then it was not waited for
                 self.patience.sleep(max(wait, SHORTEST_STEP))
