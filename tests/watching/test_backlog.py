@@ -74,6 +74,13 @@ def test_an_output_inside_the_input_is_no_drop(place):
     assert (inside / "friday" / "_status.json").exists()
 
 
+def test_an_output_inside_the_input_is_no_drop_of_another_watcher_if_its_name_is_hidden(place):
+    place.drop("friday", 0)
+    place.watch_once("--output", str(place.input / "_labels"))
+    assert place.watch_once().backlog.waiting == {}
+    assert {each.name for each in place.output.iterdir()} == {"_days", "_watch", "friday"}
+
+
 def test_a_watcher_that_finds_nothing_says_so_once(place):
     place.watch_once()
     assert "holds nothing yet" in place.told.getvalue()

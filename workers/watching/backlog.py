@@ -125,7 +125,7 @@ class Backlog:
         self._everything = False
         self.sweep_costs = 1 + sum(drop.files for drop in there.values()) // LISTED_AT_ONCE
         if not (self.waiting or gone):
-            refused = [name for name in there if noted.get(name) != {there[name].digest}]
+            refused = [name for name in there if there[name].digest not in noted.get(name, ())]
             self._say_that_nothing_is_new(len(there), refused)
         self.next_sweep = self._clock() + self._settings.sweep_seconds
 
