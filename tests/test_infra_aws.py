@@ -12,7 +12,7 @@ from tests.deployment import INFRA, ROOT, head, objects
 from workers.doctor.storage import PROBES
 from workers.labels.commits import MARKERS
 from workers.training.states import STATES
-from workers.watching.cursor import LABELLED, WATCH
+from workers.watching.cursor import MARKED, WATCH
 from workers.watching.leases import LEASES
 
 AWS = INFRA / "aws"
@@ -94,7 +94,7 @@ REMOVED = {
     "workers/doctor/storage.py": ("label", f"{LABELS}/{PROBES}/probe-0a1b"),
     "workers/labels/commits.py": ("label", f"{LABELS}/friday/{MARKERS}/_probe-0a1b"),
     "workers/training/states.py": ("train", f"{TUNED}/{STATES}/00000100/rest.json"),
-    "workers/watching/cursor.py": ("label", f"{LABELS}/{WATCH}/{LABELLED}/friday/0a1b.jsonl.gz"),
+    "workers/watching/cursor.py": ("label", f"{LABELS}/{WATCH}/{MARKED}/friday/0a1b.jsonl.gz"),
     "workers/watching/leases.py": ("label", f"{LABELS}/{WATCH}/{LEASES}/friday/00000007.json"),
 }
 """What modules delete, and who must be allowed to."""

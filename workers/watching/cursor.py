@@ -22,7 +22,7 @@ from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
 WATCH = "_watch"  # folder of the output
-_MARKED, _BEGUN = "labelled", "begun"
+MARKED, _BEGUN = "labelled", "begun"
 _END = ".jsonl.gz"
 MOST_KEPT = 64
 """Contents in memory; that of a drop of 100,000 files takes some 20 MB."""
@@ -164,7 +164,7 @@ class Cursor:
 
     def _place(self, drop: str = "", mark: str = "") -> str:
         names = [drop, f"{mark}{_END}"] if drop else []
-        return join_uri(self.output, WATCH, _MARKED, *names)
+        return join_uri(self.output, WATCH, MARKED, *names)
 
     def _begun(self, drop: str = "") -> str:
         return join_uri(self.output, WATCH, _BEGUN, *([drop] if drop else []))
