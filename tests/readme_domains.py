@@ -20,14 +20,15 @@ def domains() -> str:
 def table(outcomes: Iterable[dict[str, Any]]) -> Iterator[str]:
     """The lines of a Markdown table of outcomes."""
     yield (
-        "| domain | photos learned from : scored | CPU minutes |"
+        "| domain | a mask for each | photos learned from : scored | CPU minutes |"
         " gIoU, a question's masks as one | gIoU, mask by mask | F1 of targets |"
     )
-    yield "|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|"
     for each in outcomes:
         learned, scored = each["photos"]
         shifts = (_shift(each, metric) for metric in ("giou_union", "giou", "f1"))
-        cells = [each["domain"], f"{learned} : {scored}", f"{each['cpu_minutes']:.0f}", *shifts]
+        split, minutes = f"{learned} : {scored}", f"{each['cpu_minutes']:.0f}"
+        cells = [each["domain"], each["mask_of"], split, minutes, *shifts]
         yield f"| {' | '.join(cells)} |"
 
 
