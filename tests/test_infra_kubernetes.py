@@ -43,10 +43,11 @@ def environment(container):
     return {each["name"]: each for each in container.get("env", [])}
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_every_object_keeps_to_the_schemas_of_kubernetes(folder):
-    for each in of_kubernetes(folder):
-        validate(each)
+def test_every_object_keeps_to_the_schemas_of_kubernetes():
+    found = [each for folder in FOLDERS for each in of_kubernetes(folder)]
+    assert {"NetworkPolicy", "ServiceAccount"} <= {each["kind"] for each in found}
+    for each in found:
+        validate(each)  # raises what is wrong
 
 
 def test_a_misspelt_key_of_kubernetes_is_refused():
@@ -58,7 +59,9 @@ def test_a_misspelt_key_of_kubernetes_is_refused():
 
 @pytest.mark.parametrize("folder", JOBS)
 def test_every_pod_keeps_to_the_schemas_of_kubernetes(folder):
-    for name, template in pods(folder).items():
+    found = pods(folder)
+    assert "head" in found
+    for name, template in found.items():
         about = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": name}}
         validate({**about, "template": template})
 
