@@ -5,8 +5,10 @@ a step is copied into the tensors that the graph was recorded with. Elsewhere no
 and a step runs on those tensors as it would on its own.
 """
 
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +98,18 @@ def _run_again(work: Work) -> Work:
     return work
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Within it, no garbage is collected: a graph that goes while another is made spoils it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 class _CudaGraphs:
     """Records work as CUDA graphs that share one pool of memory; it goes with the last of them."""
 
@@ -111,7 +125,9 @@ class _CudaGraphs:
         torch.cuda.current_stream().wait_stream(self._stream)
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            # other threads may ask the GPU meanwhile: for its memory, say
+            local = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+            with _without_collection(), local:
                 out = work()
         finally:
             torch.cuda.set_stream(stream)  # where a recording fails, torch stays on its own
