@@ -19,7 +19,7 @@ from workers.storage.stores import Anywhere
 from workers.training.states import States
 
 OUTPUT = "mem://b/out"
-RECIPE = Recipe(0, 8, 2, {name: small_schedule(2, 1e-3) for name in STAGES})
+RECIPE = Recipe(0, 8, 2, schedules={name: small_schedule(2, 1e-3) for name in STAGES})
 PLAN = DrawnPlan(OUTPUT, RECIPE, save_every=1, evaluate_every=2)
 
 

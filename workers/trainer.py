@@ -26,6 +26,11 @@ DRAWN_THREADS = 2
 """CPU threads of the small model's training, where it is one process; the shipped one had two."""
 
 
+def own_device() -> torch.device:
+    """Where one process learns that is on its own."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class FineTuning:
     """A model and label tables in, what it has learned out (`workers.worker_group.Task`)."""
@@ -55,11 +60,11 @@ class FromNothing:
     plan: DrawnPlan
     cache: Path
     """folder for rendered scenes, on each machine"""
-    needs_less: str = "a smaller --num-workers needs less"
+    needs_less: str = "a smaller --batch or --num-workers needs less"
 
     def run(self, device: torch.device, peers: Alone | Together, say: Say) -> str:
-        """The whole way of one worker, on its processors; returns where the model lies."""
-        return DrawnTraining(self.plan, self.cache, Anywhere(), peers, say).run()
+        """The whole way of one worker; returns where the model lies."""
+        return DrawnTraining(self.plan, self.cache, Anywhere(), peers, say, device).run()
 
     def count_kept(self, say: Say) -> int:
         """Steps behind which the run would go on."""
@@ -89,8 +94,7 @@ def run_training(settings: TrainSettings, say: Say) -> str:
         from workers.worker_group import Group, train_in_group  # Ray takes seconds to import
 
         return train_in_group(task, Group(settings.num_workers, settings.cpus), say)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return task.run(device, Alone(), say)
+    return task.run(own_device(), Alone(), say)
 
 
 def run_recipe(settings: DrawnSettings, say: Say) -> str:
@@ -113,7 +117,7 @@ def run_recipe(settings: DrawnSettings, say: Say) -> str:
     if settings.num_workers:
         from workers.worker_group import Group, train_in_group
 
-        group = Group(settings.num_workers, settings.threads, gpus=False)
+        group = Group(settings.num_workers, settings.threads)
         return train_in_group(task, group, say)
     torch.set_num_threads(settings.threads or DRAWN_THREADS)
-    return task.run(torch.device("cpu"), Alone(), say)
+    return task.run(own_device(), Alone(), say)

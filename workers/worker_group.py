@@ -111,8 +111,6 @@ class Group:
     count: int
     cpus: int | None = None
     """processors of each; None for its share of this machine, or one of a cluster's machines"""
-    gpus: bool = True
-    """whether each gets a GPU, where there are any"""
 
     def scale(self, own: bool, say: Say) -> ScalingConfig:
         """What Ray has to find for them.
@@ -129,7 +127,7 @@ class Group:
             int(sum(getattr(each, kind) for each in machines)) for kind in ("cpus", "gpus")
         )
         of_each = self.cpus or (max(1, cpus // self.count) if own else 1)
-        use_gpu = self.gpus and gpus > 0
+        use_gpu = gpus > 0
         kind, there, wanted = (
             ("GPUs", gpus, self.count) if use_gpu else ("processors", cpus, self.count * of_each)
         )

@@ -149,7 +149,7 @@ class ArmStages:
         self.arm, self._bank, self._learned = arm, bank, learned
         self._tokenizer = drawn_tokenizer(arm.scales * arm.tokens)
         self._model = arm_model(arm, seed)
-        self._vision = VisionStage(self._model, bank, bank, arm.refinement)
+        self._vision = VisionStage(self._model, bank, bank, refinement=arm.refinement)
         self._seeing = self._vision.parts
         self._speaking = SpeakingParts(self._model, self._tokenizer)
         tower = learned("vision").items()

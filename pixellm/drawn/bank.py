@@ -5,7 +5,7 @@ Shapes: B images of a batch, M things of all of them together, A attributes, s c
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -50,6 +50,11 @@ class Described:
     first: tuple[int, ...]
     """Index of the first thing of each image."""
 
+    def to(self, device: torch.device) -> "Described":
+        """The same on a device."""
+        moved = (each.to(device) for each in (self.codes, self.where, self.image_of))
+        return Described(*moved, self.first)
+
 
 @dataclass(frozen=True, slots=True)
 class DrawnBatch:
@@ -61,6 +66,10 @@ class DrawnBatch:
     """(B,) whether left and right were swapped."""
     scenes: tuple[Scene, ...]
     things: Described
+
+    def to(self, device: torch.device) -> "DrawnBatch":
+        """The same on a device, where its pictures will be, too."""
+        return replace(self, things=self.things.to(device))
 
 
 def describe(scenes: Sequence[Scene]) -> Described:
@@ -88,10 +97,12 @@ class Cells:
 
 
 def find_cells(scenes: Sequence[Scene], things: Described, grid: int) -> Cells:
-    """The cells of all things of a batch."""
-    of_thing = torch.tensor([cell_of(thing, grid) for scene in scenes for thing in scene.things])
-    thing = torch.full((len(scenes), grid * grid), -1)
-    thing[things.image_of, of_thing] = torch.arange(len(of_thing))
+    """The cells of all things of a batch, on the device of their descriptions."""
+    device = things.image_of.device
+    found = [cell_of(thing, grid) for scene in scenes for thing in scene.things]
+    of_thing = torch.tensor(found, device=device)
+    thing = torch.full((len(scenes), grid * grid), -1, device=device)
+    thing[things.image_of, of_thing] = torch.arange(len(found), device=device)
     return Cells(thing, of_thing)
 
 
@@ -170,13 +181,14 @@ class Bank:
 
     def pixels(self, batch: DrawnBatch) -> Tensor:
         """(B, 3, s, s) float, normalised as `pixellm.images.prepare_image` does."""
-        rgb = torch.from_numpy(_flip(self.rgb, batch)).permute(0, 3, 1, 2).float()
-        mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+        device = batch.things.image_of.device
+        rgb = torch.from_numpy(_flip(self.rgb, batch)).to(device).permute(0, 3, 1, 2).float()
+        mean, std = (torch.tensor(each, device=device) for each in (PIXEL_MEAN, PIXEL_STD))
         return (rgb - mean[:, None, None]) / std[:, None, None]
 
     def owners(self, batch: DrawnBatch) -> Tensor:
         """(B, s, s) uint8: index of the scene's thing that is seen at each pixel, or NOTHING."""
-        return torch.from_numpy(_flip(self.owner, batch))
+        return torch.from_numpy(_flip(self.owner, batch)).to(batch.things.image_of.device)
 
 
 def _flip(array: NDArray[np.uint8], batch: DrawnBatch) -> NDArray[np.uint8]:
@@ -191,14 +203,14 @@ def patch_owners(owners: Tensor, things: Described, grid: int) -> Tensor:
     """(B, s, s) -> (B, grid * grid) long: index of the thing at each patch's centre, or -1."""
     step = owners.shape[-1] // grid
     middle = owners[:, step // 2 :: step, step // 2 :: step].flatten(1).long()
-    start = torch.tensor(things.first)[:, None]
+    start = torch.tensor(things.first, device=owners.device)[:, None]
     return torch.where(middle == NOTHING, -1, middle + start)
 
 
 def masks_of(owners: Tensor, things: Described, chosen: Tensor) -> Tensor:
     """(N,) flattened thing indices -> (N, s, s) bool masks of what is visible of them."""
     image = things.image_of[chosen]
-    local = chosen - torch.tensor(things.first)[image]
+    local = chosen - torch.tensor(things.first, device=chosen.device)[image]
     return owners[image] == local[:, None, None]
 
 

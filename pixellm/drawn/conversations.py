@@ -4,7 +4,7 @@ Shapes: B images, P slots up to the end of the image, L slots behind it, Q quest
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 
 import torch
@@ -43,20 +43,24 @@ class Packed:
     anchor: Tensor
     """(A,) long: flattened index of that thing."""
 
+    def to(self, device: torch.device) -> "Packed":
+        """The same on a device."""
+        return Packed(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+
     def visible(self, shown: Tensor) -> Tensor:
         """(B, P) bool of the prefix -> (B, P + L, P + L) bool.
 
         Each conversation sees its own past, and what is shown of the prefix.
         """
         row = F.pad(self.row, (shown.shape[1], 0), value=-2)
-        past = torch.ones(row.shape[1], row.shape[1], dtype=torch.bool).tril()
+        past = torch.ones(row.shape[1], row.shape[1], dtype=torch.bool, device=row.device).tril()
         keys = F.pad(shown, (0, self.row.shape[1]), value=False)[:, None]
-        itself = torch.eye(row.shape[1], dtype=torch.bool)
+        itself = torch.eye(row.shape[1], dtype=torch.bool, device=row.device)
         return past & ((row[:, None] == row[:, :, None]) & (row[:, None] != -2) | keys | itself)
 
     def positions(self, prefix: int) -> Tensor:
         """(B, P + L) long: every conversation counts on from the prefix."""
-        shared = torch.arange(prefix).expand(len(self.ids), -1)
+        shared = torch.arange(prefix, device=self.place.device).expand(len(self.ids), -1)
         return torch.cat([shared, self.place + prefix], dim=1)
 
 

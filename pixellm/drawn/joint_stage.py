@@ -27,8 +27,6 @@ from pixellm.model import EncodedImages, PixelLM
 from pixellm.tokenizer import Tokenizer
 from pixellm.vision import shrink_for_language
 
-ALIGN_IMAGES = 16
-"""Scenes of a batch while only the projector learns, which costs little."""
 ALIGN_WEIGHT = 0.2
 """Of the training-only loss by which seen tokens become like written ones."""
 
@@ -37,6 +35,8 @@ ALIGN_WEIGHT = 0.2
 class Work:
     """What is done in a step. The defaults are those of the recipe."""
 
+    images: int = IMAGES
+    """scenes of a batch"""
     questions: int = 8
     """about each scene of a batch"""
     mask_images: int = 2
@@ -50,6 +50,21 @@ class Work:
     """weight of the target refinement loss"""
     mix: Mapping[str, float] = field(default_factory=lambda: PRACTICE)
     """how often each kind of question is asked"""
+
+    @property
+    def align_images(self) -> int:
+        """Scenes of a batch while only the projector learns, which costs little."""
+        return 2 * self.images
+
+
+def work_of(images: int) -> Work:
+    """The recipe's step for another number of scenes in a batch: as many masks for each."""
+    usual = Work()
+    return Work(
+        images=images,
+        mask_images=-(-usual.mask_images * images // usual.images),
+        masks=-(-usual.masks * images // usual.images),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,11 @@ class JointParts(nn.Module):
         for frozen in (self.symbols, self.oracle, self.vision):  # the paper freezes its CLIP too
             frozen.requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where they learn."""
+        return self.pointers.set.bias.device
+
 
 class JointStage:
     """Losses and scores of the joint stages.
@@ -107,22 +127,28 @@ class JointStage:
 
     def alignment(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The first steps: only the projector learns, to write what the symbols write."""
-        return {"align": self._align(self._look(self.bank, self.bank.sample(rng, ALIGN_IMAGES)))}
+        batch = self.bank.sample(rng, self.work.align_images)
+        return {"align": self._align(self._look(self.bank, batch))}
 
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch of scenes and questions."""
-        seen = self._look(self.bank, self.bank.sample(rng, IMAGES))
+        seen = self._look(self.bank, self.bank.sample(rng, self.work.images))
         questions = [
             practise(scene, rng, self.work.questions, self.work.mix) for scene in seen.batch.scenes
         ]
-        packed = self.conversations.pack(questions, seen.batch.things.first)
+        packed = self._pack(questions, seen)
         language, pointers = self.parts.language, self.parts.pointers
         read = self._read(seen, packed)
         losses = text_losses(language, pointers, read, seen.tokens, packed, seen.cells)
         losses["align"] = ALIGN_WEIGHT * self._align(seen)
         return losses | self._mask_losses(seen, packed, read.last, rng)
 
+    def _pack(self, questions: Sequence[Sequence[Question]], seen: Seen) -> Packed:
+        packed = self.conversations.pack(questions, seen.batch.things.first)
+        return packed.to(self.parts.device)
+
     def _look(self, bank: Bank, batch: DrawnBatch) -> Seen:
+        batch = batch.to(self.parts.device)
         pixels = bank.pixels(batch)
         with torch.no_grad():
             features = self.parts.vision(pixels, torch.ones_like(pixels[:, 0]))
@@ -140,13 +166,14 @@ class JointStage:
         return error[there].mean() + error[~there].mean()
 
     def _read(self, seen: Seen, packed: Packed) -> Reading:
-        shown = torch.ones(seen.tokens.shape[:2], dtype=torch.bool)
-        return read_packed(self.parts.language, self.head, seen.tokens, packed, shown)
+        shown = seen.tokens.new_ones(seen.tokens.shape[:2], dtype=torch.bool)
+        head = self.head.to(shown.device)
+        return read_packed(self.parts.language, head, seen.tokens, packed, shown)
 
     def _queries(self, packed: Packed, hidden: Tensor) -> Tensor:
         """(N, S, D) of all targets, from the states that predict their codebook tokens."""
         image, slot = packed.group_at.T
-        places = slot[:, None] + torch.arange(self.model.config.group_size)
+        places = slot[:, None] + torch.arange(self.model.config.group_size, device=slot.device)
         states = hidden[image[:, None], places]  # (N, S * K, H)
         return self.parts.codebook(states.flatten(0, 1))
 
@@ -197,9 +224,10 @@ class JointStage:
             index = np.arange(start, min(start + IMAGES, bank.count))
             seen = self._look(bank, bank.take(index, np.zeros(len(index), bool)))
             asked = questions[start : start + len(index)]
-            packed = self.conversations.pack(asked, seen.batch.things.first)
+            packed = self._pack(asked, seen)
             queries = self._queries(packed, self._read(seen, packed).last)
-            masks = self._decode(seen.features, packed, queries, torch.arange(len(queries))) > 0
+            every = torch.arange(len(queries), device=queries.device)
+            masks = self._decode(seen.features, packed, queries, every) > 0
             truth = masks_of(bank.owners(seen.batch), seen.batch.things, packed.thing)
             found.extend(overlaps(masks, truth).tolist())
         return found
@@ -212,13 +240,13 @@ class JointStage:
         batch = self.held_out.take(np.arange(count), np.zeros(count, bool))
         seen = self._look(self.held_out, batch)
         asked = [[ask(scene, rng) for _ in range(4)] for scene in seen.batch.scenes]
-        images = EncodedImages(seen.tokens, torch.ones(seen.tokens.shape[:2]), ())
+        images = EncodedImages(seen.tokens, seen.tokens.new_ones(seen.tokens.shape[:2]), ())
         return answer_scores(self.model, self.tokenizer, images, asked)
 
 
 def _some_questions(packed: Packed, rng: np.random.Generator, work: Work) -> Tensor:
     """Indices of so many targets: whole questions, since refinement compares their masks."""
     asked = rng.permutation(int((packed.asked_at[:, 0] < work.mask_images).sum()))
-    counts = torch.bincount(packed.target_of, minlength=len(packed.asked_at)).numpy()[asked]
-    taken = asked[np.cumsum(counts) <= work.masks]
-    return torch.isin(packed.target_of, torch.from_numpy(taken)).nonzero()[:, 0]
+    every = torch.bincount(packed.target_of, minlength=len(packed.asked_at)).cpu().numpy()
+    taken = torch.from_numpy(asked[np.cumsum(every[asked]) <= work.masks])
+    return torch.isin(packed.target_of, taken.to(packed.target_of.device)).nonzero()[:, 0]

@@ -151,7 +151,7 @@ class Pointing:
         if not len(at):
             return states.new_zeros(())
         logits = pointer(states[at[:, 0], at[:, 1]], self.tokens[at[:, 0]])
-        wanted = torch.zeros_like(logits).index_put(marked, torch.ones(()))
+        wanted = torch.zeros_like(logits).index_put(marked, logits.new_ones(()))
         there = self.cells.thing[at[:, 0]] >= 0
         return F.binary_cross_entropy_with_logits(logits[there], wanted[there])
 
@@ -166,6 +166,11 @@ class SpeakingParts(nn.Module):
         self.symbols = SymbolicImage(hidden, model.config.llm_grid, word_table(tokenizer))
         self.pointers = Pointers(hidden)
 
+    @property
+    def device(self) -> torch.device:
+        """Where they learn."""
+        return self.pointers.set.bias.device
+
 
 class LanguageStage:
     """Losses and scores of stage 2.
@@ -175,6 +180,7 @@ class LanguageStage:
         tokenizer: of the language model.
         scenes: whose seeds are below this are trained on.
         held_out: scenes behind them that draw the curve.
+        images: scenes of a batch.
         clear_share: share of the steps in which background cells come into view bit by bit: 60
             tokens that never matter would drown the five that do before attention knows what to
             look for. 0 shows all at once.
@@ -186,9 +192,10 @@ class LanguageStage:
         tokenizer: Tokenizer,
         scenes: int,
         held_out: int,
+        images: int = IMAGES,
         clear_share: float = 0.0,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.images = model, tokenizer, images
         self.conversations = Conversations(tokenizer, model.config.system_text or "")
         self.head = torch.tensor(self.conversations.head())
         self.scenes, self.held_out, self.clear_share = scenes, held_out, clear_share
@@ -196,15 +203,17 @@ class LanguageStage:
 
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch of scenes and questions."""
-        scenes = [draw_scene(int(seed)) for seed in rng.integers(self.scenes, size=IMAGES)]
+        scenes = [draw_scene(int(seed)) for seed in rng.integers(self.scenes, size=self.images)]
         questions = [practise(scene, rng, QUESTIONS) for scene in scenes]
-        things = describe(scenes)
-        packed = self.conversations.pack(questions, things.first)
+        device = self.parts.device
+        things = describe(scenes).to(device)
+        packed = self.conversations.pack(questions, things.first).to(device)
         tokens, cells = self._tokens(scenes, things)
         language, pointers = self.parts.language, self.parts.pointers
         chance = min(1.0, progress / self.clear_share) if self.clear_share else 1.0
-        shown = (cells.thing >= 0) | torch.from_numpy(rng.random(cells.thing.shape) < chance)
-        read = read_packed(language, self.head, tokens, packed, shown)
+        clear = torch.from_numpy(rng.random(cells.thing.shape) < chance).to(device)
+        shown = (cells.thing >= 0) | clear
+        read = read_packed(language, self.head.to(device), tokens, packed, shown)
         return text_losses(language, pointers, read, tokens, packed, cells)
 
     def _tokens(self, scenes: list[Scene], things: Described) -> tuple[Tensor, Cells]:
@@ -219,8 +228,8 @@ class LanguageStage:
         rng = np.random.default_rng(1)
         scenes = [draw_scene(self.scenes + index) for index in range(self.held_out)]
         asked = [[ask(scene, rng) for _ in range(4)] for scene in scenes]
-        tokens, _ = self._tokens(scenes, describe(scenes))
-        images = EncodedImages(tokens, torch.ones(tokens.shape[:2]), ())
+        tokens, _ = self._tokens(scenes, describe(scenes).to(self.parts.device))
+        images = EncodedImages(tokens, tokens.new_ones(tokens.shape[:2]), ())
         return answer_scores(self.model, self.tokenizer, images, asked)
 
 

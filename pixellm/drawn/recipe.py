@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pixellm.checkpoints import official_state
 from pixellm.drawn.bank import Bank
-from pixellm.drawn.joint_stage import ALIGN_IMAGES, JointParts, JointStage
+from pixellm.drawn.joint_stage import JointParts, JointStage, work_of
 from pixellm.drawn.language_stage import LanguageStage, SpeakingParts
 from pixellm.drawn.questions import corpus
 from pixellm.drawn.scenes import TRAIN_SEEDS, require_seeds
@@ -88,6 +88,8 @@ class Recipe:
     """that are rendered to train on"""
     held_out: int = 128
     """scenes behind them that draw the curve"""
+    images: int = IMAGES
+    """scenes of a batch; the align stage has twice as many"""
     schedules: Mapping[str, Schedule] = field(default_factory=lambda: dict(SCHEDULES))
     """of each stage"""
 
@@ -153,7 +155,7 @@ class Beginnings:
 
     def _vision(self) -> Stage:
         model = self._model()
-        stage = VisionStage(model, *self._banks)
+        stage = VisionStage(model, *self._banks, self.recipe.images)
         return self._ready("vision", model, Lessons(stage.parts, stage.losses), stage.evaluate)
 
     def _words(self) -> Stage:
@@ -176,7 +178,7 @@ class Beginnings:
         model = self._model()
         stage = self._together(model, learned)
         lessons = Lessons(_projector(model), stage.alignment)
-        return self._ready("align", model, lessons, dict, ALIGN_IMAGES)
+        return self._ready("align", model, lessons, dict, stage.work.align_images)
 
     def _joint(self, learned: Learned) -> Stage:
         model = self._model()
@@ -190,11 +192,12 @@ class Beginnings:
         fill(seeing, learned("vision"))
         fill(speaking, learned("language"))
         parts = JointParts(model, seeing, speaking)
-        return JointStage(model, self.tokenizer, parts, self._banks)
+        return JointStage(model, self.tokenizer, parts, self._banks, work_of(self.recipe.images))
 
     def _speaking(self, model: PixelLM, clear_share: float = 0.0) -> LanguageStage:
-        held_out = self.recipe.held_out
-        return LanguageStage(model, self.tokenizer, LANGUAGE_SCENES, held_out, clear_share)
+        held_out, images = self.recipe.held_out, self.recipe.images
+        scenes = LANGUAGE_SCENES
+        return LanguageStage(model, self.tokenizer, scenes, held_out, images, clear_share)
 
     def _model(self, layers: int = LAYERS) -> PixelLM:
         return start_model(small_config(self.tokenizer.vocab_size, layers=layers), self.recipe.seed)
@@ -205,8 +208,9 @@ class Beginnings:
         model: PixelLM,
         lessons: Lessons,
         evaluate: Callable[[], Mapping[str, float]],
-        scenes: int = IMAGES,
+        scenes: int | None = None,
     ) -> Stage:
+        scenes = scenes or self.recipe.images
         return Stage(name, model, lessons, self.recipe.schedules[name], scenes, evaluate)
 
     @cached_property

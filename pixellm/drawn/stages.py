@@ -14,7 +14,7 @@ from pixellm.loop import Schedule
 from pixellm.model import PixelLM
 
 IMAGES = 8
-"""Scenes of a batch."""
+"""Scenes of a batch, for which the recipe's rates are."""
 Losses = Callable[[np.random.Generator, float], Mapping[str, Tensor]]
 """The weighted parts of a loss, from what a batch is drawn with and the share of steps done."""
 
@@ -72,6 +72,11 @@ class Stage:
     """of a batch"""
     evaluate: Callable[[], Mapping[str, float]]
     """numbers for the curve, of the weights as they are"""
+
+    def to(self, device: torch.device) -> None:
+        """Moves all of it to where it learns: begun where weights are drawn alike everywhere."""
+        self.model.to(device)
+        self.lessons.to(device)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """All that learns, by its name among the stage's parts."""

@@ -33,6 +33,11 @@ class SeeingParts(nn.Module):
         self.cell_head = DenseHead(width)
         self.oracle = OracleQuery(config.scales, config.decoder.width)
 
+    @property
+    def device(self) -> torch.device:
+        """Where they learn."""
+        return self.patch_head.layers[0].weight.device
+
 
 class VisionStage:
     """Losses and scores of stage 1.
@@ -41,17 +46,25 @@ class VisionStage:
         model: its vision tower, mask projector and decoder learn.
         bank: scenes to train on.
         held_out: scenes for the curve.
+        images: scenes of a batch.
         refinement: weight of the target refinement loss, the things of a scene being one question.
     """
 
-    def __init__(self, model: PixelLM, bank: Bank, held_out: Bank, refinement: float = 0.0) -> None:
-        self.config, self.bank, self.held_out = model.config, bank, held_out
+    def __init__(
+        self,
+        model: PixelLM,
+        bank: Bank,
+        held_out: Bank,
+        images: int = IMAGES,
+        refinement: float = 0.0,
+    ) -> None:
+        self.config, self.bank, self.held_out, self.images = model.config, bank, held_out, images
         self.refinement = refinement
         self.parts = SeeingParts(model)
 
     def losses(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The weighted losses of a random batch."""
-        batch = self.bank.sample(rng, IMAGES)
+        batch = self.bank.sample(rng, self.images).to(self.parts.device)
         features, owners = self._features(self.bank, batch), self.bank.owners(batch)
         patches = patch_owners(owners, batch.things, self.config.grid)
         cells = find_cells(batch.scenes, batch.things, self.config.llm_grid).thing
@@ -63,7 +76,7 @@ class VisionStage:
 
     def cutting(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
         """The same without descriptions, for a tower that has learned to give them."""
-        batch = self.bank.sample(rng, IMAGES)
+        batch = self.bank.sample(rng, self.images).to(self.parts.device)
         features, owners = self._features(self.bank, batch), self.bank.owners(batch)
         return self._mask_losses(rng, batch, features, owners)
 
@@ -93,9 +106,9 @@ class VisionStage:
         ious, right = [], []
         for start in range(0, self.held_out.count, IMAGES):
             index = np.arange(start, min(start + IMAGES, self.held_out.count))
-            batch = self.held_out.take(index, np.zeros(len(index), bool))
+            batch = self.held_out.take(index, np.zeros(len(index), bool)).to(self.parts.device)
             features = self._features(self.held_out, batch)
-            every = torch.arange(len(batch.things.codes))
+            every = torch.arange(len(batch.things.codes), device=self.parts.device)
             seen = self._decode(features, batch, every) > 0
             truth = masks_of(self.held_out.owners(batch), batch.things, every)
             ious.extend(overlaps(seen, truth).tolist())
@@ -132,4 +145,4 @@ def _choose(rng: np.random.Generator, batch: DrawnBatch) -> Tensor:
         start + rng.permutation(len(scene.things))[:TARGETS]
         for start, scene in zip(batch.things.first, batch.scenes, strict=True)
     ]
-    return torch.from_numpy(np.concatenate(chosen))
+    return torch.from_numpy(np.concatenate(chosen)).to(batch.things.image_of.device)

@@ -37,6 +37,7 @@ class DrawnPlan:
             "begins": begins,
             "world": self.accumulate * world,  # as it was called when each had one batch
             "scenes": recipe.scenes,
+            "batch": recipe.images,
             "seed": recipe.seed,
             "stages": {name: asdict(recipe.schedules[name]) for name in (*NEEDS[stage], stage)},
         }

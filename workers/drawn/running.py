@@ -27,6 +27,7 @@ from workers.wording import Say
 
 AVERAGE = "average."
 """Before the names of averaged weights in a state (`Loop.state`)."""
+CPU = torch.device("cpu")
 TOLD_EVERY = 50
 """Steps between two lines."""
 
@@ -54,6 +55,7 @@ class StageRunner:
         save_every: steps between two states.
         evaluate_every: steps between two evaluations.
         accumulate: batches that each worker has of a step.
+        device: on which this worker learns.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class StageRunner:
         save_every: int = 250,
         evaluate_every: int = 500,
         accumulate: int = 1,
+        device: torch.device = CPU,
     ) -> None:
-        self._store, self._peers, self._say = store, peers, say
+        self._store, self._peers, self._say, self._device = store, peers, say, device
         self._save_every, self._evaluate_every = save_every, evaluate_every
         first = peers.rank * accumulate
         self._own = range(first, first + accumulate)
@@ -83,6 +86,7 @@ class StageRunner:
             self._say(f"{place.name}: done already")
             return
         stage = begin()
+        stage.to(self._device)
         loop = self._start(stage, place, found)
         steps, batches = stage.schedule.steps, len(self._own) * self._peers.world
         metrics = Metrics(self._store, place.uri, stage.scenes * batches)
@@ -152,4 +156,4 @@ class StageRunner:
             states = States(self._store, place.uri, self._say)
             states.save(loop.step, tensors, {"plan": place.digest, "loop": rest})
         # the next stage begins with this state: nobody goes on before it is there
-        self._peers.mean(torch.zeros(1))
+        self._peers.mean(torch.zeros(1, device=self._device))

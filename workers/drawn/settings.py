@@ -16,7 +16,7 @@ NAMES = TypeAliasType("NAMES", tuple[StageName, ...])
 
 
 class DrawnSettings(FlagSettings):
-    """Trains the small PixelLM of the drawn world from nothing, on a CPU, in five stages.
+    """Trains the small PixelLM of the drawn world from nothing, in five stages; on a GPU, if any.
 
     python jobs/train.py --recipe drawn --output out/drawn
 
@@ -36,6 +36,9 @@ class DrawnSettings(FlagSettings):
     """scenes that are rendered for training"""
     held_out: int = Field(default=Recipe().held_out, ge=1)
     """scenes behind them that draw the curve"""
+    batch: int = Field(default=Recipe().images, ge=1)
+    """scenes of a batch, with eight questions about each; steps and rates of the recipe are for
+    8, and on a GPU a step with four times as many takes little longer"""
     vision_steps: int = Field(default=SCHEDULES["vision"].steps, ge=1)
     """batches that teach the vision tower to describe, and the decoder to cut out"""
     vision_rate: float = Field(default=SCHEDULES["vision"].rate, gt=0)
@@ -88,7 +91,7 @@ class DrawnSettings(FlagSettings):
         }
         return DrawnPlan(
             output=self.output,
-            recipe=Recipe(self.seed, self.scenes, self.held_out, schedules),
+            recipe=Recipe(self.seed, self.scenes, self.held_out, self.batch, schedules),
             stages=tuple(name for name in STAGES if name in self.stages),
             save_every=self.save_every,
             evaluate_every=self.evaluate_every,

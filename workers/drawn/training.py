@@ -13,6 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pixellm.checkpoints import save_checkpoint
@@ -20,7 +21,7 @@ from pixellm.drawn.recipe import Beginnings
 from pixellm.drawn.stages import fill
 from pixellm.peers import Alone
 from workers.drawn.plan import DrawnPlan
-from workers.drawn.running import StagePlace, StageRunner
+from workers.drawn.running import CPU, StagePlace, StageRunner
 from workers.errors import SettingsError
 from workers.labels.commits import now
 from workers.storage.objects import Store
@@ -52,14 +53,21 @@ class DrawnTraining:
         store: where the output lies.
         peers: who learns with this worker.
         say: takes lines for the user, of the first worker.
+        device: on which this worker learns.
     """
 
     def __init__(
-        self, plan: DrawnPlan, cache: Path, store: Store, peers: Alone | Together, say: Say
+        self,
+        plan: DrawnPlan,
+        cache: Path,
+        store: Store,
+        peers: Alone | Together,
+        say: Say,
+        device: torch.device = CPU,
     ) -> None:
         self._plan, self._store, self._peers = plan, store, peers
         self._runner = StageRunner(
-            store, peers, say, plan.save_every, plan.evaluate_every, plan.accumulate
+            store, peers, say, plan.save_every, plan.evaluate_every, plan.accumulate, device
         )
         self._beginnings = Beginnings(plan.recipe, cache)
 
