@@ -36,7 +36,7 @@ from tests.benchmarks.speech import tail_of
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings(flops=[1e12], traffic=[1e11])
-PACE = Pace(windows=1, seconds=0.1)
+PACE = Pace(windows=1, seconds=0.07, warm_up=0.03)
 NEVER = float("inf")
 
 

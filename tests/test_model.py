@@ -216,7 +216,7 @@ def test_the_language_model_takes_its_constants_from_the_config(checkpoint, key,
     torch.testing.assert_close(frequencies, expected, rtol=1e-5, atol=1e-7)
     eps = value if key == "rms_norm_eps" else 1e-6
     norms = [m for name, m in other.language.named_modules() if name.endswith("norm")]
-    assert {norm.variance_epsilon for norm in norms} == {eps}
+    assert {norm.eps for norm in norms} == {eps}
     embeds, keys = torch.randn(1, 9, 48), torch.ones(1, 9)
     with torch.no_grad():
         assert not torch.allclose(plain.language(embeds, keys), other.language(embeds, keys))

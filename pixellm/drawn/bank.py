@@ -52,8 +52,8 @@ class Described:
 
     def to(self, device: torch.device) -> "Described":
         """The same on a device."""
-        moved = (each.to(device) for each in (self.codes, self.where, self.image_of))
-        return Described(*moved, self.first)
+        codes, where, image_of = (x.to(device) for x in (self.codes, self.where, self.image_of))
+        return Described(codes, where, image_of, self.first)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class SeeingParts(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where they learn."""
-        return self.patch_head.layers[0].weight.device
+        return self.vision.clip.embeddings.class_embedding.device
 
 
 class VisionStage:

@@ -42,6 +42,8 @@ class Part:
     """(r,) long: where each row stands in the flattened entries"""
     bias: Tensor
     """(r, 1, n, S): 0 where a token may look among its row's slots, else the least"""
+    alone: bool = False
+    """whether entry i is row i: each reads its prefix alone, and nothing has to be gathered"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class StepPlan:
             for part in self.parts
             for each in (part.rows, part.pictures)
         ]
-        return (*views, *(tensor.shape for tensor in self.tensors))
+        alone = (part.alone for part in self.parts)
+        return (*views, *alone, *(tensor.shape for tensor in self.tensors))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -132,16 +135,15 @@ def _attend(query: Tensor, part: Part, slots: Slots, layer: int) -> Tensor:
     """(r * n, h * g, d) queries -> (r * n, h * g, d)."""
     heads, width = slots.heads, slots.head_width
     r, n, groups = part.count, part.bias.shape[2], query.shape[1] // heads
-    count, together = part.entries.shape
     # (r, h, g * n, d): query heads of one key-value head are like more tokens
     query = query.view(r, n, heads, groups, width).permute(0, 2, 3, 1, 4)
     query = query.reshape(r, heads, groups * n, width)
 
     # what the rows of a picture read together: (E, h, m * g * n, d) against (E, h, P, d)
-    joined = query[part.entries].transpose(1, 2).reshape(count, heads, -1, width)
+    joined = query if part.alone else _together(query, part)
     shared = joined @ slots.prefix_keys[layer][part.pictures].transpose(-1, -2)
     shared = shared + slots.prefix_bias[part.pictures][:, None, None]
-    shared = _per_row(shared, part, together)  # (r, h, g * n, P)
+    shared = shared if part.alone else _per_row(shared, part)  # (r, h, g * n, P)
 
     # what each reads alone: (r, h, g * n, S)
     size = part.bias.shape[-1]
@@ -149,19 +151,24 @@ def _attend(query: Tensor, part: Part, slots: Slots, layer: int) -> Tensor:
     own = (own.view(r, heads, groups, n, size) + part.bias[:, :, None]).flatten(2, 3)
 
     scores = torch.cat([shared, own], dim=-1)
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(-1)  # in single precision, whatever goes in and comes out
     there, here = weights.split([shared.shape[-1], size], dim=-1)
-    there = there[part.entries].transpose(1, 2).reshape(count, heads, -1, shared.shape[-1])
-    out = _per_row(there @ slots.prefix_values[layer][part.pictures], part, together)
+    there = there if part.alone else _together(there, part)
+    out = there @ slots.prefix_values[layer][part.pictures]
+    out = out if part.alone else _per_row(out, part)
     out = out + here @ slots.values[layer][part.rows, :, :size]
     out = out.view(r, heads, groups, n, width).permute(0, 3, 1, 2, 4)
     return out.reshape(r * n, heads * groups, width)
 
 
-def _per_row(joined: Tensor, part: Part, together: int) -> Tensor:
+def _together(each: Tensor, part: Part) -> Tensor:
+    """(r, h, x, y) of rows -> (E, h, m * x, y) of entries."""
+    return each[part.entries].transpose(1, 2).flatten(2, 3)
+
+
+def _per_row(joined: Tensor, part: Part) -> Tensor:
     """(E, h, m * x, y) of entries -> (r, h, x, y) of rows."""
-    count, heads, _, last = joined.shape
-    split = joined.view(count, heads, together, -1, last).transpose(1, 2)
+    split = joined.unflatten(2, (part.entries.shape[1], -1)).transpose(1, 2)
     return split.flatten(0, 1)[part.seats]
 
 

@@ -87,7 +87,8 @@ class Finisher:
         groups, malformed = find_groups(
             made.ids, self._tokenizer.seg_ids, self._settings.official_groups
         )
-        states = [made.hidden[list(group.positions)] for group in groups]
+        # views, put together on the device: indices would have to be sent there, and waited for
+        states = [torch.stack([made.hidden[at] for at in group.positions]) for group in groups]
         pairs = zip(groups, states, strict=True)
         return [Found(group, row.picture, own) for group, own in pairs], malformed
 

@@ -86,6 +86,11 @@ class Generator:
         """Questions that the newest step brought on."""
         return self._newest
 
+    @property
+    def recorded(self) -> int:
+        """Steps that had to be recorded so far, since none like them had been."""
+        return self._run.recorded
+
     def add(self, picture: Picture, prompt: Sequence[int], budget: int) -> Row:
         """Puts a question at the end of the line.
 

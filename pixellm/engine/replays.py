@@ -49,6 +49,8 @@ class Replays:
         self._works = True
         self._recordings: dict[object, _Recording] = {}
         self._version = 0
+        self.recorded = 0
+        """how often a step was recorded"""
 
     def __call__(self, plan: StepPlan) -> Tensor:
         """(T, H) states of a step; good until the next one."""
@@ -78,6 +80,7 @@ class Replays:
 
     def _make(self, plan: StepPlan) -> _Recording:
         self._record = record = self._record or self._recorder()
+        self.recorded += 1
         return _Recording(plan, record(lambda: self._run(plan)))
 
     def _do_without(self, plan: StepPlan, error: RuntimeError) -> Tensor:

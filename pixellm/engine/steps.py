@@ -171,6 +171,7 @@ def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
             entries=next(tensors).view(entries, -1),
             seats=next(tensors),
             bias=bias[tokens].view(count, 1, members.each, -1),
+            alone=shared.alone,
         )
         parts.append(part)
     alike = layout.alike and all(shared.alike for shared in sharing)
@@ -205,6 +206,11 @@ class _Sharing:
     """whether other parts have these shapes too"""
 
     @property
+    def alone(self) -> bool:
+        """Whether entry i is row i."""
+        return self.entries == [[at] for at in range(len(self.seats))]
+
+    @property
     def whole(self) -> bool:
         """Whether the entries are those of the first pictures in order: a view, without a copy."""
         return self.pictures == list(range(len(self.pictures)))
@@ -213,8 +219,9 @@ class _Sharing:
 def _share(members: Members, picture_of: Sequence[int], alike: bool) -> _Sharing:
     count = len(members.rows)
     if alike and not members.everyone:  # few rows: each for itself
-        pictures = [picture_of[member] for member in members.rows]
-        return _Sharing(pictures, [[at] for at in range(count)], list(range(count)), alike=True)
+        return _each_alone([picture_of[member] for member in members.rows])
+    if alike and list(picture_of) == list(range(len(picture_of))):  # and so are the spare ones
+        return _each_alone(range(count))
     groups: dict[int, list[int]] = {}
     for at, member in enumerate(members.rows):
         if member < len(picture_of):  # what is behind them is spare
@@ -232,6 +239,11 @@ def _share(members: Members, picture_of: Sequence[int], alike: bool) -> _Sharing
         for start in range(0, len(groups[picture]), width)
     ]
     return _enter(parts, width, count)
+
+
+def _each_alone(pictures: Sequence[int]) -> _Sharing:
+    every = range(len(pictures))
+    return _Sharing(list(pictures), [[at] for at in every], list(every), alike=True)
 
 
 def _enter(

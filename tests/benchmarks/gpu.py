@@ -73,8 +73,10 @@ from tests.benchmarks.roofline import Sizes, token_bytes
 from tests.benchmarks.sizes import released_config
 from tests.benchmarks.timing import say
 
-SECONDS, TOY_SECONDS = 12.0, 0.4
-"""For each case; those of few rows take longer, since an answer does."""
+SECONDS, TOY_SECONDS = 8.0, 0.3
+"""For each case, and half as many before it; those of few rows take longer, as an answer does."""
+RECORDING = 16.0
+"""Seconds that a case may take longer before it is measured, where steps are recorded."""
 TIME = 400.0
 """Seconds after which no case of the choice begins: all ends within ten minutes."""
 QUESTIONS, TOY_QUESTIONS = 256, 16
@@ -120,12 +122,12 @@ def run(options: Options) -> Iterator[Table]:
     yield gpu_tables.ceilings_table(describe(device), ceilings, dtype)
 
     setup = set_up(device, dtype, ceilings, toy=toy)
-    pace = Pace(options.repetitions, TOY_SECONDS if toy else SECONDS)
     until = begin + (float("inf") if options.models else TIME)
     main, measured = TOY_MAIN if toy else MAIN, set[Case]()
     for _, group in groupby(cases, key=lambda case: (case.kind, case.instructions)):
         outcomes = list[Outcome]()
         for case in group:
+            pace = pace_of(case, options.repetitions, toy=toy)
             outcomes.append(run_case(setup, case, pace, until))
             _note(options.output, setup, outcomes[-1])
         measured |= {each.case for each in outcomes if each.windows}
@@ -190,6 +192,12 @@ def count_costs(config: PixelLMConfig, prefix: int, length: int) -> Costs:
 
 
 # ---- cases ----
+
+
+def pace_of(case: Case, windows: int, *, toy: bool) -> Pace:
+    """How long a case is measured."""
+    seconds = TOY_SECONDS if toy else SECONDS
+    return Pace(windows, seconds, seconds / 2 + RECORDING * (case.replay and not toy))
 
 
 def run_case(setup: Setup, case: Case, pace: Pace, until: float) -> Outcome:
@@ -257,7 +265,7 @@ def _note(folder: Path | None, setup: Setup, outcome: Outcome) -> None:
 
 def look_inside(setup: Setup, case: Case, folder: Path | None) -> Iterator[Table]:
     """What waits for the GPU, and the profile: also as text, in the folder of the results."""
-    clock, warm_up = Clock(setup.device), Pace(0, TOY_SECONDS if setup.yardstick.toy else SECONDS)
+    clock, warm_up = Clock(setup.device), pace_of(case, 0, toy=setup.yardstick.toy)
     forget_peak(setup.device)
     with _engine(setup, case) as (feed, forced, watch):
         measure(feed, forced, watch, warm_up, case.rows)

@@ -145,7 +145,10 @@ class Pace:
     windows: int
     """most windows; one at least, if any is wanted"""
     seconds: float
-    """for all; a third of them for the warm-up. What is longer ends with its first answers"""
+    """for all windows; what is longer ends with its first answers"""
+    warm_up: float
+    """seconds before them, at most: it is over when a window's worth of answers came without a step
+    that had to be recorded"""
 
 
 def measure(feed: Feed, forced: Forced, watch: Watch, pace: Pace, rows: int) -> list[Window]:
@@ -162,17 +165,23 @@ def measure(feed: Feed, forced: Forced, watch: Watch, pace: Pace, rows: int) -> 
         WrongAnswerError: an answer is wrong.
         Unanswerable: one is missing.
     """
-    start = time.perf_counter()
     enough = max(WORTH_IT, rows) if rows > 1 else 2
     with watch.attached():
-        _run(feed, forced, enough, start + pace.seconds / 3)
+        _warm_up(feed, forced, enough, time.perf_counter() + pace.warm_up)
         watch.wait()
         watch.collect(Window())  # of the warm-up
         windows = list[Window]()
-        until = start + pace.seconds
+        until = time.perf_counter() + pace.seconds
         while len(windows) < pace.windows and (not windows or time.perf_counter() < until):
             windows.append(_measure_one(feed, forced, watch, enough, until))
     return windows
+
+
+def _warm_up(feed: Feed, forced: Forced, enough: int, until: float) -> None:
+    generator, before = feed.engine.generator, -1
+    while generator.recorded != before and time.perf_counter() <= until:
+        before = generator.recorded
+        _run(feed, forced, enough, until)
 
 
 def _measure_one(feed: Feed, forced: Forced, watch: Watch, enough: int, until: float) -> Window:
