@@ -6,6 +6,7 @@ meant to take less than 90 seconds.
 
 import asyncio
 import gc
+import json
 import math
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pixellm.answers import DecodeSettings
 from pixellm.checkpoints import Checkpoint, load_checkpoint, official_state
 from pixellm.cutting import cut_masks
 from pixellm.drawn.questions import ask
+from pixellm.drawn.recipe import STAGES, Recipe, small_schedule
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import GPU_SHARE, Limits
@@ -39,7 +41,10 @@ from pixellm.tuning import Tuning
 from tests.training_tables import memory_table, put_local_photos
 from workers.doctor.devices import check_devices
 from workers.doctor.findings import Outcome
+from workers.drawn.plan import DrawnPlan
+from workers.drawn.training import DrawnTraining
 from workers.model_thread import ModelThread
+from workers.storage.memory import MemoryStore
 from workers.training.evaluation import Evaluation
 from workers.training.plan import DataSet, TrainPlan
 from workers.training.start import Bench
@@ -415,6 +420,22 @@ def test_a_run_is_scored_on_the_gpu_that_it_learns_on(whole):
     assert all(each.questions > 0 and math.isfinite(each.scores["loss"]) for each in scores)
     for one, other in zip(reports, whole[0], strict=True):  # and learns the same all the while
         assert one.total == pytest.approx(other.total, rel=1e-2)
+
+
+def test_the_stages_of_the_small_model_learn_on_a_gpu_what_they_learn_on_a_cpu(tmp_path):
+    schedules = {name: small_schedule(2, 1e-3) for name in STAGES}
+    plan = DrawnPlan("mem://b/out", Recipe(0, 16, 2, 4, schedules), evaluate_every=2)
+    losses = {}
+    for device in (DEVICE, torch.device("cpu")):
+        store = MemoryStore()
+        DrawnTraining(plan, tmp_path, store, Alone(), print, device).run()
+        for name in STAGES:
+            lines = store.get(f"mem://b/out/_stages/{name}/metrics/000000001.jsonl").splitlines()
+            losses[device, name] = [json.loads(line)["losses"] for line in lines]
+    for name in STAGES:
+        there, here = losses[DEVICE, name], losses[torch.device("cpu"), name]
+        assert there[0] == pytest.approx(here[0], rel=1e-3, abs=1e-4)
+        assert there[1] == pytest.approx(here[1], rel=0.05, abs=1e-2)  # behind a step of AdamW
 
 
 RECOMPUTES = hasattr(LlamaModel, "activation_checkpointing_enable")

@@ -106,6 +106,16 @@ def test_the_command_ends_in_a_folder_that_loads(tmp_path, capsys):
     assert card["recipe"]["schedules"]["joint"]["steps"] == 1
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_takes_all_that_its_losses_read_along_to_a_device(name, tmp_path):
+    stage, elsewhere = Beginnings(RECIPE, tmp_path).stage(name, lambda _: {}), torch.device("meta")
+    whose = stage.lessons._losses.__self__
+    stage.to(elsewhere)
+    assert whose.parts.device == elsewhere
+    read = [*whose.parts.parameters(), *whose.parts.buffers(), *stage.trained().values()]
+    assert {each.device for each in read} == {elsewhere}
+
+
 def test_a_stage_whose_beginning_is_not_there_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="holds no finished stage 'words'"):
         run(replace(PLAN, stages=("language",)), MemoryStore(), tmp_path)

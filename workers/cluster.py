@@ -153,10 +153,13 @@ def _check_disk() -> None:
         )
 
 
-def metrics_address() -> str:
+def describe_metrics() -> str:
     """Where a Ray of this machine's own serves metrics; it takes another free port each time."""
     (node,) = ray.nodes()  # type: ignore[no-untyped-call]
-    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    port = int(node["MetricsExportPort"])
+    if port < 0:  # Ray without the extra `default` has nobody who would serve them
+        return "no metrics for Prometheus: Ray was installed without its extra, ray[default]"
+    return f"metrics for Prometheus, while it runs: http://127.0.0.1:{port}/metrics"
 
 
 def list_machines() -> list[Machine]:

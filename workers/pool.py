@@ -17,7 +17,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from workers.cluster import Machine, connected, list_machines, metrics_address
+from workers.cluster import Machine, connected, describe_metrics, list_machines
 from workers.errands import Assignment, Errand, assigned
 from workers.errors import LineError, SettingsError
 from workers.logbook import Begun, Book, Logbook
@@ -91,7 +91,7 @@ def label_on_ray(
             return
         progress.say(f"starting {_describe_size(size)}; the first one loads the model")
         if own:
-            progress.say(f"metrics for Prometheus, while it runs: {metrics_address()}")
+            progress.say(describe_metrics())
         progress.say(RAY_COMPLAINT)
         logbook = _SharedLogbook()
         flow = _flow(errands, assignments, size, logbook)

@@ -160,7 +160,7 @@ class ArmStages:
         for frozen in (self._seeing.vision, self._seeing.patch_head, self._seeing.cell_head):
             frozen.requires_grad_(False)
         lessons = Lessons(self._seeing, self._vision.cutting)
-        return Stage("cut", self._model, lessons, schedule, IMAGES, dict)
+        return Stage("cut", self._model, lessons, self._seeing, schedule, IMAGES, dict)
 
     def join(self, schedule: Schedule, cut: Mapping[str, Tensor]) -> tuple[Stage, JointStage]:
         """The second stage: all but the vision tower, on answers; and its measures.
@@ -184,7 +184,7 @@ class ArmStages:
         banks = (self._bank, self._bank)
         joint = JointStage(self._model, self._tokenizer, parts, banks, work)
         lessons = Lessons(parts, joint.losses)
-        return Stage("join", self._model, lessons, schedule, IMAGES, dict), joint
+        return Stage("join", self._model, lessons, parts, schedule, IMAGES, dict), joint
 
 
 def _renumbered(weights: Mapping[str, Tensor], parts: SpeakingParts) -> dict[str, Tensor]:

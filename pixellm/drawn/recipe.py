@@ -178,7 +178,8 @@ class Beginnings:
         model = self._model()
         stage = self._together(model, learned)
         lessons = Lessons(_projector(model), stage.alignment)
-        return self._ready("align", model, lessons, dict, stage.work.align_images)
+        scenes = stage.work.align_images
+        return self._ready("align", model, lessons, dict, scenes=scenes, parts=stage.parts)
 
     def _joint(self, learned: Learned) -> Stage:
         model = self._model()
@@ -208,10 +209,19 @@ class Beginnings:
         model: PixelLM,
         lessons: Lessons,
         evaluate: Callable[[], Mapping[str, float]],
+        *,
         scenes: int | None = None,
+        parts: nn.Module | None = None,
     ) -> Stage:
-        scenes = scenes or self.recipe.images
-        return Stage(name, model, lessons, self.recipe.schedules[name], scenes, evaluate)
+        return Stage(
+            name,
+            model,
+            lessons,
+            parts or lessons.parts,
+            self.recipe.schedules[name],
+            scenes or self.recipe.images,
+            evaluate,
+        )
 
     @cached_property
     def _banks(self) -> tuple[Bank, Bank]:

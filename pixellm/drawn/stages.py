@@ -67,6 +67,8 @@ class Stage:
     model: PixelLM
     """whose boxes learn in it"""
     lessons: Lessons
+    parts: nn.Module
+    """all that the losses are made with: what learns, and what stays as it is"""
     schedule: Schedule
     scenes: int
     """of a batch"""
@@ -76,7 +78,7 @@ class Stage:
     def to(self, device: torch.device) -> None:
         """Moves all of it to where it learns: begun where weights are drawn alike everywhere."""
         self.model.to(device)
-        self.lessons.to(device)
+        self.parts.to(device)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """All that learns, by its name among the stage's parts."""
