@@ -4,6 +4,7 @@ A results file is what `python -m tests.benchmarks PART --output FOLDER` wrote a
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,53 @@ def _tables() -> Iterator[tuple[str, Rows]]:
         for table in results["tables"]:
             columns = table["columns"]
             yield table["title"], [dict(zip(columns, row, strict=True)) for row in table["rows"]]
+
+
+# ---- on a GPU ----
+
+GPU_RUNS = ("gpu-main", "gpu-wide")
+"""Results by the engine as it is now, and those of more cases by the engine before."""
+GPU_CASES = re.compile(r"GPU: (\w+) answers, instructions per image: (\d+) \(")
+
+GPU_COLUMNS = (
+    "rows",
+    "images per s",
+    "images per s at the ceilings",
+    "questions per s",
+    "ms a step",
+    "FLOP/s, % of ceiling",
+    "bytes/s in steps, % of ceiling",
+    "peak GB",
+)
+
+
+def gpu_speeds() -> str:
+    """A table of each run on a GPU, with what that device can do."""
+    blocks = (_gpu_run(RESULTS / f"{name}.json") for name in GPU_RUNS)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _gpu_run(path: Path) -> str:
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    tables = {table["title"]: table for table in results["tables"]}
+    found = dict(tables["GPU: what the device can do"]["rows"])
+    products, copies = (
+        next(value.split(" ")[0] for name, value in found.items() if name.startswith(what))
+        for what in ("large product", "large copy")
+    )
+    lines = [
+        f"[{path.stem}.md](tests/benchmarks/results/{path.stem}.md), {results['date'][:10]},"
+        f" {found['device']}, torch {results['torch']}; large products run at {products} TFLOP/s"
+        f" there, large copies at {copies} GB/s:",
+        "",
+        "| answers | instructions per image | under way at most | images/s | at the ceilings |"
+        " questions/s | ms a step | FLOP/s, % | bytes/s, % | peak GB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for title, table in tables.items():
+        if match := GPU_CASES.match(title):
+            for cells in table["rows"]:
+                row = dict(zip(table["columns"], cells, strict=True))
+                shown = [row[each] for each in GPU_COLUMNS]
+                lines.append(f"| {' | '.join([match[1], match[2], *shown])} |")
+    return "\n".join(lines)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.readme_domains import domains
-from tests.readme_speed import speeds
+from tests.readme_speed import gpu_speeds, speeds
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pixellm", "workers", "jobs")
@@ -36,6 +36,7 @@ OTHERS = {
 BEGIN, END = "<!-- tree: make docs -->\n", "<!-- end of tree -->\n"
 COLUMNS_BEGIN, COLUMNS_END = "<!-- columns: make docs -->\n", "<!-- end of columns -->\n"
 SPEED_BEGIN, SPEED_END = "<!-- speed: make docs -->\n", "<!-- end of speed -->\n"
+GPU_BEGIN, GPU_END = "<!-- gpu: make docs -->\n", "<!-- end of gpu -->\n"
 DOMAINS_BEGIN, DOMAINS_END = "<!-- domains: make docs -->\n", "<!-- end of domains -->\n"
 SCHEMA = ROOT / "workers" / "labels" / "schema.py"
 
@@ -107,6 +108,7 @@ def main() -> int:
         (BEGIN, END, tree()),
         (COLUMNS_BEGIN, COLUMNS_END, columns()),
         (SPEED_BEGIN, SPEED_END, SPEED_BEGIN + speeds() + SPEED_END),
+        (GPU_BEGIN, GPU_END, GPU_BEGIN + gpu_speeds() + GPU_END),
         (DOMAINS_BEGIN, DOMAINS_END, DOMAINS_BEGIN + domains() + DOMAINS_END),
     )
     for begin, end, block in blocks:
