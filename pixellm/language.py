@@ -12,10 +12,6 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from pixellm.config import PixelLMConfig
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
-LORA_TARGETS = r"language\.model\.layers\.\d+\.self_attn\.(q|v)_proj"
-"""What PEFT adapts in a PixelLM, as a full-match pattern. Plain names such as "q_proj" would also
-match the vision tower and the pixel decoder, which the paper doesn't adapt (paper, section 4.1)."""
-
 
 class LanguageModel(nn.Module):
     """LlamaModel and its untied output layer."""

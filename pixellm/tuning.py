@@ -1,10 +1,4 @@
-"""Which weights of a PixelLM learn, and what has been learned as files (paper, section 4.1).
-
-    LoRA     low-rank steps beside the queries and values of the language model
-    light    embeddings, output layer, projectors, codebook and pixel decoder, learned whole
-    neck     the decoder's neck and its no-mask embedding, which the release left at their random
-             start; they learn only when asked to
-    full     everything
+"""A PixelLM some of whose weights learn (`pixellm.learners` says which), and what it has learned.
 
 What comes out is a whole model (`merged_state`), or a folder with an adapter that plain PEFT loads
 and, beside it, the parts that were learned whole (`save_adapter`, see `pixellm.adapters`).
@@ -12,7 +6,6 @@ and, beside it, the parts that were learned whole (`save_adapter`, see `pixellm.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +17,7 @@ from torch import Tensor, nn
 from pixellm.adapters import LIGHT_FOLDER, PEFT_PREFIX, STEPS_FILE
 from pixellm.checkpoints import official_name
 from pixellm.errors import CheckpointError
-from pixellm.language import LORA_TARGETS
+from pixellm.learners import Tuning
 from pixellm.model import PixelLM
 from pixellm.tokenizer import Tokenizer
 from pixellm.weights import FILE_MODE, save_weights
@@ -51,22 +44,6 @@ def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """What learns. The defaults are the paper's."""
-
-    rank: int = 8
-    """of LoRA; 0: the language model learns nothing by it"""
-    alpha: int = 16
-    """LoRA's steps are multiplied by alpha / rank"""
-    dropout: float = 0.05
-    """of what LoRA reads"""
-    light: bool = True
-    neck: bool = False
-    full: bool = False
-    """then there is no LoRA"""
-
-
 class TunedModel:
     """A model some of whose weights learn.
 
@@ -85,7 +62,7 @@ class TunedModel:
                 r=tuning.rank,
                 lora_alpha=tuning.alpha,
                 lora_dropout=tuning.dropout,
-                target_modules=LORA_TARGETS,
+                target_modules=tuning.pattern,
                 bias="none",
             )
             with torch.random.fork_rng(devices=[]):

@@ -10,9 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pixellm.adapters import LIGHT_FOLDER, adapter_sha256, fill_whole, load_adapter
 from pixellm.checkpoints import official_state
 from pixellm.errors import CheckpointError, ConfigError
-from pixellm.language import LORA_TARGETS
+from pixellm.learners import Tuning
 from pixellm.tiny import tiny_checkpoint
-from pixellm.tuning import Tuning
 from pixellm.weights import WeightFiles, pack_tensors, unpack_tensors
 from tests.test_tuning import batch, learned, losses_of
 
@@ -72,7 +71,11 @@ def test_plain_peft_needs_nothing_else_where_only_lora_learned(tmp_path):
 
 def test_an_adapter_that_plain_peft_made_is_merged_as_peft_merges_it(tmp_path):
     config = LoraConfig(
-        r=2, lora_alpha=6, target_modules=LORA_TARGETS, init_lora_weights=False, lora_dropout=0.1
+        r=2,
+        lora_alpha=6,
+        target_modules=Tuning().pattern,
+        init_lora_weights=False,
+        lora_dropout=0.1,
     )
     plain = get_peft_model(model(), config)
     plain.save_pretrained(str(tmp_path))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pixellm.adapters import adapter_sha256
-from pixellm.tuning import Tuning
+from pixellm.learners import Tuning
 from tests.here import replicas_here
 from tests.photos import load_photos
 from tests.same import assert_same_rows

@@ -32,12 +32,12 @@ from pixellm.engine.engine import Engine
 from pixellm.engine.memory import GPU_SHARE, Limits
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
+from pixellm.learners import Tuning
 from pixellm.loop import Schedule
 from pixellm.masks import postprocess_masks
 from pixellm.peers import Alone
 from pixellm.run_lengths import RunMask
 from pixellm.tiny import tiny_checkpoint
-from pixellm.tuning import Tuning
 from tests.training_tables import memory_table, put_local_photos
 from workers.doctor.devices import check_devices
 from workers.doctor.findings import Outcome

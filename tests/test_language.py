@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from pixellm.language import LORA_TARGETS, causal_bias
+from pixellm.language import causal_bias
+from pixellm.learners import Tuning
 from pixellm.tiny import tiny_checkpoint
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
@@ -74,7 +75,7 @@ def test_masked_slots_keep_their_positions(language):
 
 def test_the_lora_pattern_means_the_language_models_queries_and_values(model):
     linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
-    adapted = [name for name in linear if re.fullmatch(LORA_TARGETS, name)]
+    adapted = [name for name in linear if re.fullmatch(Tuning().pattern, name)]
     assert sorted(adapted) == sorted(
         f"language.model.layers.{i}.self_attn.{p}_proj" for i in (0, 1) for p in "qv"
     )

@@ -9,7 +9,7 @@ from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
-from pixellm.language import LORA_TARGETS
+from pixellm.learners import Tuning
 from pixellm.losses import LossWeights
 from pixellm.masks import combine_scales
 from pixellm.model import PixelLM, spread
@@ -187,7 +187,7 @@ def test_bf16_runs_and_stays_near_fp32(checkpoint):
 
 def test_lora_adapts_queries_and_values_of_the_language_model_only():
     checkpoint = tiny_checkpoint(0)
-    adapted = get_peft_model(checkpoint.model, LoraConfig(r=2, target_modules=LORA_TARGETS))
+    adapted = get_peft_model(checkpoint.model, LoraConfig(r=2, target_modules=Tuning().pattern))
     names = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
     layers = range(checkpoint.model.config.llama["num_hidden_layers"])
     wanted = {f"language.model.layers.{i}.self_attn.{p}_proj" for i in layers for p in "qv"}

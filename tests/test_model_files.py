@@ -10,7 +10,7 @@ from pixellm.checkpoints import load_checkpoint
 from pixellm.engine.rows import Sample
 from pixellm.errors import CheckpointError
 from pixellm.images import prepare_image
-from pixellm.tuning import Tuning
+from pixellm.learners import Tuning
 from tests.photos import load_photos
 from tests.test_model_folders import put_folder
 from tests.test_tuning import learned

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import yaml
 
-from pixellm.tuning import Tuning
+from pixellm.learners import Tuning
 from tests.test_training_record import SECRET, record_of
 from workers.training.card import write_card
 from workers.training.plan import DataSet
@@ -42,7 +42,7 @@ def test_it_tells_what_it_is_how_to_use_it_and_where_it_comes_from():
     assert "| loss, weighted, mean over the last 7 steps |" in scores
     assert "| ce | 0.5000 |" in scores
     assert "| all | 0.7500 |" in scores
-    assert "* what learned: LoRA (rank 8, alpha 16, dropout 0.05) in the" in page
+    assert "* what learned: LoRA (rank 8, alpha 16, dropout 0.05, beside q, v) in" in page
     assert "Not known to the program that wrote this page" in section(page, "Licence")
     assert "Finished at 2026-11-25T12:00:00.000000+00:00, with pixellm-workers 0.1.0." in page
 

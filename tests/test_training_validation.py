@@ -11,10 +11,11 @@ from pixellm.checkpoints import Checkpoint, load_checkpoint, official_state
 from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
+from pixellm.learners import Tuning
 from pixellm.loop import Schedule, StepReport
 from pixellm.peers import Alone
 from pixellm.tiny import tiny_checkpoint
-from pixellm.tuning import TunedModel, Tuning
+from pixellm.tuning import TunedModel
 from tests.scene_tables import SHIPPED, put_scenes
 from tests.training_tables import (
     memory_table,

@@ -7,10 +7,11 @@ import torch
 
 from pixellm.checkpoints import official_state
 from pixellm.errors import CheckpointError
+from pixellm.learners import Tuning
 from pixellm.losses import LossWeights
 from pixellm.tiny import tiny_checkpoint
 from pixellm.training import training_losses
-from pixellm.tuning import TunedModel, Tuning
+from pixellm.tuning import TunedModel
 from tests.test_model import batch_of
 
 
@@ -83,6 +84,15 @@ def test_a_merged_model_says_what_the_tuned_one_says(tuning):
         state[key].data.copy_(value)
     assert losses_of(merged) == pytest.approx(losses_of(tuned.model), rel=1e-5)
     assert losses_of(merged) != pytest.approx(before, rel=1e-3)
+
+
+def test_lora_stands_beside_the_layers_that_are_asked_for_and_those_of_no_other_part():
+    tuned = TunedModel(tiny_checkpoint(0).model, Tuning(targets=("k", "down"), light=False))
+    assert {name.split(".lora_")[0] for name in tuned.trained()} == {
+        f"language.model.layers.{layer}.{kind}_proj"
+        for layer in (0, 1)
+        for kind in ("self_attn.k", "mlp.down")
+    }
 
 
 def test_without_lora_there_is_no_adapter_to_write(tmp_path):

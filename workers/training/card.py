@@ -7,7 +7,7 @@ It names neither a base, which would have to be on the hub, nor a licence, which
 import shlex
 from collections.abc import Sequence
 
-from pixellm.tuning import Tuning
+from pixellm.learners import Tuning
 from workers.markdown import block, code, escape, table
 from workers.storage.uris import join_uri, redact, shown
 from workers.training.examples import TrainOn
@@ -154,7 +154,8 @@ def _name_rows(train_on: TrainOn) -> str:
 def _name_parts(tuning: Tuning) -> str:
     if tuning.full:
         return "everything"
-    lora = f"LoRA (rank {tuning.rank}, alpha {tuning.alpha}, dropout {tuning.dropout:g})"
+    beside = f"beside {', '.join(tuning.targets)}"
+    lora = f"LoRA (rank {tuning.rank}, alpha {tuning.alpha}, dropout {tuning.dropout:g}, {beside})"
     parts = {
         f"{lora} in the language model": tuning.rank,
         "embeddings, output layer, projectors, codebook and pixel decoder": tuning.light,

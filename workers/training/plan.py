@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Literal
 
+from pixellm.learners import Tuning
 from pixellm.loop import Schedule
 from pixellm.losses import LossWeights
-from pixellm.tuning import Tuning
 from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
 from workers.training.ordering import Order
@@ -51,7 +51,7 @@ class TrainPlan:
     losses: LossWeights = PAPER_LOSSES
     train_on: TrainOn = field(default_factory=TrainOn)
     views: Views = field(default_factory=Views)
-    order: Order = "as-labelled"
+    order: Order = "left-to-right"
     """of masks that no word of their answer tells apart"""
     per_worker: int = 2
     """examples of a batch"""

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import TypeAliasType
 
+from pixellm.learners import Linear, Tuning
 from pixellm.loop import Schedule
 from pixellm.losses import LossWeights
-from pixellm.tuning import Tuning
 from workers.settings import SHIPPED_MODEL
 from workers.settings_places import Place, read_place
 from workers.settings_sources import FlagSettings
@@ -45,6 +45,7 @@ def read_data(text: str) -> DataSet:
 
 # What `--help` writes behind a flag, in the place of its type.
 TABLES = TypeAliasType("TABLES", tuple[Annotated[str, AfterValidator(_data)], ...])
+LAYERS = TypeAliasType("LAYERS", tuple[Linear, ...])
 PLACES = TypeAliasType("PLACES", tuple[Place, ...])
 
 
@@ -78,7 +79,13 @@ class TrainSettings(FlagSettings):
     warm_up: int = Field(default=Schedule().warm_up, ge=0)
     """steps in which the rate rises from 0"""
     shape: Literal["linear", "cosine"] = "linear"
-    """how the rate falls after that, to 0 at the last step"""
+    """how the rate falls after that, to its floor at the last step"""
+    floor: float = Field(default=Schedule().floor, ge=0, le=1)
+    """share of the highest rate that is left at the last step"""
+    beta1: float = Field(default=Schedule().betas[0], ge=0, lt=1)
+    """how slowly AdamW forgets gradients"""
+    beta2: float = Field(default=Schedule().betas[1], ge=0, lt=1)
+    """how slowly it forgets their squares"""
     decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay"""
     clip: float = Field(default=1.0, gt=0)
@@ -93,6 +100,9 @@ class TrainSettings(FlagSettings):
     """LoRA's steps are multiplied by alpha over rank"""
     dropout: float = Field(default=Tuning().dropout, ge=0, lt=1)
     """of what LoRA reads"""
+    lora_targets: LAYERS = Tuning().targets
+    """linear layers of the language model that LoRA stands beside, with commas: q, k, v, o, gate,
+    up and down"""
     light: bool = True
     """learn embeddings, output layer, projectors, codebook and pixel decoder whole"""
     neck: bool = False
@@ -187,6 +197,8 @@ class TrainSettings(FlagSettings):
                 rate=self.rate,
                 warm_up=self.warm_up,
                 shape=self.shape,
+                floor=self.floor,
+                betas=(self.beta1, self.beta2),
                 decay=self.decay,
                 clip=self.clip,
                 seed=self.seed,
@@ -195,6 +207,7 @@ class TrainSettings(FlagSettings):
                 rank=self.rank,
                 alpha=self.alpha,
                 dropout=self.dropout,
+                targets=self.lora_targets,
                 light=self.light,
                 neck=self.neck,
                 full=self.full,
