@@ -97,6 +97,26 @@ def test_of_an_image_that_says_what_it_has_not_nothing_else_is_asked_in_vain(tmp
     assert [row.requested_classes for row in rows if row.status == "empty"] == [(CATEGORIES[away],)]
 
 
+def test_images_of_lvis_are_found_by_the_end_of_their_address(tmp_path):
+    plain = convert("coco", source(tmp_path), tmp_path / "gold")
+    named = [{**image} for image in PHOTOS]
+    for image in named:
+        del image["file_name"]
+    assert all(image["coco_url"].startswith("http://") for image in named)
+    path = write(tmp_path / "lvis.json", {**COCO, "images": named})
+    lvis = convert("coco", path, tmp_path / "lvis")
+    assert {row.status for row in lvis} == {"ok", "empty"}
+    assert masks(lvis) == masks(plain)
+
+
+def masks(rows):
+    return {
+        (row.image_uri, target.category, target.rle_counts)
+        for row in rows
+        for target in row.targets
+    }
+
+
 def test_the_same_masks_go_out_as_coco(tmp_path):
     convert("coco", source(tmp_path), tmp_path / "gold")
     document = json.loads(export("coco", tmp_path / "gold", tmp_path / "coco.json").read_text())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from workers.errors import RecordRejected
 from workers.imports.gold import GoldTarget, Size
 from workers.imports.shapes import read_segmentation
-from workers.imports.source import Source, read_category_id, read_size
+from workers.imports.source import Source, image_key, read_category_id, read_size
 from workers.json_stream import Entry, Json
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
@@ -115,12 +115,15 @@ def place_image(image: Json | None, number: object, source: Source) -> PlacedIma
     if image is None:
         message = f"there is no image {quote(number)} in the file"
         return PlacedImage(rejection=Rejection(Reason.ANNOTATION_MISSING, message))
-    name = image.get("file_name")
+    key = image_key(image)
+    name = image.get(key)
     try:
-        refs = source.find_image(name, _FOLDER)
+        by_address = key == "coco_url"
+        refs = source.find_coco_image(name) if by_address else source.find_image(name, _FOLDER)
     except RecordRejected as error:
         return PlacedImage(rejection=Rejection.of(error))
-    return PlacedImage(refs, str(name), read_size(image.get("height"), image.get("width")))
+    base = str(name).rpartition("/")[2] if by_address else str(name)
+    return PlacedImage(refs, base, read_size(image.get("height"), image.get("width")))
 
 
 def read_key(value: object) -> Id | None:

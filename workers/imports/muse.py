@@ -26,7 +26,7 @@ from workers.imports.gold import (
     refuse_question,
 )
 from workers.imports.shapes import read_segmentation
-from workers.imports.source import Source, read_category_id, read_id, read_size
+from workers.imports.source import Source, image_key, read_category_id, read_id, read_size
 from workers.imports.wording import choose, compose_named, enumerate_words
 from workers.json_stream import Json
 from workers.labels.origins import SEG, Origin
@@ -34,7 +34,6 @@ from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
 
 _FOLDER = "train2014"  # where images lie that are given by `file_name`
-_COCO_FOLDERS = ("train2017", "val2017")
 _RARELY = 10  # of so many names one is the category's, though there is a better one
 
 
@@ -48,7 +47,7 @@ def read_muse(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:
 
 
 def _read_entry(source: Source, entry: Json) -> GoldRecord:
-    key = "coco_url" if "file_name" not in entry and "coco_url" in entry else "file_name"
+    key = image_key(entry)
     name = entry.get(key)
     origin = Origin(image=name if isinstance(name, str) else "", image_key=key)
     return make_record(
@@ -60,11 +59,8 @@ def _read_entry(source: Source, entry: Json) -> GoldRecord:
 
 
 def _find_image(name: object, key: str, source: Source) -> tuple[ImageRef, ...]:
-    """Of an address on the web only its end counts: the picture must lie under `images`."""
-    if key == "file_name" or not isinstance(name, str):
-        return source.find_image(name, _FOLDER)
-    folder = next((each for each in _COCO_FOLDERS if each in name), _COCO_FOLDERS[-1])
-    return source.find_image(name.rpartition("/")[2], folder)
+    by_address = key == "coco_url"
+    return source.find_coco_image(name) if by_address else source.find_image(name, _FOLDER)
 
 
 def _read_questions(entry: Json, origin: Origin, source: Source) -> Iterator[GoldQuestion]:

@@ -20,6 +20,8 @@ from workers.storage.uris import shown
 Referring = Literal["single", "multi", "both"]
 MaskOf = Literal["instance", "category"]
 READ_BYTES = 2**20
+COCO_FOLDERS = ("train2017", "val2017")
+"""Where images lie that are named by their address on the web."""
 NAMES_LOOKED_AT = 10_000  # beside a file that is not there
 ABSENT = 3
 """Categories that an image has not, asked of each: about as many as it has."""
@@ -97,6 +99,24 @@ class Source:
         paths = dict.fromkeys([name, *([f"{folder}/{base}"] if folder else []), base])
         uris = [resolve_image(path, self.images, (self.images,)) for path in paths]
         return tuple(ImageRef(uri, None, None, None) for uri in dict.fromkeys(uris))
+
+    def find_coco_image(self, address: object) -> tuple[ImageRef, ...]:
+        """Where an image of COCO may lie that is named by its address on the web.
+
+        Only the address' end counts, and the folder that it names: nothing is fetched from there.
+
+        Raises:
+            RecordRejected: there is no address.
+        """
+        if not isinstance(address, str):
+            return self.find_image(address)
+        folder = next((each for each in COCO_FOLDERS if each in address), COCO_FOLDERS[-1])
+        return self.find_image(address.rpartition("/")[2], folder)
+
+
+def image_key(entry: Mapping[str, object]) -> Literal["file_name", "coco_url"]:
+    """By which key an entry names its image: MUSE has both forms, LVIS has addresses only."""
+    return "coco_url" if "file_name" not in entry and "coco_url" in entry else "file_name"
 
 
 def digest_file(store: Store, uri: str) -> str:
