@@ -106,10 +106,10 @@ def test_images_of_lvis_are_found_by_the_end_of_their_address(tmp_path):
     path = write(tmp_path / "lvis.json", {**COCO, "images": named})
     lvis = convert("coco", path, tmp_path / "lvis")
     assert {row.status for row in lvis} == {"ok", "empty"}
-    assert masks(lvis) == masks(plain)
+    assert masks_of(lvis) == masks_of(plain)
 
 
-def masks(rows):
+def masks_of(rows):
     return {
         (row.image_uri, target.category, target.rle_counts)
         for row in rows
