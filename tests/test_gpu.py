@@ -146,6 +146,16 @@ def test_a_gpu_says_in_single_precision_what_a_cpu_says(replay, on_cpu):
     assert sum(len(answer.targets) for answer in said) > SCENES
 
 
+def test_a_gpu_says_what_a_cpu_says_where_each_question_has_a_picture_of_its_own(replays, caplog):
+    alone = [Sample(each.image, each.questions[:1]) for each in scenes()]
+    cpu = torch.device("cpu")
+    here = [answer for (answer,) in engine_on(cpu, SINGLE).answer(alone)]
+    engine = engine_on(DEVICE, SINGLE, replay=True)
+    there = [answer for (answer,) in engine.answer(alone)]
+    assert differing(there, here, least_iou=0.999) == []
+    assert_recorded(engine, replays, caplog)
+
+
 @pytest.fixture
 def replays(monkeypatch):
     """A number for each graph that was replayed."""

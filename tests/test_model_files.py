@@ -20,6 +20,7 @@ from workers.labels.calibration import Calibration
 from workers.model_files import (
     identify_model,
     load_engine,
+    replays_steps,
 )
 from workers.settings import LabelSettings
 
@@ -130,12 +131,18 @@ def test_the_engine_is_what_the_settings_say(folder, cache, monkeypatch):
         "pixellm.engine.generation.recorder_for", lambda _: lambda work: recorded.append(1) or work
     )
     image = prepare_image(load_photos()[0].rgb, 56)
-    for flags in ((), ("--replica.batch-questions", "8", "--replica.replay-steps")):
+    for flags in ((), ("--replica.batch-questions", "8", "--replica.replay-steps", "yes")):
         settings = make_settings(folder, cache, "--replica.precision", "bf16", *flags)
         engine = load_engine(settings, identify_model(settings))
         assert engine.model.dtype == torch.bfloat16
         engine.answer([Sample(image, ("the dog",))] * 12)
         assert (engine.at_once <= 8, bool(recorded)) == (bool(flags), bool(flags))
+
+
+def test_steps_are_replayed_where_there_is_a_gpu_unless_the_settings_say_otherwise():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert [replays_steps("auto", each) for each in (cuda, cpu)] == [True, False]
+    assert [replays_steps("no", cuda), replays_steps("yes", cpu)] == [False, True]
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_model_is_or_how_it_runs(folder, cache):

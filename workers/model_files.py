@@ -9,6 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -131,9 +132,15 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
         load_adapter(checkpoint.model, folder)
     most = settings.replica.batch_questions or math.inf
     share = settings.num_gpus_per_replica or 1.0
-    limits = Limits.of_device(checkpoint.model.device, most, share)
-    replay = settings.replica.replay_steps
+    device, choice = checkpoint.model.device, settings.replica.replay_steps
+    limits = Limits.of_device(device, most, share)
+    replay = replays_steps(choice, device)
     return Engine(checkpoint, settings.decode_settings, limits, replay=replay)
+
+
+def replays_steps(choice: Literal["auto", "yes", "no"], device: torch.device) -> bool:
+    """Whether steps are recorded and replayed, which only a GPU gains by."""
+    return device.type == "cuda" if choice == "auto" else choice == "yes"
 
 
 def _fetch_model(settings: LabelSettings) -> Path:

@@ -144,9 +144,9 @@ class Replica(Group):
     """most questions that the model answers at once; auto, as without it, is as many as memory
     holds (most of what a GPU has free once the model is loaded, a tenth of a machine's without
     GPU) and as the pictures of --reading.pictures have"""
-    replay_steps: bool = False
+    replay_steps: Literal["auto", "yes", "no"] = "auto"
     """pad the steps of the model to few shapes, record each shape once as a CUDA graph and replay
-    it, so that a GPU doesn't wait for Python; not tried on a GPU yet"""
+    it, so that a GPU doesn't wait for Python; auto is yes on a GPU and no on a CPU"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """of weights and arithmetic; auto is bf16 on a GPU and fp32 on a CPU"""
 

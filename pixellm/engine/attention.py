@@ -36,14 +36,13 @@ class Part:
     """r"""
     pictures: slice | Tensor
     """a slice of the pictures, or (E,) long: whose prefix each entry reads"""
-    entries: Tensor
-    """(E, m) long, rows of the part (0 to r - 1) that read together; padded with 0"""
-    seats: Tensor
-    """(r,) long: where each row stands in the flattened entries"""
+    entries: Tensor | None
+    """(E, m) long, rows of the part (0 to r - 1) that read together; padded with 0. None: each row
+    is an entry, and nothing has to be gathered"""
+    seats: Tensor | None
+    """(r,) long: where each row stands in the flattened entries; None with them"""
     bias: Tensor
     """(r, 1, n, S): 0 where a token may look among its row's slots, else the least"""
-    alone: bool = False
-    """whether entry i is row i: each reads its prefix alone, and nothing has to be gathered"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +72,15 @@ class StepPlan:
             for part in self.parts
             for each in (part.rows, part.pictures)
         ]
-        alone = (part.alone for part in self.parts)
-        return (*views, *alone, *(tensor.shape for tensor in self.tensors))
+        return (*views, *(tensor.shape for tensor in self.tensors))
 
     @property
     def tensors(self) -> list[Tensor]:
         """What a step reads of it; those of plans of one shape match one by one."""
         own = [self.ids, self.owners, self.places]
         for part in self.parts:
-            indices = [each for each in (part.rows, part.pictures) if isinstance(each, Tensor)]
-            own += [*indices, part.entries, part.seats, part.bias]
+            indices = (part.rows, part.pictures, part.entries, part.seats)
+            own += [each for each in indices if isinstance(each, Tensor)] + [part.bias]
         return own
 
     @property
@@ -140,10 +138,10 @@ def _attend(query: Tensor, part: Part, slots: Slots, layer: int) -> Tensor:
     query = query.reshape(r, heads, groups * n, width)
 
     # what the rows of a picture read together: (E, h, m * g * n, d) against (E, h, P, d)
-    joined = query if part.alone else _together(query, part)
+    joined = _together(query, part.entries)
     shared = joined @ slots.prefix_keys[layer][part.pictures].transpose(-1, -2)
     shared = shared + slots.prefix_bias[part.pictures][:, None, None]
-    shared = shared if part.alone else _per_row(shared, part)  # (r, h, g * n, P)
+    shared = _per_row(shared, part)  # (r, h, g * n, P)
 
     # what each reads alone: (r, h, g * n, S)
     size = part.bias.shape[-1]
@@ -153,21 +151,21 @@ def _attend(query: Tensor, part: Part, slots: Slots, layer: int) -> Tensor:
     scores = torch.cat([shared, own], dim=-1)
     weights = scores.softmax(-1)  # in single precision, whatever goes in and comes out
     there, here = weights.split([shared.shape[-1], size], dim=-1)
-    there = there if part.alone else _together(there, part)
-    out = there @ slots.prefix_values[layer][part.pictures]
-    out = out if part.alone else _per_row(out, part)
-    out = out + here @ slots.values[layer][part.rows, :, :size]
+    out = _together(there, part.entries) @ slots.prefix_values[layer][part.pictures]
+    out = _per_row(out, part) + here @ slots.values[layer][part.rows, :, :size]
     out = out.view(r, heads, groups, n, width).permute(0, 3, 1, 2, 4)
     return out.reshape(r * n, heads * groups, width)
 
 
-def _together(each: Tensor, part: Part) -> Tensor:
+def _together(each: Tensor, entries: Tensor | None) -> Tensor:
     """(r, h, x, y) of rows -> (E, h, m * x, y) of entries."""
-    return each[part.entries].transpose(1, 2).flatten(2, 3)
+    return each if entries is None else each[entries].transpose(1, 2).flatten(2, 3)
 
 
 def _per_row(joined: Tensor, part: Part) -> Tensor:
     """(E, h, m * x, y) of entries -> (r, h, x, y) of rows."""
+    if part.entries is None:
+        return joined
     split = joined.unflatten(2, (part.entries.shape[1], -1)).transpose(1, 2)
     return split.flatten(0, 1)[part.seats]
 

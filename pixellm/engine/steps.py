@@ -153,7 +153,8 @@ def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
     for members, shared in zip(layout.members, sharing, strict=True):
         lists += [] if members.everyone else [members.rows]
         lists += [] if shared.whole else [shared.pictures]
-        lists += [[at for entry in shared.entries for at in entry], shared.seats]
+        if not shared.alone:
+            lists += [[at for entry in shared.entries for at in entry], shared.seats]
     lists += [[each.token for each in layout.wanted], [each.given for each in layout.wanted]]
     tensors = iter(to_device(lists, slots.states.device))
     ids, owners, places = next(tensors), next(tensors), next(tensors)
@@ -168,10 +169,9 @@ def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
             rows=slice(0, count) if members.everyone else next(tensors),
             count=count,
             pictures=slice(0, entries) if shared.whole else next(tensors),
-            entries=next(tensors).view(entries, -1),
-            seats=next(tensors),
+            entries=None if shared.alone else next(tensors).view(entries, -1),
+            seats=None if shared.alone else next(tensors),
             bias=bias[tokens].view(count, 1, members.each, -1),
-            alone=shared.alone,
         )
         parts.append(part)
     alike = layout.alike and all(shared.alike for shared in sharing)

@@ -118,8 +118,9 @@ def run(options: Options) -> Iterator[Table]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     say(f"gpu: ceilings of {describe(device)['device']}")
     forget_peak(device)
+    found = describe(device)  # before the ceilings take memory of their own
     ceilings = measure_ceilings(device, dtype, toy=toy)
-    yield gpu_tables.ceilings_table(describe(device), ceilings, dtype)
+    yield gpu_tables.ceilings_table(found, ceilings, dtype)
 
     setup = set_up(device, dtype, ceilings, toy=toy)
     until = begin + (float("inf") if options.models else TIME)
