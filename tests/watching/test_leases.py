@@ -51,6 +51,29 @@ def test_a_holder_that_beats_keeps_its_lease_and_is_known_to_be_alive(store, clo
     assert not lease.is_lost
 
 
+def test_a_holder_that_was_doubted_is_alive_when_it_beats_anew_and_is_silent_since_before(
+    store, clock
+):
+    one, two = watcher(store, clock), watcher(store, clock)
+    lease = one.acquire("a")
+    for _ in range(2):
+        assert two.acquire("a") is None
+        lease.beat()
+    assert two.is_alive("a")
+    clock.pass_by(SECONDS / 3)
+    two.doubt()
+    assert not two.is_alive("a")
+    assert two.acquire("a") is None  # another beat, that may be of before
+    assert not two.is_alive("a")
+    lease.beat()
+    assert two.acquire("a") is None
+    assert two.is_alive("a")
+    clock.pass_by(1.5 * SECONDS)
+    two.doubt()
+    clock.pass_by(1)
+    assert two.acquire("a") is not None
+
+
 def test_a_silent_holder_loses_its_lease_only_after_it_knows_so_itself(store, clock):
     one, two = watcher(store, clock), watcher(store, clock)
     lease = one.acquire("a")

@@ -40,7 +40,7 @@ class Waiting:
     tries: int = 0
     """in a row that ended unfinished"""
     is_elsewhere: bool = False
-    """another watcher has it in hand, and is alive"""
+    """another watcher has it in hand, and was seen to be alive since the last wave ended"""
     is_growing: bool = False
     """it has changed since this watcher saw it first"""
 

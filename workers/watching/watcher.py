@@ -9,7 +9,7 @@ with what is committed.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from workers.driver import label_runs
@@ -128,13 +128,21 @@ class Watcher:
             try:
                 if not (drops := self._lease_drops()):
                     return
-                for drop, state in self._waves.run(drops):
-                    del self._in_hand[drop.name]
-                    self._account(drop, state)
+                self._run_wave(drops)
             finally:
                 for lease in self._in_hand.values():
                     lease.release()
                 self._in_hand.clear()
+
+    def _run_wave(self, drops: Sequence[tuple[Drop, Lease]]) -> None:
+        try:
+            for drop, state in self._waves.run(drops):
+                del self._in_hand[drop.name]
+                self._account(drop, state)
+        finally:  # a wave may take hours: who was alive before it may be dead by now
+            self._leases.doubt()
+            for each in self.backlog.waiting.values():
+                each.is_elsewhere = False
 
     def _lease_drops(self) -> list[tuple[Drop, Lease]]:
         for each in self.backlog.complete():
