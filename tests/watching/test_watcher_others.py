@@ -102,6 +102,26 @@ def test_once_a_drop_is_not_left_to_another_watcher_that_has_died_during_the_wav
     assert [place.status(name)["state"] for name in ("monday", "friday")] == ["done", "done"]
 
 
+def test_a_drop_that_another_watcher_has_given_back_is_in_its_hand_no_more(place, clock):
+    place.drop("friday", 0)
+    lease = Leases(Anywhere(), str(place.output), 60.0, clock).acquire("friday")
+    watcher = place.watcher("--settle-seconds", "15", clock=clock, label=never)
+    watcher.backlog.look()
+    for _ in range(2):
+        clock.pass_by(20)
+        watcher.backlog.look()
+        watcher.label()
+        lease.beat()
+    each = watcher.backlog.waiting["friday"]
+    assert each.why_later == "another watcher has it in hand"
+    lease.release()
+    clock.pass_by(20)
+    watcher.backlog.look()
+    place.drop("friday", 1)  # it has grown, and is given back unlabelled
+    watcher.label()
+    assert each.why_later == "it still changes"
+
+
 def test_once_after_a_wave_a_drop_is_left_to_another_watcher_that_beats_since(place, clock):
     place.drop("friday", 0)
     place.drop("monday", 1)

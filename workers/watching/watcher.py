@@ -155,8 +155,8 @@ class Watcher:
     def _lease_one(self, each: Waiting) -> None:
         name = each.drop.name
         lease = self._leases.acquire(name)
+        each.is_elsewhere = lease is None and self._leases.is_alive(name)
         if lease is None:
-            each.is_elsewhere = self._leases.is_alive(name)
             self.backlog.put_off(each, self._settings.lease_seconds / BEATS)
             return
         self._in_hand[name] = lease  # first of all, so that it is given back whatever happens
