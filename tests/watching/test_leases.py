@@ -7,7 +7,7 @@ from tests.clock import Clock
 from workers.errors import ConditionUnsupported, ObjectMissing, StorageUnavailable
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
-from workers.watching.leases import Leases, beat_all
+from workers.watching.leases import Leases, beat_all, release_all
 
 OUT = "mem://b/out"
 SECONDS = 60.0
@@ -279,3 +279,13 @@ def test_many_leases_beat_in_time_also_where_the_store_is_slow():
     time.sleep(1.5)
     beat_all(held)  # one after the other takes 3.2 s
     assert not any(lease.is_lost for lease in held)
+
+
+def test_many_leases_are_released_side_by_side():
+    store = Slow(0.05)
+    held = [Leases(store, OUT, SECONDS).acquire(f"{number}") for number in range(64)]
+    began = time.monotonic()
+    release_all(held)
+    assert time.monotonic() - began < 1.6  # one after the other takes 3.2 s
+    successor = Leases(store, OUT, SECONDS)
+    assert all(successor.acquire(each.drop) for each in held)

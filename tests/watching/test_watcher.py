@@ -89,6 +89,25 @@ def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the
     )
 
 
+def test_a_watcher_that_is_asked_to_end_takes_no_more_drops_in_hand(place, monkeypatch):
+    for number in range(5):
+        place.drop(f"drop {number}", 0)
+    watcher = place.watcher(label=never)
+    watcher.backlog.look()
+    acquire, taken = Leases.acquire, []
+
+    def stopping(leases, name):
+        taken.append(name)
+        place.stop.ask("asked to end (SIGTERM)")
+        return acquire(leases, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Leases, "acquire", stopping)
+        watcher.label()
+    assert len(taken) == 1
+    assert Leases(Anywhere(), str(place.output), 60.0).acquire(taken[0]) is not None
+
+
 def test_leases_are_given_back(place, clock):
     place.drop("friday", 0)
     place.watch_once()

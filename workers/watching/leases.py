@@ -34,8 +34,8 @@ PATIENCE = 1.5
 BEATS = 3
 """In the seconds of a lease: two may be lost."""
 AT_ONCE = 16
-"""Leases that beat side by side: a store that takes seconds to answer must not cost the last of
-many its lease."""
+"""Leases that beat, or are released, side by side: a store that takes seconds to answer must not
+cost the last of many its lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,21 @@ def beat_all(leases: Iterable[Lease]) -> None:
     Args:
         leases: any number.
     """
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="beat") as pool:
-        for _ in pool.map(Lease.beat, leases):
+    _all_of(leases, Lease.beat)
+
+
+def release_all(leases: Iterable[Lease]) -> None:
+    """Lets many drops go, some at the same time: a watcher that is asked to end has seconds.
+
+    Args:
+        leases: any number.
+    """
+    _all_of(leases, Lease.release)
+
+
+def _all_of(leases: Iterable[Lease], do: Callable[[Lease], None]) -> None:
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="leases") as pool:
+        for _ in pool.map(do, leases):
             pass
 
 

@@ -24,7 +24,7 @@ from workers.watching.days import QUEUE, Days
 from workers.watching.drops import Drop
 from workers.watching.gone import Gone
 from workers.watching.heartbeat import beating
-from workers.watching.leases import BEATS, Lease, Leases, beat_all
+from workers.watching.leases import BEATS, Lease, Leases, beat_all, release_all
 from workers.watching.messages import VISIBILITY_SECONDS, Queue
 from workers.watching.news import News
 from workers.watching.patience import SHORTEST_STEP, Patience, back_off
@@ -130,8 +130,7 @@ class Watcher:
                     return
                 self._run_wave(drops)
             finally:
-                for lease in self._in_hand.values():
-                    lease.release()
+                release_all(self._in_hand.values())
                 self._in_hand.clear()
 
     def _run_wave(self, drops: Sequence[tuple[Drop, Lease]]) -> None:
@@ -146,8 +145,8 @@ class Watcher:
 
     def _lease_drops(self) -> list[tuple[Drop, Lease]]:
         for each in self.backlog.complete():
-            if len(self._in_hand) == self._settings.drops_at_once:
-                break
+            if self._stop.reason or len(self._in_hand) == self._settings.drops_at_once:
+                break  # to take a drop in hand costs some ten requests
             self._lease_one(each)
         waiting = self.backlog.waiting
         return [(waiting[name].drop, lease) for name, lease in self._in_hand.items()]
