@@ -74,6 +74,8 @@ class Watcher:
         self.patience = Patience(settings.once, stop, progress.say, clock)
         tell = partial(teller.tell_by_page, QUEUE, source=settings.queue_url or "")
         self.news = News(queue, settings.input, cursor, self._say, tell, stop) if queue else None
+        self._named = set[str]()
+        """by the news, once: drops to look at, until a look has succeeded"""
         self._in_hand: dict[str, Lease] = {}
 
     @property
@@ -199,10 +201,13 @@ class Watcher:
 
     def _listen(self, news: News, wait: float) -> None:
         waiting = self.backlog.waiting
+        wait = 0 if self._named else wait
         with self.patience.about("queue"), self.patience.about("news"):
             # whole seconds, and never none: a queue that is asked all the time costs money
-            for name in news.receive(max(1, math.ceil(wait)), waiting.keys()):
+            self._named |= news.receive(max(1, math.ceil(wait)), waiting.keys())
+            for name in sorted(self._named):
                 self.backlog.look_at(name)
+                self._named.remove(name)
             news.acknowledge(waiting.keys(), self.unfinished)
             if news.is_full:  # then it was not waited for
                 self.patience.sleep(max(wait, SHORTEST_STEP))
