@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from workers.errors import AccessDenied, SettingsError
+from workers.errors import AccessDenied, ConditionUnsupported, SettingsError
 from workers.storage.memory import MemoryStore
 from workers.watching.cursor import MOST_KEPT, Changes, Cursor
 
@@ -72,6 +72,27 @@ def test_a_prefix_is_noted_with_the_first_drop(store):
     cursor.begin("a")
     with pytest.raises(SettingsError, match="typo"):
         Cursor(store, OUT).claim("mem://b/in")
+
+
+@pytest.mark.parametrize("is_conditional", [True, False])
+def test_of_watchers_of_two_prefixes_that_start_together_the_first_holds_the_output(
+    store, monkeypatch, is_conditional
+):
+    one, two, third = (Cursor(store, OUT) for _ in range(3))
+    for cursor, prefix in ((one, "mem://b/one"), (two, "mem://b/two"), (third, "mem://b/one")):
+        cursor.claim(prefix)
+    if not is_conditional:
+        monkeypatch.setattr(store, "put_if_absent", unconditional)
+    one.begin("friday")
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="mem://b/one"):
+            two.begin("monday")
+    third.begin("sunday")
+    assert third.begun() == {"friday", "sunday"}
+
+
+def unconditional(*_):
+    raise ConditionUnsupported("none")
 
 
 def test_changes_tell_what_is_new_replaced_and_deleted():

@@ -2,8 +2,11 @@
 
 import threading
 
+import pytest
+
 from tests.here import label_runs_here
-from tests.watching.labelling import never
+from tests.watching.labelling import never, snapshot
+from workers.errors import SettingsError
 from workers.storage.stores import Anywhere
 from workers.watching.leases import Leases
 
@@ -137,3 +140,23 @@ def test_once_after_a_wave_a_drop_is_left_to_another_watcher_that_beats_since(pl
     assert place.status("monday")["state"] == "done"
     assert not (place.output / "friday").exists()
     assert "friday: left for another time, since another watcher has" in place.told.getvalue()
+
+
+def test_a_watcher_of_another_input_ends_before_it_touches_the_output(place, clock, tmp_path):
+    other = tmp_path / "other"
+    (other / "monday").mkdir(parents=True)
+    first = place.watcher(clock=clock)
+    second = place.watcher("--input", str(other), clock=clock, label=never)
+    for each in (first, second):
+        each.backlog.look()  # and finds nothing that another one has noted
+    place.drop("friday", 0)
+    first.backlog.sweep()
+    first.label()
+    (other / "monday" / "1.jpg").touch()
+    before = snapshot(place.output)
+    assert second.backlog.look_at("monday").is_complete
+    with pytest.raises(SettingsError, match="holds the labels of what is dropped under"):
+        second.label()
+    with pytest.raises(SettingsError, match="holds the labels of what is dropped under"):
+        second.backlog.look_at("friday")  # a drop of the first one, that is not there
+    assert snapshot(place.output) == before

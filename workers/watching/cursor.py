@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from workers.errors import AccessDenied, ObjectMissing, SettingsError
+from workers.errors import AccessDenied, ConditionUnsupported, ObjectMissing, SettingsError
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
@@ -66,7 +66,8 @@ class Cursor:
     def claim(self, prefix: str) -> None:
         """Sees to it that one prefix is watched: for another one, all these drops would be gone.
 
-        It is noted with the first drop: who has mistyped it, and finds nothing, can try again.
+        It is noted with the first drop, by `hold`: who has mistyped it, and finds nothing, can try
+        again.
 
         Raises:
             SettingsError: it is another one.
@@ -88,6 +89,23 @@ class Cursor:
                 f" own; if the input has moved, remove {shown(uri)}"
             )
 
+    def hold(self) -> None:
+        """Notes the prefix that was claimed: of watchers of two prefixes, one is the first.
+
+        Raises:
+            SettingsError: another prefix was noted since.
+        """
+        if not (prefix := self._unclaimed):
+            return
+        uri, data = self._claim(), json.dumps({"input": prefix}).encode()
+        try:
+            self._store.put_if_absent(uri, data)
+        except ConditionUnsupported:  # of two in the same moment, mostly one reads its own
+            if self._store.find(uri) is None:
+                self._store.put(uri, data)
+        self.claim(prefix)
+        self._unclaimed = ""
+
     def marks(self) -> Mapping[str, frozenset[str]]:
         """By drop. Of one there are two only when a watcher was killed between two writes."""
         found = defaultdict[str, set[str]](set)
@@ -105,9 +123,7 @@ class Cursor:
 
     def begin(self, drop: str) -> None:
         """Notes that something is about to be told of a drop; if it goes, that is told, too."""
-        if self._unclaimed:
-            self._store.put(self._claim(), json.dumps({"input": self._unclaimed}).encode())
-            self._unclaimed = ""
+        self.hold()
         self._store.put(self._begun(drop), b"")
 
     def begun(self) -> frozenset[str]:

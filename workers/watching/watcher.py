@@ -146,7 +146,9 @@ class Watcher:
                 each.is_elsewhere = False
 
     def _lease_drops(self) -> list[tuple[Drop, Lease]]:
-        for each in self.backlog.complete():
+        if complete := self.backlog.complete():
+            self._cursor.hold()
+        for each in complete:
             if self._stop.reason or len(self._in_hand) == self._settings.drops_at_once:
                 break  # to take a drop in hand costs some ten requests
             self._lease_one(each)
