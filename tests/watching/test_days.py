@@ -44,6 +44,26 @@ def test_what_is_said_once_a_day_is_said_once_by_all_watchers():
     assert [text.count(f"message {n} is left") for n in (1, 2)] == [1, 1]
 
 
+def test_the_page_has_what_another_watcher_noted_while_it_was_made():
+    class Busy(MemoryStore):
+        """Takes long to write a page: others are noted meanwhile, and their page is written."""
+
+        def put(self, uri, data):
+            if uri.endswith(".md") and others:
+                Days(self, "mem://b/out").note(others.pop())
+            return super().put(uri, data)
+
+    store, others = Busy(), [done("monday"), done("sunday")]
+    Days(store, "mem://b/out").note(done("friday"))
+    (page,) = (each.uri for each in store.list("mem://b/out") if each.uri.endswith(".md"))
+    text = store.get(page).decode()
+    assert [f"| {name} | done |" in text for name in ("friday", "monday", "sunday")] == [True] * 3
+
+
+def done(drop):
+    return DropStatus.begin(drop, State.DONE, "said", source="", labels="")
+
+
 def test_a_day_with_many_drops_has_each_entry_read_once(place, monkeypatch):
     for name in "abcdef":
         place.drop(name, 0)
