@@ -3,6 +3,7 @@ import gzip
 import pytest
 
 from workers.errors import AccessDenied, ConditionUnsupported, SettingsError
+from workers.labels.commits import now
 from workers.storage.memory import MemoryStore
 from workers.watching.cursor import MOST_KEPT, Changes, Cursor
 
@@ -63,6 +64,23 @@ def test_a_watcher_that_is_killed_while_it_notes_a_drop_keeps_what_was_noted(sto
     with pytest.raises(KeyboardInterrupt):
         cursor.put("a", "two", [("1.jpg", "e2")])
     assert Cursor(store, OUT).content("a") == {"1.jpg": "e1"}
+
+
+def test_a_drop_is_begun_when_it_was_begun_first_until_it_has_a_mark(store):
+    cursor = Cursor(store, OUT)
+    before = now()
+    assert cursor.begin("a") == ""
+    first = cursor.begin("a")
+    assert before <= first <= now()
+    assert Cursor(store, OUT).begin("a") == first
+    cursor.put("a", "one", [])
+    assert cursor.begin("a") == ""
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff", b"yesterday", b"2026-11-25"])
+def test_when_a_drop_was_begun_is_not_known_where_another_version_says_so(store, text):
+    store.put(f"{OUT}/_watch/begun/a", text)
+    assert Cursor(store, OUT).begin("a") == ""
 
 
 def test_a_prefix_is_noted_with_the_first_drop(store):

@@ -2,9 +2,9 @@ from itertools import pairwise
 
 import pytest
 
-from tests.here import label_runs_here, replicas_here
+from tests.here import replicas_here
 from tests.photos import load_photos
-from tests.watching.labelling import broken, never, snapshot
+from tests.watching.labelling import broken, half, never, snapshot
 from workers.driver import label_runs
 from workers.errors import (
     StorageUnavailable,
@@ -64,16 +64,10 @@ def test_once_a_drop_that_fails_ends_the_watcher_with_it_named(place):
     assert watcher.unfinished == ["friday"]
 
 
-def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the_rest(place):
+def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the_rest(
+    place, monkeypatch
+):
     place.drop("friday", *range(6))
-
-    def half(runs, progress, stop):
-        def replicas(errands, settings, begin, progress, stop):
-            for summary in replicas_here(errands, settings, begin, progress, stop):
-                yield summary
-                stop.ask("asked to end")
-
-        return label_runs(runs, progress, stop, replicas)
 
     place.watcher(label=half).watch()
     assert "friday: left for another time, since the watcher ends" in place.told.getvalue()
@@ -81,9 +75,11 @@ def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the
     assert status["state"] == "unfinished"
     assert "asked to end" in status["message"]
     place.stop = type(place.stop)()
+    monkeypatch.setattr("workers.watching.waves.count_older", never)  # there is no older row
     place.watch_once()
     assert place.status("friday")["state"] == "done"
     assert place.images("friday") == [f"{number}.jpg" for number in range(6)]
+    assert (place.status("friday")["rows"], place.status("friday")["kept"]) == (6, 0)
     assert len(list((place.output / "friday" / "_commits").rglob("*.json"))) == len(
         {row.shard_id for row in place.rows("friday")}
     )
