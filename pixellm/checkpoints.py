@@ -90,7 +90,7 @@ def read_config(folder: Path, weights: WeightSource, clip: Mapping[str, Any]) ->
         )
     keys = read_json(folder / "config.json")
     config = config_from_json(keys, clip, sizes, seg_tokens // sizes.scales)
-    if tokenizer.vocab_size > int(config.llama["vocab_size"]):
+    if tokenizer.vocab_size > config.llama["vocab_size"]:
         raise CheckpointError(
             f"the tokenizer in {str(folder)!r} has ids up to {tokenizer.vocab_size - 1}, the "
             f"weights a vocabulary of {config.llama['vocab_size']}: they don't belong together"
