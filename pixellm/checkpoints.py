@@ -119,6 +119,26 @@ def load_checkpoint(
         ConfigError: a size is missing or contradicts another one.
     """
     folder = Path(folder)
+    config, sources = _open_folder(folder, clip_folder)
+    model = empty_model(config, dtype=dtype, device=device)
+    fill(model, sources)
+    return Checkpoint(model.eval(), Tokenizer.from_folder(folder), folder_sha256(sources))
+
+
+def check_folder(folder: str | Path) -> None:
+    """Reads every size in a folder of our form, and no weight: milliseconds, whatever its size.
+
+    Raises:
+        CheckpointError: a file can't be read.
+        ConfigError: a size is missing, wrong, or contradicts another one.
+    """
+    _open_folder(Path(folder), None)
+
+
+def _open_folder(
+    folder: Path, clip_folder: str | Path | None
+) -> tuple[PixelLMConfig, list[WeightFiles]]:
+    """What a folder says of the sizes, and its weights, unread."""
     sources = [WeightFiles(folder)]
     vision = read_json(folder / "config.json").get("vision_config")
     if vision is None and clip_folder is not None:
@@ -129,10 +149,8 @@ def load_checkpoint(
             f"{str(folder)!r} holds no vision tower (the official form keeps CLIP apart): give "
             "CLIP's folder too, or join them once with python -m pixellm.convert"
         )
-    config = read_config(folder, sources[0], clip_from_json(vision, str(clip_folder or folder)))
-    model = empty_model(config, dtype=dtype, device=device)
-    fill(model, sources)
-    return Checkpoint(model.eval(), Tokenizer.from_folder(folder), folder_sha256(sources))
+    clip = clip_from_json(vision, str(clip_folder or folder))
+    return read_config(folder, sources[0], clip), sources
 
 
 def empty_model(
