@@ -51,6 +51,26 @@ def test_a_drop_whose_status_can_not_be_written_is_told_of_on_the_page_and_told_
     place.watch_once(label=never)
 
 
+@pytest.mark.parametrize(
+    ("state", "told"), [(State.DONE, State.UNFINISHED), (State.GONE, State.GONE)]
+)
+def test_what_was_deleted_is_gone_also_where_no_status_can_be_written(monkeypatch, state, told):
+    store = MemoryStore()
+    put = store.put
+
+    def refusing(uri, data):
+        if uri.endswith("_status.json"):
+            raise AccessDenied("no such right")
+        return put(uri, data)
+
+    monkeypatch.setattr(store, "put", refusing)
+    status = DropStatus.begin("friday", state, "said", source="", labels="mem://b/out/friday")
+    teller = Teller(store, Days(store, "mem://b/out"), lambda *_: None)
+    assert teller.tell(status) is told
+    (page,) = (each.uri for each in store.list("mem://b/out") if each.uri.endswith(".md"))
+    assert f"| friday | {told} |" in store.get(page).decode()
+
+
 def test_what_is_told_matters_as_much_as_what_became_of_the_drop():
     said, store = [], MemoryStore()
     teller = Teller(store, Days(store, "mem://b/out"), lambda *line: said.append(line))
