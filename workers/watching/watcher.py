@@ -67,6 +67,8 @@ class Watcher:
         self._say = progress.say
         self._cursor = cursor = Cursor(store, settings.output)
         self._leases = Leases(store, settings.output, settings.lease_seconds, clock)
+        self._between_beats = settings.lease_seconds / BEATS
+        """seconds, after which there may be something new of what another watcher has in hand"""
         teller = Teller(store, Days(store, settings.output), progress.say)
         gone = Gone(store, settings, cursor, self._leases, teller)
         self.backlog = Backlog(store, settings, cursor, gone, teller, stop, clock)
@@ -160,7 +162,7 @@ class Watcher:
         lease = self._leases.acquire(name)
         each.is_elsewhere = lease is None and self._leases.is_alive(name)
         if lease is None:
-            self.backlog.put_off(each, self._settings.lease_seconds / BEATS)
+            self.backlog.put_off(each, self._between_beats)
             return
         self._in_hand[name] = lease  # first of all, so that it is given back whatever happens
         # what was complete when it was found may have grown since, or another one was first
@@ -173,7 +175,7 @@ class Watcher:
         if state not in (State.UNFINISHED, State.LABELLING):
             self.backlog.forget(drop.name)
             return
-        each, wait = self.backlog.waiting[drop.name], self._settings.lease_seconds / BEATS
+        each, wait = self.backlog.waiting[drop.name], self._between_beats
         if state is State.UNFINISHED:
             each.tries += 1
             wait = back_off(each.tries)
