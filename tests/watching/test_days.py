@@ -36,7 +36,7 @@ def test_what_is_wrong_with_a_drop_is_said_with_its_time_line_by_line(place):
 def test_what_is_said_once_a_day_is_said_once_by_all_watchers():
     store = MemoryStore()
     for _ in range(2):
-        teller = Teller(store, Days(store, "mem://b/out"), lambda *_: None)
+        teller = Teller(store, Days(store, "mem://b/out"), lambda *_, **__: None)
         for message in ("message 1 is left", "message 2 is left"):
             teller.tell_by_page("_queue", message, source="")
     (page,) = (each.uri for each in store.list("mem://b/out") if each.uri.endswith(".md"))

@@ -212,9 +212,10 @@ class Backlog:
             each.is_complete, each.look_again = wait == 0, now + wait
             if wait:
                 files = counted(drop.files, "file")
-                self._say(
+                text = (
                     f"{one_line(drop.name)}: {files}, complete in {wait:.0f} s if nothing changes"
                 )
+                self._say(text, drop=drop.name)
         return each
 
     def _say_that_nothing_is_new(self, drops: int, refused: Sequence[str]) -> None:

@@ -120,7 +120,8 @@ class Watcher:
         for name, each in waiting[:MOST_NAMED]:
             why = "the watcher ends" if stopped else each.why_later
             level = Level.ERROR if each.tries and not stopped else Level.INFO
-            self._say(f"{one_line(name)}: left for another time, since {why}", level)
+            text = f"{one_line(name)}: left for another time, since {why}"
+            self._say(text, level, drop=name)
         if len(waiting) > MOST_NAMED:
             self._say(f"and {counted(len(waiting) - MOST_NAMED, 'drop')} more, likewise")
 

@@ -173,6 +173,7 @@ class Waves:
 
     def _leave(self, each: InHand, why: str) -> State:
         """Tells nothing of a drop but a line, and has it looked at again."""
-        self.progress.say(f"{one_line(each.drop.name)}: {why}; looked at again")
+        name = each.drop.name
+        self.progress.say(f"{one_line(name)}: {why}; looked at again", drop=name)
         each.lease.release()
         return State.LABELLING
