@@ -126,7 +126,7 @@ def load_checkpoint(
 
 
 def check_folder(folder: str | Path) -> None:
-    """Reads every size in a folder of our form, and no weight: milliseconds, whatever its size.
+    """Reads every size in a folder of our form, and no weight.
 
     Raises:
         CheckpointError: a file can't be read.

@@ -153,7 +153,7 @@ class Watcher:
             self._cursor.hold()
         for each in complete:
             if self._stop.reason or len(self._in_hand) == self._settings.drops_at_once:
-                break  # to take a drop in hand costs some ten requests
+                break  # each drop that is taken in hand costs requests
             self._lease_one(each)
         waiting = self.backlog.waiting
         return [(waiting[name].drop, lease) for name, lease in self._in_hand.items()]
