@@ -34,13 +34,14 @@ def _work(given: Sequence[str], progress: Progress) -> int:
     # Only once the flags are known to be right: torch takes seconds to import.
     progress.say(f"watching {shown(settings.input)}")
     from workers.hardware import settle_hardware
-    from workers.model_files import identify_model
+    from workers.model_files import check_model, identify_model
     from workers.stopping import ended_by_sigterm
     from workers.storage.stores import Anywhere
     from workers.watching.event_queue import EventQueue
     from workers.watching.watcher import Watcher
 
     settings = settle_hardware(settings)
+    check_model(settings)
     identify_model(settings)  # what is wrong with the model is not the fault of a drop
     stop = settings.make_stop()
     queue = EventQueue(settings.queue_url) if settings.queue_url else None

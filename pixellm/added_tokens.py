@@ -69,7 +69,7 @@ def write_added_tokens(ids: Mapping[str, int]) -> dict[str, bytes]:
 def _read_json(files: Mapping[str, bytes], source: str, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(files.get(name, b"{}")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{source}/{name} is no JSON object: {error}") from error
 
 

@@ -90,7 +90,7 @@ def read_config(folder: Path, weights: WeightSource, clip: Mapping[str, Any]) ->
         )
     keys = read_json(folder / "config.json")
     config = config_from_json(keys, clip, sizes, seg_tokens // sizes.scales)
-    if tokenizer.vocab_size > int(config.llama["vocab_size"]):
+    if tokenizer.vocab_size > config.llama["vocab_size"]:
         raise CheckpointError(
             f"the tokenizer in {str(folder)!r} has ids up to {tokenizer.vocab_size - 1}, the "
             f"weights a vocabulary of {config.llama['vocab_size']}: they don't belong together"
@@ -119,6 +119,26 @@ def load_checkpoint(
         ConfigError: a size is missing or contradicts another one.
     """
     folder = Path(folder)
+    config, sources = _open_folder(folder, clip_folder)
+    model = empty_model(config, dtype=dtype, device=device)
+    fill(model, sources)
+    return Checkpoint(model.eval(), Tokenizer.from_folder(folder), folder_sha256(sources))
+
+
+def check_folder(folder: str | Path) -> None:
+    """Reads every size in a folder of our form, and no weight.
+
+    Raises:
+        CheckpointError: a file can't be read.
+        ConfigError: a size is missing, wrong, or contradicts another one.
+    """
+    _open_folder(Path(folder), None)
+
+
+def _open_folder(
+    folder: Path, clip_folder: str | Path | None
+) -> tuple[PixelLMConfig, list[WeightFiles]]:
+    """What a folder says of the sizes, and its weights, unread."""
     sources = [WeightFiles(folder)]
     vision = read_json(folder / "config.json").get("vision_config")
     if vision is None and clip_folder is not None:
@@ -129,10 +149,8 @@ def load_checkpoint(
             f"{str(folder)!r} holds no vision tower (the official form keeps CLIP apart): give "
             "CLIP's folder too, or join them once with python -m pixellm.convert"
         )
-    config = read_config(folder, sources[0], clip_from_json(vision, str(clip_folder or folder)))
-    model = empty_model(config, dtype=dtype, device=device)
-    fill(model, sources)
-    return Checkpoint(model.eval(), Tokenizer.from_folder(folder), folder_sha256(sources))
+    clip = clip_from_json(vision, str(clip_folder or folder))
+    return read_config(folder, sources[0], clip), sources
 
 
 def empty_model(

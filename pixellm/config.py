@@ -10,38 +10,61 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
+from pixellm.config_values import MOST_WHOLE, check_kinds, check_values, read_whole, wrong_value
 from pixellm.errors import ConfigError
 
 OFFICIAL_LLM_GRID = 16
 """Image tokens per side that the language model sees; a constant of the official code."""
 OFFICIAL_MASK_SIDE = 128
 """Side on which the scales are averaged; a constant of the official code."""
+OFFICIAL_FIRST_FEATURE = -2
+"""CLIP hidden state of the first scale, where config.json does not say it."""
 OFFICIAL_SECOND_FEATURE = -11
 """CLIP hidden state of the second scale; a constant of the official code."""
 FEATURE_STEP = 9
 """Distance between the official feature layers (-2, -11), continued for a third scale and on."""
+CONFIG = "config.json"
 REFERENCE_SIDE = "ref_image_size"
 """The image side in config.json of a reference fixture."""
-LLAMA_KEYS = (
+LLAMA_SIZES = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
     "max_position_embeddings",
-    "rms_norm_eps",
     "vocab_size",
+)
+LLAMA_NUMBERS = ("rms_norm_eps", "initializer_range", "rope_theta")
+LLAMA_KINDS = {
+    "hidden_act": (str,),
+    "bos_token_id": (int,),
+    "eos_token_id": (int, list),
+    "pad_token_id": (int,),
+    "system_text": (str, NoneType),
+}
+LLAMA_KEYS = (
+    *LLAMA_SIZES,
+    *LLAMA_NUMBERS,
     "hidden_act",
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
-    "initializer_range",
-    "rope_theta",
 )
+CLIP_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+)
+CLIP_NUMBERS = ("layer_norm_eps",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +203,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{str(path)!r} is missing: is this a model folder?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{str(path)!r} can't be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{str(path)!r} holds a {type(value).__name__}, not a JSON object")
@@ -206,17 +229,18 @@ def config_from_json(
             raise ConfigError(f"config.json lacks {needed!r}: is it a LLaMA-based PixelLM?")
     if keys.get("rope_scaling"):
         raise ConfigError(f"rope_scaling {keys['rope_scaling']!r} in config.json isn't supported")
-    first = int(keys.get("mm_vision_select_layer", -2))
-    layers = keys.get("mask_feature_layers") or default_feature_layers(first, decoder.scales)
+    check_values(llama, LLAMA_SIZES, LLAMA_NUMBERS, CONFIG)
+    check_kinds({**llama, "system_text": keys.get("system_text")}, LLAMA_KINDS, CONFIG)
+    sides = {"llm_grid": OFFICIAL_LLM_GRID, "mask_side": OFFICIAL_MASK_SIDE, **keys}
     return PixelLMConfig(
         llama=llama,
         clip=clip,
         image_side=_image_side(keys, clip),
         decoder=decoder,
         tokens_per_scale=tokens_per_scale,
-        feature_layers=tuple(int(layer) for layer in layers),
-        llm_grid=int(keys.get("llm_grid", OFFICIAL_LLM_GRID)),
-        mask_side=int(keys.get("mask_side", OFFICIAL_MASK_SIDE)),
+        feature_layers=_feature_layers(keys, decoder.scales),
+        llm_grid=read_whole(sides, "llm_grid", CONFIG),
+        mask_side=read_whole(sides, "mask_side", CONFIG),
         system_text=keys.get("system_text"),
         official=dict(keys),
     )
@@ -224,26 +248,29 @@ def config_from_json(
 
 def _image_side(keys: Mapping[str, Any], clip: Mapping[str, Any]) -> int:
     # the official code writes 448, whatever was asked for (Q8): a reference fixture says the truth
-    side = keys.get(REFERENCE_SIDE) or keys.get("resize_vision_tower_size") or clip["image_size"]
-    return int(side)
+    for key in (REFERENCE_SIDE, "resize_vision_tower_size"):
+        if keys.get(key):
+            return read_whole(keys, key, CONFIG)
+    return int(clip["image_size"])
 
 
-CLIP_KEYS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-)
+def _feature_layers(keys: Mapping[str, Any], scales: int) -> tuple[int, ...]:
+    named = {"mm_vision_select_layer": OFFICIAL_FIRST_FEATURE, **keys}
+    first = read_whole(named, "mm_vision_select_layer", CONFIG, -MOST_WHOLE)
+    layers = keys.get("mask_feature_layers")
+    if layers is None:
+        return default_feature_layers(first, scales)
+    if not isinstance(layers, list) or any(type(layer) is not int for layer in layers):
+        raise wrong_value("mask_feature_layers", layers, CONFIG, "a list of whole numbers")
+    return tuple(layers)
 
 
 def clip_from_json(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
     """CLIP's sizes from its own config.json (a whole CLIPConfig or a CLIPVisionConfig)."""
-    vision = keys.get("vision_config", keys)
-    missing = [key for key in CLIP_KEYS[:6] if key not in vision]
+    vision = keys.get("vision_config", keys) if isinstance(keys, Mapping) else keys
+    missing = [key for key in CLIP_SIZES if not isinstance(vision, Mapping) or key not in vision]
     if missing:
         raise ConfigError(f"{where} lacks {missing[0]!r}: is it the config of a CLIP vision model?")
-    return {key: vision[key] for key in CLIP_KEYS if key in vision}
+    check_values(vision, CLIP_SIZES, CLIP_NUMBERS, where)
+    check_kinds(vision, {"hidden_act": (str,)}, where)
+    return {key: vision[key] for key in (*CLIP_SIZES, "hidden_act", *CLIP_NUMBERS) if key in vision}

@@ -97,6 +97,21 @@ def test_a_whole_clips_config_is_read_like_its_vision_part(official):
         ({"mm_vision_select_layer": -14}, "feature layer -14 lies outside .* 12 layers"),
         ({"mask_feature_layers": [-2]}, r"2 scales need as many feature layers, got \(-2,\)"),
         ({"hidden_size": None}, "config.json lacks 'hidden_size'"),
+        ({"hidden_size": True}, r"has True as 'hidden_size', which must be a whole number from 1"),
+        ({"num_hidden_layers": "9" * 5000}, r"has '9{39} as 'num_hidden_layers'"),
+        ({"vocab_size": 1.5}, "has 1.5 as 'vocab_size'"),
+        ({"intermediate_size": 10**30}, "as 'intermediate_size'"),
+        ({"rms_norm_eps": "1e-6"}, "has '1e-6' as 'rms_norm_eps', which must be a number above 0"),
+        ({"rope_theta": float("inf")}, "has inf as 'rope_theta'"),
+        ({"hidden_act": 3}, "has 3 as 'hidden_act', which must be a text: take the file"),
+        ({"pad_token_id": "0"}, "as 'pad_token_id', which must be a whole number"),
+        ({"system_text": ["a"]}, "as 'system_text', which must be a text or null"),
+        ({"mm_vision_select_layer": None}, "config.json has None as 'mm_vision_select_layer'"),
+        ({"mask_feature_layers": 2}, "as 'mask_feature_layers', which must be a list of whole"),
+        ({"mask_feature_layers": [-2, "x"]}, "as 'mask_feature_layers', which must be a list of"),
+        ({"llm_grid": 0}, "has 0 as 'llm_grid'"),
+        ({"mask_side": None}, "has None as 'mask_side'"),
+        ({"ref_image_size": "448"}, "has '448' as 'ref_image_size'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
     ],
 )
@@ -118,8 +133,39 @@ def test_a_clip_config_without_a_size_names_it(official):
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"patch_size": 0},
+            "the folder has 0 as 'patch_size', which must be a whole number from 1",
+        ),
+        ({"num_hidden_layers": None}, "has None as 'num_hidden_layers'"),
+        ({"layer_norm_eps": -1e-5}, "as 'layer_norm_eps', which must be a number above 0"),
+        ({"hidden_act": 3}, "as 'hidden_act', which must be a text"),
+        ({"vision_config": "x"}, "the folder lacks 'hidden_size'"),
+    ],
+)
+def test_a_wrong_value_of_clip_is_named(change, said, official):
+    _, clip = official
+    with pytest.raises(ConfigError, match=said):
+        clip_from_json({**clip, **change}, "the folder")
+
+
+def test_a_clip_config_that_is_no_object_is_told(official):
+    with pytest.raises(ConfigError, match="the folder lacks 'hidden_size'"):
+        clip_from_json([], "the folder")
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "is missing"), ("{", "can't be read as JSON"), ("[1]", "holds a list")],
+    [
+        (None, "is missing"),
+        ("{", "can't be read as JSON"),
+        ("[1]", "holds a list"),
+        ("[" * 100_000, "can't be read as JSON"),
+        ('{"vocab_size": ' + "9" * 5000 + "}", "can't be read as JSON"),
+    ],
+    ids=["none", "broken", "list", "deep", "long"],
 )
 def test_a_file_that_is_no_json_object_is_named(text, said, tmp_path):
     path = tmp_path / "config.json"

@@ -96,10 +96,17 @@ def test_a_file_that_was_cut_off_or_grew_is_found_by_its_header(folder, change):
     assert (found.outcome, "its header says" in found.seen) == (FAILURE, True)
 
 
-DEEP = (100_000).to_bytes(8, "little") + b"[" * 100_000
+def headed(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
 
 
-@pytest.mark.parametrize("data", [b"", b"not one", b"\x02" + bytes(7) + b"[]", bytes(9), DEEP])
+DEEP = headed(b"[" * 100_000)
+ENDLESS = headed(b'{"a": {"shape": [1e999], "data_offsets": [0, 4], "dtype": "F32"}}')
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not one", headed(b"[]"), bytes(9), DEEP, ENDLESS], ids=range(6)
+)
 def test_a_file_that_is_no_safetensors_is_told(folder, data):
     (folder / "model.safetensors").write_bytes(data)
     assert examine(folder)["whole"].outcome is FAILURE
@@ -126,6 +133,24 @@ def test_sizes_that_do_not_fit_together_are_a_failure(folder):
     assert "pixellm.convert" in examine(folder)["sizes"].to_do
     (folder / "config.json").unlink()
     assert examine(folder)["sizes"].outcome is FAILURE
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("mm_vision_select_layer", None), ("vocab_size", "x"), ("mask_side", 0)]
+)
+def test_a_value_that_can_not_be_is_a_failure_that_names_it(folder, key, value):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    found = examine(folder)["sizes"]
+    assert found.outcome is FAILURE
+    assert f"config.json has {value!r} as {key!r}, which must be a whole number" in found.seen
+
+
+@pytest.mark.parametrize("name", ["config.json", "added_tokens.json", "tokenizer_config.json"])
+def test_a_file_that_is_nested_without_end_is_a_failure(folder, name):
+    (folder / name).write_text("[" * 100_000)
+    found = examine(folder)["sizes"]
+    assert (found.outcome, name in found.seen) == (FAILURE, True)
 
 
 def test_a_store_that_says_no_checksum_is_a_warning_that_names_the_files(folder):

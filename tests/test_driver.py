@@ -704,6 +704,9 @@ def test_a_marker_that_is_damaged_keeps_no_other_run_from_its_end(three, output)
     made = list(label_runs(runs, Progress(io.StringIO()), replicas=replicas_here))
     named = {Path(each.output).name: each for each in made}
     check_that_only_the_first_is_in_trouble(named, f"{marker.name}' is not a JSON object")
+    assert (
+        named["a"].failures == {}
+    )  # all is committed, before or in this start; only the end is not
     marker.unlink()
     mended = label_run(plan_run(three[0], silent), Progress(io.StringIO()), replicas=replicas_here)
     assert mended.exit_code == 0

@@ -90,6 +90,15 @@ def test_the_labelling_role_can_do_what_the_line_does():
     assert allows("label", "s3:DeleteObject", f"{LABELS}/_watch/leases/friday/00000007.json")
 
 
+def test_the_labelling_role_can_do_with_the_queue_what_the_watcher_does():
+    text = (ROOT / "workers/watching/event_queue.py").read_text(encoding="utf-8")
+    calls = set(re.findall(r"_client\.(\w+?)(?:_batch)?\(", text))
+    assert len(calls) == 4
+    queue = read("notification.json")["QueueConfigurations"][0]["QueueArn"]
+    for call in calls:  # of a batch, AWS asks for the right to do it with one
+        assert allows("label", f"sqs:{call.title().replace('_', '')}", queue), call
+
+
 REMOVED = {
     "workers/doctor/storage.py": ("label", f"{LABELS}/{PROBES}/probe-0a1b"),
     "workers/labels/commits.py": ("label", f"{LABELS}/friday/{MARKERS}/_probe-0a1b"),

@@ -153,6 +153,15 @@ class Replaced(MemoryStore):
         return super().open(uri)
 
 
+def test_of_a_file_that_was_replaced_while_it_was_opened_no_row_is_given():
+    store = Replaced()
+    put_images(store, 120)
+    (shard, _) = plan(store, 60)
+    store.instead = parquet({"image": IMAGES[::-1]}, row_group_size=120)
+    with pytest.raises(StorageError, match="changed since the run was planned"):
+        next(read_rows(store, shard))
+
+
 def test_a_file_that_was_replaced_for_a_moment_is_read_by_no_later_shard():
     store = Replaced()
     put_images(store, 120)

@@ -15,7 +15,7 @@ import torch
 
 from pixellm.adapters import load_adapter
 from pixellm.answers import DecodeSettings
-from pixellm.checkpoints import load_checkpoint
+from pixellm.checkpoints import check_folder, load_checkpoint
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
 from pixellm.prompts import PROMPT_VERSION
@@ -109,6 +109,17 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
         code_version=code_version(),
         calibration=calibration,
     )
+
+
+def check_model(settings: LabelSettings) -> None:
+    """Looks at the small files of the model: what is wrong in them ends a job before it begins.
+
+    Raises:
+        SettingsError: there is no such folder.
+        CheckpointError, ConfigError: what it holds is no model.
+        StorageError: it can't be fetched.
+    """
+    check_folder(_fetch_model(settings))
 
 
 def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:

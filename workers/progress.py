@@ -91,6 +91,7 @@ class Progress:
         *,
         run: str | None = None,
         shard: str | None = None,
+        drop: str | None = None,
     ) -> None:
         """A line of its own.
 
@@ -99,10 +100,11 @@ class Progress:
             level: how much it matters.
             run: that it is about, if it is about one.
             shard: likewise.
+            drop: likewise, by name; see `workers.watching.drops`.
         """
         with self._lock:
             self._wipe()
-            self._print(text, level, run=run, shard=shard)
+            self._print(text, level, run=run, shard=shard, drop=drop)
 
     def complain(self, text: str) -> None:
         """A line on what went wrong."""

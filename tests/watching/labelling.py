@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from tests.here import label_runs_here
+from tests.here import label_runs_here, replicas_here
 from workers.driver import label_runs
 from workers.labels.manifests import current_commits
 from workers.labels.parts import read_rows
@@ -29,6 +29,17 @@ def broken(runs, progress, stop):
     def replicas(errands, settings, begin, progress, stop):
         for each in errands:
             yield ShardSummary(*each.key, error="the bucket burns")
+
+    return label_runs(runs, progress, stop, replicas)
+
+
+def half(runs, progress, stop):
+    """Labels one shard, and is asked to end."""
+
+    def replicas(errands, settings, begin, progress, stop):
+        for summary in replicas_here(errands, settings, begin, progress, stop):
+            yield summary
+            stop.ask("asked to end")
 
     return label_runs(runs, progress, stop, replicas)
 

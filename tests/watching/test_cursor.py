@@ -2,7 +2,8 @@ import gzip
 
 import pytest
 
-from workers.errors import AccessDenied, SettingsError
+from workers.errors import AccessDenied, ConditionUnsupported, SettingsError
+from workers.labels.commits import now
 from workers.storage.memory import MemoryStore
 from workers.watching.cursor import MOST_KEPT, Changes, Cursor
 
@@ -65,6 +66,23 @@ def test_a_watcher_that_is_killed_while_it_notes_a_drop_keeps_what_was_noted(sto
     assert Cursor(store, OUT).content("a") == {"1.jpg": "e1"}
 
 
+def test_a_drop_is_begun_when_it_was_begun_first_until_it_has_a_mark(store):
+    cursor = Cursor(store, OUT)
+    before = now()
+    assert cursor.begin("a") == ""
+    first = cursor.begin("a")
+    assert before <= first <= now()
+    assert Cursor(store, OUT).begin("a") == first
+    cursor.put("a", "one", [])
+    assert cursor.begin("a") == ""
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff", b"yesterday", b"2026-11-25"])
+def test_when_a_drop_was_begun_is_not_known_where_another_version_says_so(store, text):
+    store.put(f"{OUT}/_watch/begun/a", text)
+    assert Cursor(store, OUT).begin("a") == ""
+
+
 def test_a_prefix_is_noted_with_the_first_drop(store):
     cursor = Cursor(store, OUT)
     cursor.claim("mem://b/typo")
@@ -72,6 +90,27 @@ def test_a_prefix_is_noted_with_the_first_drop(store):
     cursor.begin("a")
     with pytest.raises(SettingsError, match="typo"):
         Cursor(store, OUT).claim("mem://b/in")
+
+
+@pytest.mark.parametrize("is_conditional", [True, False])
+def test_of_watchers_of_two_prefixes_that_start_together_the_first_holds_the_output(
+    store, monkeypatch, is_conditional
+):
+    one, two, third = (Cursor(store, OUT) for _ in range(3))
+    for cursor, prefix in ((one, "mem://b/one"), (two, "mem://b/two"), (third, "mem://b/one")):
+        cursor.claim(prefix)
+    if not is_conditional:
+        monkeypatch.setattr(store, "put_if_absent", unconditional)
+    one.begin("friday")
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="mem://b/one"):
+            two.begin("monday")
+    third.begin("sunday")
+    assert third.begun() == {"friday", "sunday"}
+
+
+def unconditional(*_):
+    raise ConditionUnsupported("none")
 
 
 def test_changes_tell_what_is_new_replaced_and_deleted():

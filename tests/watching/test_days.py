@@ -36,12 +36,32 @@ def test_what_is_wrong_with_a_drop_is_said_with_its_time_line_by_line(place):
 def test_what_is_said_once_a_day_is_said_once_by_all_watchers():
     store = MemoryStore()
     for _ in range(2):
-        teller = Teller(store, Days(store, "mem://b/out"), lambda *_: None)
+        teller = Teller(store, Days(store, "mem://b/out"), lambda *_, **__: None)
         for message in ("message 1 is left", "message 2 is left"):
             teller.tell_by_page("_queue", message, source="")
     (page,) = (each.uri for each in store.list("mem://b/out") if each.uri.endswith(".md"))
     text = store.get(page).decode()
     assert [text.count(f"message {n} is left") for n in (1, 2)] == [1, 1]
+
+
+def test_the_page_has_what_another_watcher_noted_while_it_was_made():
+    class Busy(MemoryStore):
+        """Takes long to write a page: others are noted meanwhile, and their page is written."""
+
+        def put(self, uri, data):
+            if uri.endswith(".md") and others:
+                Days(self, "mem://b/out").note(others.pop())
+            return super().put(uri, data)
+
+    store, others = Busy(), [done("monday"), done("sunday")]
+    Days(store, "mem://b/out").note(done("friday"))
+    (page,) = (each.uri for each in store.list("mem://b/out") if each.uri.endswith(".md"))
+    text = store.get(page).decode()
+    assert [f"| {name} | done |" in text for name in ("friday", "monday", "sunday")] == [True] * 3
+
+
+def done(drop):
+    return DropStatus.begin(drop, State.DONE, "said", source="", labels="")
 
 
 def test_a_day_with_many_drops_has_each_entry_read_once(place, monkeypatch):

@@ -41,6 +41,20 @@ def test_a_folder_that_may_not_be_read_is_the_trouble_of_its_drop_alone(place, m
     assert place.images("bad") == ["0.jpg", "3.jpg"]
 
 
+def test_a_drop_that_gets_a_folder_that_may_not_be_read_is_not_as_it_was_labelled(
+    place, monkeypatch
+):
+    folder = place.drop("friday", 0)
+    place.watch_once()
+    (folder / "new").mkdir()  # and what is in it nobody knows
+    with monkeypatch.context() as patched:
+        unreadable(folder / "new", patched)
+        assert place.watch_once().unfinished == ["friday"]
+    assert place.status("friday")["state"] == "unfinished"
+    assert place.watch_once().unfinished == []
+    assert place.status("friday")["state"] == "done"
+
+
 def test_a_link_to_itself_is_the_trouble_of_its_drop_alone(place):
     place.drop("bad", 0)
     place.drop("good", 1)

@@ -7,7 +7,7 @@ from tests.clock import Clock
 from workers.errors import ConditionUnsupported, ObjectMissing, StorageUnavailable
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
-from workers.watching.leases import Leases, beat_all
+from workers.watching.leases import Leases, beat_all, release_all
 
 OUT = "mem://b/out"
 SECONDS = 60.0
@@ -49,6 +49,29 @@ def test_a_holder_that_beats_keeps_its_lease_and_is_known_to_be_alive(store, clo
         assert two.acquire("a") is None
     assert two.is_alive("a")
     assert not lease.is_lost
+
+
+def test_a_holder_that_was_doubted_is_alive_when_it_beats_anew_and_is_silent_since_before(
+    store, clock
+):
+    one, two = watcher(store, clock), watcher(store, clock)
+    lease = one.acquire("a")
+    for _ in range(2):
+        assert two.acquire("a") is None
+        lease.beat()
+    assert two.is_alive("a")
+    clock.pass_by(SECONDS / 3)
+    two.doubt()
+    assert not two.is_alive("a")
+    assert two.acquire("a") is None  # another beat, that may be of before
+    assert not two.is_alive("a")
+    lease.beat()
+    assert two.acquire("a") is None
+    assert two.is_alive("a")
+    clock.pass_by(1.5 * SECONDS)
+    two.doubt()
+    clock.pass_by(1)
+    assert two.acquire("a") is not None
 
 
 def test_a_silent_holder_loses_its_lease_only_after_it_knows_so_itself(store, clock):
@@ -256,3 +279,13 @@ def test_many_leases_beat_in_time_also_where_the_store_is_slow():
     time.sleep(1.5)
     beat_all(held)  # one after the other takes 3.2 s
     assert not any(lease.is_lost for lease in held)
+
+
+def test_many_leases_are_released_side_by_side():
+    store = Slow(0.05)
+    held = [Leases(store, OUT, SECONDS).acquire(f"{number}") for number in range(64)]
+    began = time.monotonic()
+    release_all(held)
+    assert time.monotonic() - began < 1.6  # one after the other takes 3.2 s
+    successor = Leases(store, OUT, SECONDS)
+    assert all(successor.acquire(each.drop) for each in held)

@@ -1,5 +1,9 @@
+import json
+import shutil
+
 import pytest
 
+from jobs.watch import main
 from workers.errors import SettingsError
 from workers.settings import LabelSettings
 from workers.watching.settings import WatchSettings
@@ -59,3 +63,14 @@ def test_labels_are_also_written_in_as_many_forms_as_are_named(flags, forms):
 def test_a_form_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(SettingsError, match=r"--exports: .*'coco'.*'sheet'.*, not 'cvat'"):
         WatchSettings.from_everywhere([*PLACES, "--exports", "coco,cvat"], "watch")
+
+
+def test_a_model_that_can_not_be_is_told_before_anything_is_looked_at(place, tiny_model, capsys):
+    broken = shutil.copytree(tiny_model, place.input.parent / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "mask_side": "x"}))
+    place.drop("friday", 0)
+    given = ["--input", str(place.input), "--output", str(place.output), "--model", str(broken)]
+    assert main([*given, "--instruction", "the dog", "--once"]) != 0
+    assert "config.json has 'x' as 'mask_side'" in capsys.readouterr().err
+    assert not place.output.exists()

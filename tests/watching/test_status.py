@@ -64,7 +64,7 @@ STATUS = DropStatus.begin("a", State.DONE, "said", source="mem://b/in/a", labels
 def test_a_status_is_read_as_it_was_written():
     changes = Changes(new=tuple(f"{n:02}.jpg" for n in range(30)), deleted=("caf\udce9.jpg",))
     problems = (Problem("1.jpg", "i", "rejected_input", "image_broken", "cut off"),)
-    status = STATUS.with_changes(changes).with_run(summary_of(), problems)
+    status = STATUS.with_changes(changes).with_run(summary_of(), problems, 1)
     assert status.changes == {"new": 30, "replaced": 0, "deleted": 1}
     assert len(status.changed["new"]) == NAMES_SHOWN
     assert status.changed["deleted"] == ("caf\\xe9.jpg",)

@@ -1,13 +1,19 @@
+import json
+
 import pytest
 
+from tests.here import label_runs_here
 from tests.watching.labelling import never
 from workers.errors import AccessDenied
 from workers.logs import Level
+from workers.progress import Progress
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
+from workers.storage.stores import Anywhere
 from workers.watching.days import Days
 from workers.watching.status import DropStatus, State
 from workers.watching.telling import Teller
+from workers.watching.watcher import Watcher
 
 
 @pytest.mark.parametrize("call", ["-monday.json", ".md", "labelled/monday/"])
@@ -51,9 +57,29 @@ def test_a_drop_whose_status_can_not_be_written_is_told_of_on_the_page_and_told_
     place.watch_once(label=never)
 
 
+@pytest.mark.parametrize(
+    ("state", "told"), [(State.DONE, State.UNFINISHED), (State.GONE, State.GONE)]
+)
+def test_what_was_deleted_is_gone_also_where_no_status_can_be_written(monkeypatch, state, told):
+    store = MemoryStore()
+    put = store.put
+
+    def refusing(uri, data):
+        if uri.endswith("_status.json"):
+            raise AccessDenied("no such right")
+        return put(uri, data)
+
+    monkeypatch.setattr(store, "put", refusing)
+    status = DropStatus.begin("friday", state, "said", source="", labels="mem://b/out/friday")
+    teller = Teller(store, Days(store, "mem://b/out"), lambda *_, **__: None)
+    assert teller.tell(status) is told
+    (page,) = (each.uri for each in store.list("mem://b/out") if each.uri.endswith(".md"))
+    assert f"| friday | {told} |" in store.get(page).decode()
+
+
 def test_what_is_told_matters_as_much_as_what_became_of_the_drop():
     said, store = [], MemoryStore()
-    teller = Teller(store, Days(store, "mem://b/out"), lambda *line: said.append(line))
+    teller = Teller(store, Days(store, "mem://b/out"), lambda *line, **_: said.append(line))
     for state in State:
         labels = f"mem://b/out/{state}"
         status = DropStatus.begin(f"{state}", state, "said", source="mem://b/in", labels=labels)
@@ -80,3 +106,28 @@ def test_a_name_with_line_breaks_is_told_in_one_line(place):
     place.watch_once()
     assert "\nwatch: b" not in place.told.getvalue()
     assert "\x1b" not in place.told.getvalue()
+
+
+def test_lines_of_json_name_the_drop_that_they_are_about(place):
+    place.drop("fri\nday", 0)
+    progress = Progress(place.told, name="watch")
+    progress.speak_json()
+    settings = place.settings("--settle-seconds", "60")
+    watcher = Watcher(Anywhere(), settings, progress, place.stop, label=label_runs_here)
+    watcher.backlog.look()
+    (place.input / "fri\nday" / "_READY").touch()
+    watcher.backlog.look_at("fri\nday")
+    watcher.label()
+    place.drop("monday", 1)
+    watcher.backlog.look_at("monday")
+    place.stop.ask("asked to end")
+    watcher.watch()
+    lines = [json.loads(line) for line in place.told.getvalue().splitlines()]
+    of_drops = [each for each in lines if "drop" in each]
+    said = {(each["drop"], each["message"].partition(": ")[2][:16]) for each in of_drops}
+    assert said == {
+        ("fri\nday", "1 file, complete"),
+        ("fri\nday", "labelled: 1 answ"),
+        ("monday", "1 file, complete"),
+        ("monday", "left for another"),
+    }

@@ -1,11 +1,10 @@
-import threading
 from itertools import pairwise
 
 import pytest
 
-from tests.here import label_runs_here, replicas_here
+from tests.here import replicas_here
 from tests.photos import load_photos
-from tests.watching.labelling import broken, never, snapshot
+from tests.watching.labelling import broken, half, never, snapshot
 from workers.driver import label_runs
 from workers.errors import (
     StorageUnavailable,
@@ -38,51 +37,6 @@ def test_what_is_labelled_is_not_touched_again(place):
     assert snapshot(place.output) == before
 
 
-def test_what_another_watcher_has_in_hand_is_left_to_it(place, clock):
-    place.drop("friday", 0)
-    place.drop("monday", 1)
-    other = Leases(Anywhere(), str(place.output), 60.0, clock)
-    lease = other.acquire("friday")
-    watcher = place.watcher(clock=clock)
-    watcher.backlog.look()
-    watcher.label()
-    assert not (place.output / "friday").exists()
-    assert place.status("monday")["state"] == "done"
-    lease.release()
-    clock.pass_by(60)
-    watcher.backlog.look()
-    watcher.label()
-    assert place.status("friday")["state"] == "done"
-
-
-def test_what_another_watcher_has_labelled_meanwhile_is_not_done_again(place, clock):
-    place.drop("friday", 0)
-    watcher = place.watcher(clock=clock, label=never)
-    watcher.backlog.look()
-    place.watch_once()
-    watcher.label()
-    assert watcher.unfinished == []
-
-
-def test_two_watchers_at_once_do_each_drop_once(place):
-    for name in "abcdef":
-        place.drop(name, 0)
-    labelled: list[str] = []
-
-    def counting(runs, progress, stop):
-        labelled.extend(run.ledger.output for run in runs)
-        return label_runs_here(runs, progress, stop)
-
-    watchers = [place.watcher("--once", "--drops-at-once", "1", label=counting) for _ in range(2)]
-    threads = [threading.Thread(target=each.watch) for each in watchers]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join(60)
-    assert sorted(labelled) == [str(place.output / name) for name in "abcdef"]
-    assert {place.status(name)["state"] for name in "abcdef"} == {"done"}
-
-
 def test_a_drop_that_fails_is_tried_again_later_and_later(place, clock, monkeypatch):
     place.drop("friday", 0)
     attempts = []
@@ -110,16 +64,10 @@ def test_once_a_drop_that_fails_ends_the_watcher_with_it_named(place):
     assert watcher.unfinished == ["friday"]
 
 
-def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the_rest(place):
+def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the_rest(
+    place, monkeypatch
+):
     place.drop("friday", *range(6))
-
-    def half(runs, progress, stop):
-        def replicas(errands, settings, begin, progress, stop):
-            for summary in replicas_here(errands, settings, begin, progress, stop):
-                yield summary
-                stop.ask("asked to end")
-
-        return label_runs(runs, progress, stop, replicas)
 
     place.watcher(label=half).watch()
     assert "friday: left for another time, since the watcher ends" in place.told.getvalue()
@@ -127,12 +75,33 @@ def test_a_watcher_that_is_asked_to_end_keeps_what_is_done_and_the_next_does_the
     assert status["state"] == "unfinished"
     assert "asked to end" in status["message"]
     place.stop = type(place.stop)()
+    monkeypatch.setattr("workers.watching.waves.count_older", never)  # there is no older row
     place.watch_once()
     assert place.status("friday")["state"] == "done"
     assert place.images("friday") == [f"{number}.jpg" for number in range(6)]
+    assert (place.status("friday")["rows"], place.status("friday")["kept"]) == (6, 0)
     assert len(list((place.output / "friday" / "_commits").rglob("*.json"))) == len(
         {row.shard_id for row in place.rows("friday")}
     )
+
+
+def test_a_watcher_that_is_asked_to_end_takes_no_more_drops_in_hand(place, monkeypatch):
+    for number in range(5):
+        place.drop(f"drop {number}", 0)
+    watcher = place.watcher(label=never)
+    watcher.backlog.look()
+    acquire, taken = Leases.acquire, []
+
+    def stopping(leases, name):
+        taken.append(name)
+        place.stop.ask("asked to end (SIGTERM)")
+        return acquire(leases, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Leases, "acquire", stopping)
+        watcher.label()
+    assert len(taken) == 1
+    assert Leases(Anywhere(), str(place.output), 60.0).acquire(taken[0]) is not None
 
 
 def test_leases_are_given_back(place, clock):
@@ -202,30 +171,6 @@ def test_a_store_that_fails_while_drops_are_taken_in_hand_leaves_no_lease(place,
     assert watcher._in_hand == {}
     for name in ("friday", "monday"):
         assert Leases(Anywhere(), str(place.output), 60.0).acquire(name) is not None
-
-
-def test_what_is_in_hand_is_kept_alive(place, clock):
-    place.drop("friday", 0)
-    watcher, other = place.watcher(clock=clock), Leases(Anywhere(), str(place.output), 60.0, clock)
-    watcher.backlog.look()
-    watcher._lease_drops()
-    for _ in range(9):
-        assert other.acquire("friday") is None
-        clock.pass_by(20)
-        watcher._beat()
-    assert other.is_alive("friday")
-
-
-def test_once_a_drop_is_left_to_another_watcher_that_is_seen_to_be_alive(place, clock):
-    place.drop("friday", 0)
-    lease = Leases(Anywhere(), str(place.output), 60.0, clock).acquire("friday")
-    watcher = place.watcher("--once", clock=clock, label=never)
-    for is_left in (True, False):
-        watcher.backlog.look()
-        watcher.label()
-        assert watcher.is_anything_left() is is_left
-        clock.pass_by(20)
-        lease.beat()
 
 
 def test_a_bug_in_the_heartbeat_ends_the_watcher_with_its_traceback(place, monkeypatch):

@@ -135,6 +135,29 @@ def test_a_message_about_a_mark_makes_a_drop_complete_that_is_waited_for(place, 
     assert box.counts() == (0, 1)
 
 
+def test_a_drop_that_a_message_about_a_mark_named_is_looked_at_until_a_look_succeeds(
+    place, clock, monkeypatch
+):
+    watcher, store, box = hearing_of_a_bucket(place, clock, "--settle-seconds", "3600")
+    monkeypatch.setattr(watcher.patience, "sleep", clock.pass_by)
+    watcher.backlog.look()
+    store.put("s3://b/in/friday/_READY", b"")
+    box.send(of_s3("b", "in/friday/_READY"))
+
+    def away(*_):
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("workers.watching.backlog.look_at", away)
+        watcher.hear()
+    assert not watcher.backlog.waiting["friday"].is_complete
+    began = clock()
+    watcher.hear()
+    assert watcher.backlog.waiting["friday"].is_complete
+    assert clock() - began < 2  # it is not asked for the news of 20 s before
+    assert not watcher._named
+
+
 def test_messages_about_a_drop_that_is_waited_for_cost_no_look(place, clock, monkeypatch):
     watcher, _, box = hearing_of_a_bucket(place, clock, "--settle-seconds", "3600")
     watcher.backlog.look()

@@ -56,10 +56,11 @@ def test_a_watcher_that_was_frozen_leaves_the_last_word_to_its_successor(place, 
             clock.pass_by(61)  # and no beat came in that time
             yield summary
 
-    watcher = place.watcher(clock=clock, label=freezing)
+    watcher = place.watcher("--coco", clock=clock, label=freezing)
     watcher.backlog.look()
     watcher.label()
     assert place.status("friday")["state"] == "labelling"
+    assert not (place.output / "friday" / "coco.json").exists()  # the successor may write it by now
     assert "friday" in watcher.backlog.waiting
     assert watcher.unfinished == []
     other = place.watcher(clock=clock)

@@ -9,8 +9,9 @@ import pytest
 from tests.here import label_runs_here
 from tests.photos import load_photos
 from tests.same import assert_same_rows
-from tests.watching.labelling import by_image, never, undisturbed
+from tests.watching.labelling import by_image, half, never, undisturbed
 from workers.runs import plan_run
+from workers.stopping import Stop
 from workers.storage.stores import Anywhere
 from workers.watching.drops import list_drop
 
@@ -31,6 +32,35 @@ def test_what_is_added_replaced_and_deleted_makes_the_table_follow(place):
     second = {row.image_uri: row.created_at for row in place.rows("friday")}
     same = {uri for uri in first.keys() & second.keys() if first[uri] == second[uri]}
     assert same == {str(folder / "2.jpg")}  # the others were asked
+
+
+def test_what_is_kept_is_what_was_labelled_before_the_change_however_often_it_was_begun(place):
+    folder = place.drop("friday", *range(6))
+    place.watch_once()
+    (folder / "0b.jpg").write_bytes(load_photos()[6].data)  # all shards after it are others, too
+    (folder / "5.jpg").write_bytes(load_photos()[7].data)
+    place.watch_once(label=half)
+    assert place.status("friday")["state"] == "unfinished"
+    place.stop = Stop()
+    place.watch_once()
+    status = place.status("friday")
+    assert (status["state"], status["rows"], status["kept"]) == ("done", 7, 5)
+
+
+def test_rows_of_a_watcher_that_was_killed_before_it_told_of_them_are_not_kept_ones(place):
+    folder, all_in_one = place.drop("friday", *range(6)), ("--reading.records-per-shard", "100")
+    place.watch_once(*all_in_one)
+    (folder / "5.jpg").write_bytes(load_photos()[7].data)
+
+    def killed(*given):
+        list(label_runs_here(*given))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.watch_once(*all_in_one, label=killed)
+    place.watch_once(*all_in_one)
+    status = place.status("friday")
+    assert (status["state"], status["rows"], status["kept"]) == ("done", 6, 5)
 
 
 def test_a_drop_that_changes_while_it_is_labelled_ends_as_if_it_had_never_been_other(place):

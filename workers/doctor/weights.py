@@ -35,7 +35,15 @@ CONVERT = "convert it once: python -m pixellm.convert --model FOLDER --clip CLIP
 _LICENCE_LINE = re.compile(r"^\s*licen[cs]e(?:_name)?\s*:\s*(\S.*)$", re.I | re.M)
 _LICENCE_FILES = re.compile(r"(licen[cs]e|copying|notice)(\..*)?", re.I)
 
-_NO_HEADER = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+_NO_HEADER = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
 
 Files = Mapping[str, ObjectInfo]
 """What lies in a model folder, by name."""

@@ -40,7 +40,7 @@ class Waiting:
     tries: int = 0
     """in a row that ended unfinished"""
     is_elsewhere: bool = False
-    """another watcher has it in hand, and is alive"""
+    """another watcher has it in hand, and was seen to be alive since the last wave ended"""
     is_growing: bool = False
     """it has changed since this watcher saw it first"""
 
@@ -212,9 +212,10 @@ class Backlog:
             each.is_complete, each.look_again = wait == 0, now + wait
             if wait:
                 files = counted(drop.files, "file")
-                self._say(
+                text = (
                     f"{one_line(drop.name)}: {files}, complete in {wait:.0f} s if nothing changes"
                 )
+                self._say(text, drop=drop.name)
         return each
 
     def _say_that_nothing_is_new(self, drops: int, refused: Sequence[str]) -> None:

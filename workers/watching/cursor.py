@@ -1,7 +1,7 @@
 """The cursor of a watcher: which drops are labelled or refused, and what was in them then.
 
     OUTPUT/_watch/labelled/<drop>/<mark>.jsonl.gz    name and etag of all that was in it
-    OUTPUT/_watch/begun/<drop>                       something is told of it; it has no mark yet
+    OUTPUT/_watch/begun/<drop>                       since when it is told of, without a mark yet
     OUTPUT/_watch/input.json                         the prefix that all this is about
 
 One listing of these names tells which drops are up to date; their content is read when a person is
@@ -11,19 +11,23 @@ time would be smaller, and blind for what comes late, is replaced or is removed.
 
 import gzip
 import json
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from workers.errors import AccessDenied, ObjectMissing, SettingsError
+from workers.errors import AccessDenied, ConditionUnsupported, ObjectMissing, SettingsError
+from workers.labels.commits import now
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
 WATCH = "_watch"  # folder of the output
 MARKED, _BEGUN = "labelled", "begun"
 _END = ".jsonl.gz"
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", re.ASCII)
+"""As `now` writes it."""
 MOST_KEPT = 64
 """Contents in memory; that of a drop of 100,000 files takes some 20 MB."""
 
@@ -66,7 +70,8 @@ class Cursor:
     def claim(self, prefix: str) -> None:
         """Sees to it that one prefix is watched: for another one, all these drops would be gone.
 
-        It is noted with the first drop: who has mistyped it, and finds nothing, can try again.
+        It is noted with the first drop, by `hold`: who has mistyped it, and finds nothing, can try
+        again.
 
         Raises:
             SettingsError: it is another one.
@@ -88,6 +93,23 @@ class Cursor:
                 f" own; if the input has moved, remove {shown(uri)}"
             )
 
+    def hold(self) -> None:
+        """Notes the prefix that was claimed: of watchers of two prefixes, one is the first.
+
+        Raises:
+            SettingsError: another prefix was noted since.
+        """
+        if not (prefix := self._unclaimed):
+            return
+        uri, data = self._claim(), json.dumps({"input": prefix}).encode()
+        try:
+            self._store.put_if_absent(uri, data)
+        except ConditionUnsupported:  # of two in the same moment, mostly one reads its own
+            if self._store.find(uri) is None:
+                self._store.put(uri, data)
+        self.claim(prefix)
+        self._unclaimed = ""
+
     def marks(self) -> Mapping[str, frozenset[str]]:
         """By drop. Of one there are two only when a watcher was killed between two writes."""
         found = defaultdict[str, set[str]](set)
@@ -103,12 +125,20 @@ class Cursor:
         names = (info.uri.rpartition("/")[2] for info in infos)
         return frozenset(name.removesuffix(_END) for name in names if name.endswith(_END))
 
-    def begin(self, drop: str) -> None:
-        """Notes that something is about to be told of a drop; if it goes, that is told, too."""
-        if self._unclaimed:
-            self._store.put(self._claim(), json.dumps({"input": self._unclaimed}).encode())
-            self._unclaimed = ""
-        self._store.put(self._begun(drop), b"")
+    def begin(self, drop: str) -> str:
+        """Notes that something is about to be told of a drop; if it goes, that is told, too.
+
+        Returns:
+            When it was begun before, without a mark since: UTC, ISO 8601. Else empty.
+        """
+        self.hold()
+        uri = self._begun(drop)
+        try:
+            since = self._store.get(uri).decode("utf-8", "replace")
+            return since if _MOMENT.fullmatch(since) else ""  # that of another version is empty
+        except ObjectMissing:
+            self._store.put(uri, now().encode())
+            return ""
 
     def begun(self) -> frozenset[str]:
         """Drops that something is told of, and that were not labelled or refused since."""

@@ -4,11 +4,11 @@
     OUTPUT/_days/2026-11-25/once-<digest>-...     the same, of what is said once a day
     OUTPUT/_days/2026-11-25.md                    the page, made of the entries
 
-Each watcher writes its entries and then makes the page anew of all entries that are there; so the
-page is right whoever made it last, and days are those of UTC.
+Each watcher writes its entries and then makes the page anew of all entries that are there, until no
+other one has come meanwhile: so whoever writes it last has seen them all. Days are those of UTC.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from urllib.parse import quote
@@ -38,7 +38,7 @@ class Days:
     def __init__(self, store: Store, output: str) -> None:
         self._store, self._output = store, output
         self._day, self._read = "", dict[str, DropStatus | None]()
-        """entries of the day that were read already, by their place: each is written once"""
+        """entries of the day by their place, as they were listed last: each is written once"""
 
     def note(self, status: DropStatus, *, once: bool = False) -> None:
         """Puts what became of a drop on the page of today.
@@ -56,17 +56,22 @@ class Days:
         entry = join_uri(self._output, DAYS, day, f"{first}-{status.drop}.json")
         if not once or self._store.find(entry) is None:
             self._store.put(entry, status.to_json())
-        page = _page(day, list(self._entries(day)))
-        self._store.put(join_uri(self._output, DAYS, f"{day}.md"), page.encode("utf-8", "replace"))
+        uri, entries = join_uri(self._output, DAYS, f"{day}.md"), self._entries(day)
+        while True:
+            found = [each for each in entries.values() if each is not None]
+            self._store.put(uri, _page(day, found).encode("utf-8", "replace"))
+            before, entries = entries, self._entries(day)
+            if entries.keys() <= before.keys():
+                return
 
-    def _entries(self, day: str) -> Iterator[DropStatus]:
-        if day != self._day:
-            self._day, self._read = day, {}
+    def _entries(self, day: str) -> Mapping[str, DropStatus | None]:
+        """By place, in their order; those that were read before are not read again."""
+        known = self._read if day == self._day else {}
+        self._day, self._read = day, {}
         for info in self._store.list(join_uri(self._output, DAYS, day)):
-            if info.uri not in self._read:
-                self._read[info.uri] = self._read_entry(info.uri)
-            if (entry := self._read[info.uri]) is not None:
-                yield entry
+            uri = info.uri
+            self._read[uri] = known[uri] if uri in known else self._read_entry(uri)
+        return self._read
 
     def _read_entry(self, uri: str) -> DropStatus | None:
         """What the page needs of it; None where it is of another version, or gone."""

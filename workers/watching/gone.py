@@ -57,13 +57,15 @@ class Gone:
         """Tells of drops that something was told of before, and that are not there any more.
 
         Raises:
-            SettingsError: the input is a file.
+            SettingsError: the input is a file, or the drops are those of another one.
             StorageUnavailable: its folder isn't there.
         """
         if self.is_bare():
             self._warn(drops)
             return
         self._has_warned = False
+        if drops:  # what is known may be of another prefix, which was noted since the last sweep
+            self._cursor.claim(self._settings.input)
         for name in sorted(drops):
             self._tell_one(name)
 

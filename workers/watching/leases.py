@@ -12,6 +12,7 @@ commits the same shards under the same names, and of each the first commit count
 (`workers.labels.commits`).
 """
 
+import math
 import os
 import socket
 import threading
@@ -33,8 +34,8 @@ PATIENCE = 1.5
 BEATS = 3
 """In the seconds of a lease: two may be lost."""
 AT_ONCE = 16
-"""Leases that beat side by side: a store that takes seconds to answer must not cost the last of
-many its lease."""
+"""Leases that beat, or are released, side by side: a store that takes seconds to answer must not
+cost the last of many its lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,20 @@ class _Newest:
     number: int
     hold: Hold | None
     """None where it can't be read: it is being removed"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a watcher has seen of a lease that is another's."""
+
+    number: int
+    beat: int
+    since: float
+    """when this beat was seen first"""
+    looked: float
+    """when it was looked at last"""
+    alive: float = -math.inf
+    """its holder was, at some time after this one: then, the lease had another beat"""
 
 
 class Lease:
@@ -125,8 +140,21 @@ def beat_all(leases: Iterable[Lease]) -> None:
     Args:
         leases: any number.
     """
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="beat") as pool:
-        for _ in pool.map(Lease.beat, leases):
+    _all_of(leases, Lease.beat)
+
+
+def release_all(leases: Iterable[Lease]) -> None:
+    """Lets many drops go, some at the same time: a watcher that is asked to end has seconds.
+
+    Args:
+        leases: any number.
+    """
+    _all_of(leases, Lease.release)
+
+
+def _all_of(leases: Iterable[Lease], do: Callable[[Lease], None]) -> None:
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="leases") as pool:
+        for _ in pool.map(do, leases):
             pass
 
 
@@ -150,8 +178,10 @@ class Leases:
     ) -> None:
         self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._store, self._output, self._seconds, self._clock = store, output, seconds, clock
-        self._seen: dict[str, tuple[tuple[int, int], float, bool]] = {}
-        """by drop: number and beat, since when, and whether the number has ever beaten"""
+        self._seen: dict[str, _Seen] = {}
+        """by drop"""
+        self._trusted = clock()
+        """what was seen before is too old to say that a holder is alive"""
 
     def acquire(self, drop: str) -> Lease | None:
         """The lease of a drop; None while somebody else has it, or may have."""
@@ -181,8 +211,17 @@ class Leases:
             return self._store.get(uri) == data
 
     def is_alive(self, drop: str) -> bool:
-        """Whether the holder that kept this watcher from a drop was seen to beat."""
-        return self._seen.get(drop, ((0, 0), 0.0, False))[2]
+        """Whether the holder that kept this watcher from a drop was seen to beat, and lately."""
+        seen = self._seen.get(drop)
+        return seen is not None and seen.alive >= self._trusted
+
+    def doubt(self) -> None:
+        """Says that time has passed in which a holder may have died that was seen to be alive.
+
+        Only a beat that is new since now says that it has not; how long each was silent still
+        counts.
+        """
+        self._trusted = self._clock()
 
     def _is_free(self, drop: str, newest: _Newest) -> bool:
         """Whether a lease is released, or has not beaten for long."""
@@ -191,12 +230,15 @@ class Leases:
             return False
         if hold.released:
             return True
-        state = newest.number, hold.beat
-        before, since, alive = self._seen.get(drop, (state, now, False))
-        if before == state:
-            self._seen[drop] = before, since, alive
-            return now - since > PATIENCE * hold.seconds
-        self._seen[drop] = state, now, before[0] == state[0]
+        new = _Seen(newest.number, hold.beat, since=now, looked=now)
+        before = self._seen.get(drop, new)
+        if before.number != new.number:
+            self._seen[drop] = new
+        elif before.beat != new.beat:
+            self._seen[drop] = replace(new, alive=before.looked)
+        else:
+            self._seen[drop] = replace(before, looked=now)
+            return now - before.since > PATIENCE * hold.seconds
         return False
 
     def _newest(self, drop: str) -> _Newest | None:

@@ -42,6 +42,10 @@ class InHand:
     """etags by name, of what is in it, by the same listing as `drop`"""
     changes: Changes = UNCHANGED
     """since it was labelled last"""
+    is_first: bool = False
+    """it was never labelled"""
+    begun_at: str = ""
+    """before, and not brought to an end: UTC, ISO 8601; else empty"""
     not_read: int = 0
     """files that say nothing to the line"""
     forms: Sequence[str] = ()
@@ -94,7 +98,7 @@ class Planner:
             CommitError: the output is damaged.
             StorageError: a store failed.
         """
-        self.cursor.begin(each.drop.name)
+        each.begun_at = self.cursor.begin(each.drop.name)
         if each.drop.trouble:  # what can't be seen is not deleted: nothing is said of changes
             raise StorageError(each.drop.trouble)
         is_same = self._look_into(each)
@@ -112,7 +116,8 @@ class Planner:
         """Fills in what the drop holds; whether it is still the drop that was found."""
         prefix, own = self.settings.input, (self.settings.output,)
         found, each.content = list_drop(self.store, prefix, each.drop.name, own)
-        each.changes = Changes.between(self.cursor.content(each.drop.name), each.content)
+        before = self.cursor.content(each.drop.name)
+        each.is_first, each.changes = not before, Changes.between(before, each.content)
         unread = sorted(name for name in each.content if not is_read(name, each.content))
         unread = [name for name in unread if name != SETTINGS_NAME]
         each.not_read = len(unread)

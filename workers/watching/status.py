@@ -123,17 +123,16 @@ class DropStatus:
             changed={kind: names for kind, names in some.items() if names},
         )
 
-    def with_run(self, summary: RunSummary, problems: tuple[Problem, ...]) -> Self:
-        """With what became of its run."""
-        rows = sum(summary.counts.values())
+    def with_run(self, summary: RunSummary, problems: tuple[Problem, ...], kept: int) -> Self:
+        """With what became of its run; for what is kept, and the problems, see the fields."""
         return replace(
             self,
             run_id=summary.run_id,
-            rows=rows,
+            rows=sum(summary.counts.values()),
             counts=dict(summary.counts),
             reasons=dict(summary.errors),
             masks=summary.targets,
-            kept=rows - summary.asked,
+            kept=kept,
             problems=problems,
             not_done=dict(Counter(summary.failures.values()).most_common(REASONS_SHOWN)),
         )

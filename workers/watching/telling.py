@@ -7,6 +7,7 @@ from workers.errors import StorageError
 from workers.logs import Level
 from workers.markdown import one_line
 from workers.storage.objects import Store
+from workers.storage.uris import written
 from workers.watching.days import Days
 from workers.watching.status import STATUS_NAME, DropStatus, State
 
@@ -17,8 +18,8 @@ LEVELS = {State.UNFINISHED: Level.ERROR, State.REFUSED: Level.WARNING}
 class Say(Protocol):
     """Takes lines for whoever runs the watcher, as `workers.progress.Progress.say` does."""
 
-    def __call__(self, text: str, level: Level = Level.INFO) -> None:
-        """One line, and how much it matters."""
+    def __call__(self, text: str, level: Level = Level.INFO, *, drop: str | None = None) -> None:
+        """One line, how much it matters, and the name of the drop that it is about, if of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class Teller:
             message = f"{status.message}. Its {STATUS_NAME} can't be written: {error}"
             status = replace(status, state=state, message=message)
         level = Level.INFO if on_purpose else LEVELS.get(status.state, Level.INFO)
-        self.say(f"{one_line(status.drop)}: {status.message}", level)
+        name = written(status.drop)
+        self.say(f"{one_line(status.drop)}: {status.message}", level, drop=name)
         self.days.note(status)
         return status.state
 

@@ -9,7 +9,7 @@ with what is committed.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from workers.driver import label_runs
@@ -24,7 +24,7 @@ from workers.watching.days import QUEUE, Days
 from workers.watching.drops import Drop
 from workers.watching.gone import Gone
 from workers.watching.heartbeat import beating
-from workers.watching.leases import BEATS, Lease, Leases, beat_all
+from workers.watching.leases import BEATS, Lease, Leases, beat_all, release_all
 from workers.watching.messages import VISIBILITY_SECONDS, Queue
 from workers.watching.news import News
 from workers.watching.patience import SHORTEST_STEP, Patience, back_off
@@ -67,6 +67,8 @@ class Watcher:
         self._say = progress.say
         self._cursor = cursor = Cursor(store, settings.output)
         self._leases = Leases(store, settings.output, settings.lease_seconds, clock)
+        self._between_beats = settings.lease_seconds / BEATS
+        """seconds, after which there may be something new of what another watcher has in hand"""
         teller = Teller(store, Days(store, settings.output), progress.say)
         gone = Gone(store, settings, cursor, self._leases, teller)
         self.backlog = Backlog(store, settings, cursor, gone, teller, stop, clock)
@@ -74,6 +76,8 @@ class Watcher:
         self.patience = Patience(settings.once, stop, progress.say, clock)
         tell = partial(teller.tell_by_page, QUEUE, source=settings.queue_url or "")
         self.news = News(queue, settings.input, cursor, self._say, tell, stop) if queue else None
+        self._named = set[str]()
+        """by the news, once: drops to look at, until a look has succeeded"""
         self._in_hand: dict[str, Lease] = {}
 
     @property
@@ -116,7 +120,8 @@ class Watcher:
         for name, each in waiting[:MOST_NAMED]:
             why = "the watcher ends" if stopped else each.why_later
             level = Level.ERROR if each.tries and not stopped else Level.INFO
-            self._say(f"{one_line(name)}: left for another time, since {why}", level)
+            text = f"{one_line(name)}: left for another time, since {why}"
+            self._say(text, level, drop=name)
         if len(waiting) > MOST_NAMED:
             self._say(f"and {counted(len(waiting) - MOST_NAMED, 'drop')} more, likewise")
 
@@ -128,18 +133,27 @@ class Watcher:
             try:
                 if not (drops := self._lease_drops()):
                     return
-                for drop, state in self._waves.run(drops):
-                    del self._in_hand[drop.name]
-                    self._account(drop, state)
+                self._run_wave(drops)
             finally:
-                for lease in self._in_hand.values():
-                    lease.release()
+                release_all(self._in_hand.values())
                 self._in_hand.clear()
 
+    def _run_wave(self, drops: Sequence[tuple[Drop, Lease]]) -> None:
+        try:
+            for drop, state in self._waves.run(drops):
+                del self._in_hand[drop.name]
+                self._account(drop, state)
+        finally:  # a wave may take hours: who was alive before it may be dead by now
+            self._leases.doubt()
+            for each in self.backlog.waiting.values():
+                each.is_elsewhere = False
+
     def _lease_drops(self) -> list[tuple[Drop, Lease]]:
-        for each in self.backlog.complete():
-            if len(self._in_hand) == self._settings.drops_at_once:
-                break
+        if complete := self.backlog.complete():
+            self._cursor.hold()
+        for each in complete:
+            if self._stop.reason or len(self._in_hand) == self._settings.drops_at_once:
+                break  # each drop that is taken in hand costs requests
             self._lease_one(each)
         waiting = self.backlog.waiting
         return [(waiting[name].drop, lease) for name, lease in self._in_hand.items()]
@@ -147,9 +161,9 @@ class Watcher:
     def _lease_one(self, each: Waiting) -> None:
         name = each.drop.name
         lease = self._leases.acquire(name)
+        each.is_elsewhere = lease is None and self._leases.is_alive(name)
         if lease is None:
-            each.is_elsewhere = self._leases.is_alive(name)
-            self.backlog.put_off(each, self._settings.lease_seconds / BEATS)
+            self.backlog.put_off(each, self._between_beats)
             return
         self._in_hand[name] = lease  # first of all, so that it is given back whatever happens
         # what was complete when it was found may have grown since, or another one was first
@@ -162,7 +176,7 @@ class Watcher:
         if state not in (State.UNFINISHED, State.LABELLING):
             self.backlog.forget(drop.name)
             return
-        each, wait = self.backlog.waiting[drop.name], self._settings.lease_seconds / BEATS
+        each, wait = self.backlog.waiting[drop.name], self._between_beats
         if state is State.UNFINISHED:
             each.tries += 1
             wait = back_off(each.tries)
@@ -192,10 +206,13 @@ class Watcher:
 
     def _listen(self, news: News, wait: float) -> None:
         waiting = self.backlog.waiting
+        wait = 0 if self._named else wait
         with self.patience.about("queue"), self.patience.about("news"):
             # whole seconds, and never none: a queue that is asked all the time costs money
-            for name in news.receive(max(1, math.ceil(wait)), waiting.keys()):
+            self._named |= news.receive(max(1, math.ceil(wait)), waiting.keys())
+            for name in sorted(self._named):
                 self.backlog.look_at(name)
+                self._named.remove(name)
             news.acknowledge(waiting.keys(), self.unfinished)
             if news.is_full:  # then it was not waited for
                 self.patience.sleep(max(wait, SHORTEST_STEP))

@@ -28,6 +28,7 @@ from workers.storage.uris import join_uri
 from workers.summaries import RunSummary
 from workers.watching.cursor import Cursor
 from workers.watching.drops import Drop
+from workers.watching.kept import count_older
 from workers.watching.leases import Lease
 from workers.watching.marks import mark_refused, mark_unread
 from workers.watching.planning import InHand, Planner
@@ -119,9 +120,10 @@ class Waves:
                 raise summary.trouble
             output, run_id = summary.output, summary.run_id
             problems = find_problems(self.store, output, run_id) if summary.errors else ()
+            kept = self._count_kept(each, summary)
         except (CommitError, OutputUnwritable, StorageError) as error:
             return self._tell(each, State.UNFINISHED, say_trouble(error))
-        each.status = each.status.with_run(summary, problems)
+        each.status = each.status.with_run(summary, problems, kept)
         message = say_what_came(summary, each.not_read)
         if summary.failures:
             return self._tell(each, State.UNFINISHED, message)
@@ -131,6 +133,17 @@ class Waves:
             mark = mark_unread(each.drop.digest)
             return self._tell(each, State.UNFINISHED, message, mark)
         return self._tell(each, State.DONE, message, each.drop.digest)
+
+    def _count_kept(self, each: InHand, summary: RunSummary) -> int:
+        """Rows that are as they were before the drop was changed.
+
+        Of a start that goes on where another one was killed, what that one has made is no such row.
+        """
+        if summary.failures or not each.begun_at:
+            return sum(summary.counts.values()) - summary.asked
+        if each.is_first:
+            return 0
+        return count_older(self.store, summary.output, summary.run_id, each.begun_at)
 
     def _export(self, run: Run, form: str) -> str:
         """What is to be said of the file in another form; without it, the labels are as good."""
@@ -160,6 +173,7 @@ class Waves:
 
     def _leave(self, each: InHand, why: str) -> State:
         """Tells nothing of a drop but a line, and has it looked at again."""
-        self.progress.say(f"{one_line(each.drop.name)}: {why}; looked at again")
+        name = each.drop.name
+        self.progress.say(f"{one_line(name)}: {why}; looked at again", drop=name)
         each.lease.release()
         return State.LABELLING
