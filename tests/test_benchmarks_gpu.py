@@ -508,9 +508,7 @@ def test_a_profile_without_a_gpu_says_so(setup):
     assert "self_cpu_time_total" in profile.text
     table = gpu_tables.profile_table("x", gpu_cases.TOY_MAIN, profile)
     assert any("There is no GPU" in note for note in table.notes)
-    busy = gpu_tables.profile_table(
-        "x", gpu_cases.MAIN, replace(profile, busy=0.03, watched=0.06)
-    )
+    busy = gpu_tables.profile_table("x", gpu_cases.MAIN, replace(profile, busy=0.03, watched=0.06))
     assert any("worked 10.00 ms a step: 50.0 %" in note for note in busy.notes)
 
 
