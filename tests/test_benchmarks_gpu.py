@@ -1,6 +1,7 @@
 """The part `gpu` of the benchmark, at toy size: what it counts, and what it says of trouble."""
 
 import json
+import time
 import warnings
 from dataclasses import replace
 from itertools import pairwise
@@ -19,7 +20,7 @@ from pixellm.engine.replays import Replays
 from pixellm.model import PixelLM
 from pixellm.prompts import prompt_ids
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
-from tests.benchmarks import gpu, gpu_cases, gpu_tables
+from tests.benchmarks import gpu, gpu_cases, gpu_tables, load
 from tests.benchmarks.answer_lengths import KINDS, SHAPES, Asked, Forced, make_questions
 from tests.benchmarks.ceilings import Ceilings, Clock, measure_ceilings, seconds_between
 from tests.benchmarks.flops import PREFIX, QUESTION, Costs, meta_model
@@ -528,3 +529,21 @@ def test_the_whole_part_runs_on_toys(tmp_path):
     }
     for name in ("gpu_profile.txt", "gpu_profile_replay.txt"):
         assert "by self_cpu_time_total" in (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "until", "runs"),
+    [([3, 5, 5, 6], 9, 3), ([0, 0], 9, 1), ([1, 2, 3], 1, 2)],
+    ids=["until none is new", "nothing is recorded", "the time is up"],
+)
+def test_a_warm_up_lasts_until_no_step_had_to_be_recorded(recorded, until, runs, monkeypatch):
+    generator, seen = SimpleNamespace(recorded=0), []
+
+    def run(*_):
+        generator.recorded = recorded[len(seen)]
+        seen.append(1)
+
+    monkeypatch.setattr(load, "_run", run)
+    monkeypatch.setattr(time, "perf_counter", lambda: len(seen))
+    load._warm_up(SimpleNamespace(engine=SimpleNamespace(generator=generator)), None, 8, until)
+    assert len(seen) == runs
