@@ -12,6 +12,7 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent / "benchmarks" / "results"
 ANSWERED, LINE = "Questions answered: ", "The whole job: "
 MASKS = "Low logits to run lengths, box, area and score"
+OPERATIONS = "Operations counted: PixelLM-7B"
 MEMORY = "Memory of the driver"
 OTHERS = ("official", "cached", "padded")
 """Contestants, in the order of the columns."""
@@ -32,7 +33,7 @@ def speeds() -> str:
         *(
             line
             for title, rows in tables
-            for say in (_masks, _job, _memory)
+            for say in (_masks, _job, _memory, _operations)
             for line in say(title, rows)
         ),
     ]
@@ -68,6 +69,19 @@ def _memory(title: str, rows: Rows) -> Iterator[str]:
     if title == MEMORY:
         peaks = ", ".join(f"{row['most memory, MiB']} MiB at {row['shards']}" for row in rows)
         yield f"* Most memory of the driver, by the number of shards: {peaks}."
+
+
+def _operations(title: str, rows: Rows) -> Iterator[str]:
+    if title == OPERATIONS:
+        ratios = [row["with SAM : PixelLM"] for row in rows if row["design"] == "with SAM"]
+        counts = [row["instructions per image"] for row in rows if row["design"] == "with SAM"]
+        said = ", ".join(
+            f"{ratio} with {count}" for ratio, count in zip(ratios, counts, strict=True)
+        )
+        yield (
+            "* Operations of a question, counted at the sizes of PixelLM-7B, a design with SAM :"
+            f" PixelLM, by instructions per image: {said}."
+        )
 
 
 def _tables() -> Iterator[tuple[str, Rows]]:
