@@ -12,7 +12,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-all bench check docs format clean
+.PHONY: help setup demo test test-fast test-all test-gpu bench check docs format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test-all: setup ## run these and the long ones, which take minutes each
 
 test-fast: setup ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
+
+test-gpu: setup ## run the tests that need a GPU (a minute on an H100)
+	$(PYTEST) -n 0 tests/test_gpu.py
 
 bench: setup ## measure the engine beside other ways, on this machine (about an hour; results go to out/bench)
 	$(PY) -m tests.benchmarks --output out/bench

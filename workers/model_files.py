@@ -29,7 +29,7 @@ from workers.storage.uris import scheme_of, shown
 from workers.training.record import read_trained_from
 from workers.version import code_version
 
-ANSWERS_VERSION = 1
+ANSWERS_VERSION = 2
 """Of the code between weights and labels. Raise it with a change after which the same weights give
 other labels; everything that was labelled before is then labelled again."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
