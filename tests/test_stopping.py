@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -89,6 +91,30 @@ def test_sigterm_is_a_reason_to_stop_and_then_ends_processes_as_before():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.reason == "asked to end (SIGTERM)"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+HANGS = """
+import os, signal, socket, sys
+from workers import stopping
+
+stopping.SPARE_SECONDS = 0.5
+here = socket.create_server(("127.0.0.1", 0))
+there = socket.create_connection(here.getsockname())
+with stopping.ended_by_sigterm(stopping.Stop(grace_seconds=0.5)):
+    os.kill(os.getpid(), signal.SIGTERM)
+    if sys.argv[1] == "hangs":
+        there.recv(1)  # nobody answers
+signal.pause() if sys.argv[1] == "hangs" else print("through")
+"""
+
+
+@pytest.mark.parametrize(("way", "code"), [("hangs", 143), ("ends", 0)])
+def test_who_was_asked_to_end_and_hangs_is_ended_after_its_time_of_grace(way, code):
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS, way], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert ("not through 1 s after it was asked to end" in done.stderr) == (way == "hangs")
 
 
 def test_a_thread_leaves_signals_alone():

@@ -5,9 +5,11 @@ rest another day.
 """
 
 import math
+import os
 import queue
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,11 @@ Item = TypeVar("Item")
 
 GRACE_SECONDS = 60
 """What shards under way get to end: that of a spot machine of AWS is 120 s, a pod's usually 30."""
+SPARE_SECONDS = 10
+"""Behind the time of grace, to say what is left and give back what was taken. A store that neither
+answers nor refuses takes minutes to be given up: who was asked to end doesn't wait for that."""
+FORCED = 128 + signal.SIGTERM
+"""The exit code of a process that had to be ended then, as shells count it."""
 LOOK_SECONDS = 0.5
 """Between two looks whether to stop, while something is waited for."""
 _DURATION = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", re.IGNORECASE)
@@ -74,20 +81,34 @@ class Stop:
 def ended_by_sigterm(stop: Stop) -> Iterator[None]:
     """SIGTERM, by which clusters and `kill` ask a process to end, becomes a reason to stop.
 
-    Only the main thread may say what a signal does; elsewhere nothing is changed.
+    What is not through a while after its time of grace ends all the same, as if it were killed:
+    what is committed is kept. Only the main thread may say what a signal does; elsewhere nothing is
+    changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    through = threading.Event()
+
     def told(_: int, __: FrameType | None) -> None:
         stop.ask("asked to end (SIGTERM)")
+        wait = stop.grace_seconds + SPARE_SECONDS
+        threading.Thread(target=_leave, args=(through, wait), daemon=True).start()
 
     before = signal.signal(signal.SIGTERM, told)
     try:
         yield
     finally:
+        through.set()
         signal.signal(signal.SIGTERM, before)
+
+
+def _leave(through: threading.Event, seconds: float) -> None:
+    if not through.wait(seconds):
+        said = f"not through {seconds:g} s after it was asked to end, and left where it is"
+        print(f"{said}; what is committed is kept", file=sys.stderr, flush=True)
+        os._exit(FORCED)
 
 
 def until_stopped(items: Iterable[Item], stop: Stop) -> Iterator[Item]:

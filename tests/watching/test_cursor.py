@@ -92,15 +92,17 @@ def test_a_prefix_is_noted_with_the_first_drop(store):
         Cursor(store, OUT).claim("mem://b/in")
 
 
-@pytest.mark.parametrize("is_conditional", [True, False])
+@pytest.mark.parametrize("condition", ["heeded", "refused", "overlooked"])
 def test_of_watchers_of_two_prefixes_that_start_together_the_first_holds_the_output(
-    store, monkeypatch, is_conditional
+    store, monkeypatch, condition
 ):
     one, two, third = (Cursor(store, OUT) for _ in range(3))
     for cursor, prefix in ((one, "mem://b/one"), (two, "mem://b/two"), (third, "mem://b/one")):
         cursor.claim(prefix)
-    if not is_conditional:
+    if condition == "refused":
         monkeypatch.setattr(store, "put_if_absent", unconditional)
+    if condition == "overlooked":
+        monkeypatch.setattr(store, "put_if_absent", lambda uri, data: store.put(uri, data) or True)
     one.begin("friday")
     for _ in range(2):
         with pytest.raises(SettingsError, match="mem://b/one"):

@@ -185,3 +185,25 @@ def test_once_a_drop_that_only_the_queue_tells_of_is_still_seen(place, clock, mo
     box.send(of_s3("b", "in/monday/1.jpg"))
     assert not watcher._is_through()
     assert watcher.backlog.waiting.keys() == {"monday"}
+
+
+def test_once_a_drop_that_the_queue_told_of_and_no_look_has_seen_is_not_left(
+    place, clock, monkeypatch
+):
+    watcher, store, box = hearing_of_a_bucket(place, clock, "--once")
+    monkeypatch.setattr(watcher.patience, "sleep", clock.pass_by)
+    drop, content = list_drop(store, "s3://b/in", "friday")
+    Cursor(store, "s3://b/out").put("friday", drop.digest, content.items())
+    watcher.backlog.look()
+    store.put("s3://b/in/monday/1.jpg", b"x")
+    store.put("s3://b/in/monday/_READY", b"")
+    box.send(of_s3("b", "in/monday/_READY"))
+    with monkeypatch.context() as patched:
+        patched.setattr("workers.watching.backlog.look_at", broken_store)
+        assert not watcher._is_through()
+    watcher.hear()
+    assert watcher.backlog.waiting["monday"].is_complete
+
+
+def broken_store(*_):
+    raise StorageUnavailable("away")

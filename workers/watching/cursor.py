@@ -102,10 +102,11 @@ class Cursor:
         if not (prefix := self._unclaimed):
             return
         uri, data = self._claim(), json.dumps({"input": prefix}).encode()
-        try:
-            self._store.put_if_absent(uri, data)
-        except ConditionUnsupported:  # of two in the same moment, mostly one reads its own
-            if self._store.find(uri) is None:
+        # looked for first: some stores overlook the condition, and say nothing of it
+        if self._store.find(uri) is None:
+            try:
+                self._store.put_if_absent(uri, data)
+            except ConditionUnsupported:  # of two in the same moment, mostly one reads its own
                 self._store.put(uri, data)
         self.claim(prefix)
         self._unclaimed = ""

@@ -110,7 +110,8 @@ class Watcher:
     def is_anything_left(self) -> bool:
         """That this watcher will come to: not what failed, nor what another one is doing."""
         waiting = self.backlog.waiting.values()
-        return self.patience.is_troubled or any(not each.why_later for each in waiting)
+        heard = bool(self._named) or self.patience.is_troubled
+        return heard or any(not each.why_later for each in waiting)
 
     def _say_how_it_ends(self) -> None:
         """And what is left: to the next watcher, or the next time."""
