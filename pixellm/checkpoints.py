@@ -132,7 +132,8 @@ def check_folder(folder: str | Path) -> None:
         CheckpointError: a file can't be read.
         ConfigError: a size is missing, wrong, or contradicts another one.
     """
-    _open_folder(Path(folder), None)
+    config, _ = _open_folder(Path(folder), None)
+    sketch_model(config)
 
 
 def _open_folder(
@@ -153,6 +154,22 @@ def _open_folder(
     return read_config(folder, sources[0], clip), sources
 
 
+def sketch_model(config: PixelLMConfig) -> PixelLM:
+    """A model that has shapes and no memory.
+
+    Raises:
+        ConfigError: its values don't go together.
+    """
+    try:
+        with torch.device("meta"):
+            return PixelLM(config)
+    except Exception as error:  # torch and transformers raise whatever a value leads them to
+        raise ConfigError(
+            f"config.json has values of which no model can be made ({type(error).__name__}:"
+            f" {error}): put right what this names, or take the file from where the weights are from"
+        ) from error
+
+
 def empty_model(
     config: PixelLMConfig, *, dtype: torch.dtype, device: str | torch.device
 ) -> PixelLM:
@@ -160,8 +177,7 @@ def empty_model(
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.device("meta"):
-            model = PixelLM(config)
+        model = sketch_model(config)
     finally:
         torch.set_default_dtype(before)
     model.to_empty(device=device)

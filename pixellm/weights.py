@@ -106,7 +106,12 @@ def _weight_paths(folder: Path) -> list[Path]:
         if not paths:
             raise CheckpointError(_no_weights(folder))
         return paths
-    shards = read_json(folder / INDEX_FILE).get("weight_map", {})
+    shards = read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(
+            f"{str(folder / INDEX_FILE)!r} has no `weight_map` from weights to files: copy it anew,"
+            " or remove it where all weights lie in files beside it"
+        )
     # Names only: an index can't point outside of its folder.
     paths = sorted({folder / Path(str(name)).name for name in shards.values()})
     for path in paths:

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -6,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from pixellm.checkpoints import (
     POSITION_TABLE,
+    check_folder,
     load_checkpoint,
     official_name,
     official_state,
@@ -197,3 +199,16 @@ def test_a_model_is_built_without_being_initialised(monkeypatch, folder):
     for draw in ("normal_", "uniform_", "trunc_normal_", "fill_", "zero_"):
         monkeypatch.setattr(torch.Tensor, draw, refuse, raising=False)
     assert isinstance(load_checkpoint(folder).model, PixelLM)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_act": "no such"}, {"num_attention_heads": 7}, {"pad_token_id": 10**6}],
+    ids=["activation", "heads", "padding"],
+)
+def test_values_of_which_no_model_can_be_made_are_found_without_its_weights(change, folder):
+    check_folder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ConfigError):
+        check_folder(folder)

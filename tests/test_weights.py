@@ -98,3 +98,10 @@ def test_a_folder_without_weights_says_what_it_is(tmp_path):
     torch.save(TENSORS, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"never loaded here.*python -m pixellm.convert"):
         WeightFiles(tmp_path)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": None}, {"weight_map": 5}])
+def test_an_index_that_names_no_files_is_refused(index, tmp_path):
+    (tmp_path / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="has no `weight_map` from weights to files"):
+        WeightFiles(tmp_path)
