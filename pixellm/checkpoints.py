@@ -166,7 +166,7 @@ def sketch_model(config: PixelLMConfig) -> PixelLM:
     except Exception as error:  # torch and transformers raise whatever a value leads them to
         raise ConfigError(
             f"config.json has values of which no model can be made ({type(error).__name__}:"
-            f" {error}): put right what this names, or take the file from where the weights are from"
+            f" {error}): put right what this names, or take the file that belongs to the weights"
         ) from error
 
 

@@ -145,6 +145,22 @@ def test_a_probe_that_may_not_be_removed_is_named():
     assert "s3:DeleteObject" in found.to_do
 
 
+def test_behind_a_probe_that_can_not_be_removed_the_others_are():
+    class Once(MemoryStore):
+        refused = ""
+
+        def delete(self, uri):
+            if not self.refused:
+                self.refused = uri
+                raise AccessDenied("not now")
+            super().delete(uri)
+
+    store = Once()
+    *_, found = check_output(store, OUTPUT)
+    assert found.outcome is WARNING
+    assert [each.uri for each in store.list(OUTPUT)] == [store.refused]
+
+
 def test_a_probe_that_is_still_there_is_told():
     class Deaf(MemoryStore):
         def delete(self, uri):

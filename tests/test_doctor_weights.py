@@ -136,7 +136,8 @@ def test_sizes_that_do_not_fit_together_are_a_failure(folder):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("mm_vision_select_layer", None), ("vocab_size", "x"), ("mask_side", 0)]
+    ("key", "value"),
+    [("mm_vision_select_layer", None), ("vocab_size", "x"), ("mask_side", 0)],
 )
 def test_a_value_that_can_not_be_is_a_failure_that_names_it(folder, key, value):
     config = json.loads((folder / "config.json").read_text())
@@ -144,6 +145,13 @@ def test_a_value_that_can_not_be_is_a_failure_that_names_it(folder, key, value):
     found = examine(folder)["sizes"]
     assert found.outcome is FAILURE
     assert f"config.json has {value!r} as {key!r}, which must be a whole number" in found.seen
+
+
+def test_values_of_which_no_model_can_be_made_are_a_failure(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "no such"}))
+    found = examine(folder)["sizes"]
+    assert (found.outcome, "of which no model can be made" in found.seen) == (FAILURE, True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "added_tokens.json", "tokenizer_config.json"])

@@ -1,5 +1,8 @@
+import subprocess
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -289,3 +292,47 @@ def test_many_leases_are_released_side_by_side():
     assert time.monotonic() - began < 1.6  # one after the other takes 3.2 s
     successor = Leases(store, OUT, SECONDS)
     assert all(successor.acquire(each.drop) for each in held)
+
+
+HANGS = """
+import threading, time
+from workers.storage.memory import MemoryStore
+from workers.watching.leases import Leases, beat_all
+
+store = MemoryStore()
+lease = Leases(store, "mem://b/out", 60.0).acquire("friday")
+hanging = threading.Event()
+
+
+def hang(*_):
+    hanging.set()
+    time.sleep(120)
+
+
+store.put = hang
+threading.Thread(target=beat_all, args=([lease],), daemon=True).start()
+hanging.wait()
+"""
+
+
+def test_a_beat_that_hangs_keeps_no_process_from_its_end():
+    done = subprocess.run([sys.executable, "-c", HANGS], timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_of_many_beats_those_behind_one_that_fails_are_made_all_the_same(store):
+    leases = Leases(store, OUT, SECONDS)
+    held = [leases.acquire(f"{number}") for number in range(40)]
+    before = beats(store)
+    held[0]._store = SimpleNamespace(put=fail)
+    with pytest.raises(RuntimeError, match="once"):
+        beat_all(held)
+    assert len(beats(store) & before) == 1
+
+
+def beats(store):
+    return {store.get(info.uri) for info in store.list(f"{OUT}/_watch/leases")}
+
+
+def fail(*_):
+    raise RuntimeError("once")  # what a store may raise is forgiven, a bug isn't

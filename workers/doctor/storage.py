@@ -15,6 +15,7 @@ from workers.storage.uris import join_uri, scheme_of, shown
 
 PROBES = "_doctor"
 """Folder of the output for what is written to try whether it can be."""
+REMOVED = "storage.output.delete"
 CLOCK_SECONDS = 10.0
 """Two clocks that differ by more are not kept right; S3 tells the time in whole seconds."""
 
@@ -128,22 +129,26 @@ def _try_conditions(store: Store, uri: str, place: str) -> Finding:
 
 
 def _remove(store: Store, uris: Sequence[str]) -> Finding:
-    """What was written to try is not left to the user."""
-    name = "storage.output.delete"
-    for uri in uris:
-        try:
-            store.delete(uri)
-            store.stat(uri)
-        except ObjectMissing:
-            continue
-        except AccessDenied:
-            why = "may not be removed: labelling needs no such right, a watcher's leases do"
-            to_do = f"remove what lies under {PROBES}, or allow s3:DeleteObject there"
-            return warning(name, f"{shown(uri)} {why}", to_do)
-        except LineError as error:
-            return failed_by(name, error)
-        return warning(name, f"{shown(uri)} is there after it was removed", "remove it by hand")
-    return ok(name, "what was written was removed again")
+    """What was written to try is not left to the user; of what can't be removed, the first is told."""
+    found = [_remove_one(store, uri) for uri in uris]
+    ways = (each for each in found if each is not None)
+    return next(ways, ok(REMOVED, "what was written was removed again"))
+
+
+def _remove_one(store: Store, uri: str) -> Finding | None:
+    """What is wrong with that, if anything."""
+    try:
+        store.delete(uri)
+        store.stat(uri)
+    except ObjectMissing:
+        return None
+    except AccessDenied:
+        why = "may not be removed: labelling needs no such right, a watcher's leases do"
+        to_do = f"remove what lies under {PROBES}, or allow s3:DeleteObject there"
+        return warning(REMOVED, f"{shown(uri)} {why}", to_do)
+    except LineError as error:
+        return failed_by(REMOVED, error)
+    return warning(REMOVED, f"{shown(uri)} is there after it was removed", "remove it by hand")
 
 
 def _missing_folders(place: str) -> list[Path]:

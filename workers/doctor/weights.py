@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pixellm.checkpoints import read_config
+from pixellm.checkpoints import read_config, sketch_model
 from pixellm.config import clip_from_json, read_json
 from pixellm.errors import CheckpointError, PixelLMError
 from workers.doctor.findings import Finding, failed_by, failure, ok, warning
@@ -173,6 +173,7 @@ def _check_sizes(store: Store, files: Files, headers: Mapping[str, Header]) -> F
                 return failure(name, "config.json holds no vision tower", CONVERT)
             source = _Shapes(Path(folder), shapes)
             config = read_config(Path(folder), source, clip_from_json(clip, "config.json"))
+            sketch_model(config)
         except PixelLMError as error:
             seen = f"{error}".replace(f"{folder}/", "").replace(folder, "the folder")
             return failure(name, seen, "take all files of one model, none of another")

@@ -18,8 +18,9 @@ import socket
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from workers.errors import ConditionUnsupported, LineError, ObjectMissing, StorageError
@@ -153,9 +154,30 @@ def release_all(leases: Iterable[Lease]) -> None:
 
 
 def _all_of(leases: Iterable[Lease], do: Callable[[Lease], None]) -> None:
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="leases") as pool:
-        for _ in pool.map(do, leases):
-            pass
+    """Does it to all, whatever fails with some; what failed first is raised in the end.
+
+    Not by an executor: Python waits for the threads of one before it ends, and a store that hangs
+    would keep a watcher from its end for minutes.
+    """
+    left, failed = deque(leases), list[Exception]()
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                lease = left.popleft()
+                try:
+                    do(lease)
+                except Exception as error:  # raised below, in the thread that waits
+                    failed.append(error)
+
+    count = min(AT_ONCE, len(left))
+    threads = [threading.Thread(target=work, name="leases", daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 class Leases:
