@@ -129,7 +129,7 @@ def _try_conditions(store: Store, uri: str, place: str) -> Finding:
 
 
 def _remove(store: Store, uris: Sequence[str]) -> Finding:
-    """What was written to try is not left to the user; of what can't be removed, the first is told."""
+    """What was written to try is not left to the user; the first that can't be removed is told."""
     found = [_remove_one(store, uri) for uri in uris]
     ways = (each for each in found if each is not None)
     return next(ways, ok(REMOVED, "what was written was removed again"))

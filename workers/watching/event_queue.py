@@ -27,6 +27,8 @@ IN_A_REQUEST = 10
 REQUESTS_AT_ONCE = 8
 """That prolong what is in hand: 2,000 messages are 200 requests, and must be through in time."""
 CONNECT_SECONDS, READ_SECONDS = 10, 30  # a long poll is answered after 20 s
+TRIES = 3
+"""Of a request; to listen is tried once, since sweeps wait while a queue hangs."""
 _COUNTS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 _REGION = re.compile(r"(?:^|\.)sqs[.-]([a-z]{2}[a-z0-9-]+-\d)\.|^([a-z]{2}[a-z0-9-]+-\d)\.queue\.")
 
@@ -48,7 +50,7 @@ class EventQueue(Queue):
     ) -> None:
         super().__init__(url, most_held)
         self.visibility_seconds = visibility_seconds
-        self._client = _connect(url)
+        self._client, self._listener = _connect(url, TRIES), _connect(url, 1)
 
     def receive(self, wait_seconds: int) -> list[Message]:
         """Asks until the queue is empty, or the hand is full; a flood of nonsense fills none."""
@@ -92,7 +94,7 @@ class EventQueue(Queue):
 
     def _receive(self, wait_seconds: int) -> list[Message]:
         with _told(self.url):
-            answer = self._client.receive_message(
+            answer = self._listener.receive_message(
                 QueueUrl=self.url,
                 MaxNumberOfMessages=IN_A_REQUEST,
                 WaitTimeSeconds=wait_seconds,
@@ -122,7 +124,7 @@ def _in_requests(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     return (messages[at : at + IN_A_REQUEST] for at in range(0, len(messages), IN_A_REQUEST))
 
 
-def _connect(url: str) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
+def _connect(url: str, tries: int) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc or not parts.path.strip("/"):
         raise SettingsError(
@@ -133,7 +135,7 @@ def _connect(url: str) -> Any:  # noqa: ANN401 - boto3 makes its classes at run 
     config = Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 3},
+        retries={"mode": "standard", "total_max_attempts": tries},
     )
     session = boto3.Session()
     return session.client(
