@@ -126,3 +126,18 @@ def test_what_nobody_knows_is_said_to_be_that():
     assert "records    at least 5, at least 5 of them left" in said
     assert "time left  nobody knows how long" in said
     assert "nan" not in said
+
+
+def test_a_pilot_of_which_one_part_went_on_for_nothing_names_no_upper_end():
+    said = describe_estimate(replace(ESTIMATE, rate=Range(0.0, 2.0, 4.0)), 2.5, None)
+    assert "or more: how many is not known)" in said
+    assert "inf" not in said
+
+
+def test_a_small_sum_is_not_told_as_nothing():
+    few = Range.exactly(3)
+    said = describe_estimate(
+        replace(ESTIMATE, records=few, left=few, start_seconds=0.0), 0.01, None
+    )
+    money = next(line for line in said.splitlines() if line.startswith("money"))
+    assert money == "money      below 0.01 (below 0.01 to below 0.01)"

@@ -134,11 +134,20 @@ def compare(estimate: Estimate, summary: RunSummary) -> str:
 
 def _shown(number: Range, digits: int) -> str:
     if math.isnan(number.middle):  # of files that nobody has counted, none was in the pilot
-        return f"at least {number.low:,.{digits}f}"
+        return f"at least {_number(number.low, digits)}"
+    low, middle, high = (_number(each, digits) for each in (number.low, number.middle, number.high))
     if number.low == number.high:
-        return f"{number.middle:,.{digits}f}"
-    low, high = f"{number.low:,.{digits}f}", f"{number.high:,.{digits}f}"
-    return f"{number.middle:,.{digits}f} ({low} to {high})"
+        return middle
+    if math.isinf(number.high):
+        return f"{middle} ({low} or more: how many is not known)"
+    return f"{middle} ({low} to {high})"
+
+
+def _number(value: float, digits: int) -> str:
+    least = 10**-digits
+    if digits and 0 < value < least:  # 0.00 would be nothing
+        return f"below {least:.{digits}f}"
+    return f"{value:,.{digits}f}"
 
 
 def _between(hours: Range) -> str:
