@@ -317,10 +317,10 @@ def cluster(job: Job, tmp_path: Path) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(cluster: Cluster, job: Job, **more: str) -> tuple[int, str]:
-    command = ["ray", "job", "submit", "--address", cluster.address, "--working-dir", "."]
+def submit(cluster: Cluster, command: list[str], **more: str) -> tuple[int, str]:
+    sent = ["ray", "job", "submit", "--address", cluster.address, "--working-dir", "."]
     done = subprocess.run(
-        [*command, "--", "python", *job.command()],
+        [*sent, "--", "python", *command],
         cwd=ROOT,
         env={**cluster.env, **more},
         text=True,
@@ -332,16 +332,25 @@ def submit(cluster: Cluster, job: Job, **more: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_a_submitted_job_labels_the_same_and_needs_the_token(cluster, job, undisturbed):
+def test_submitted_jobs_label_the_same_and_learn_from_it_and_need_the_token(
+    cluster, job, undisturbed
+):
     wait_until_up(cluster.address)
-    code, told = submit(cluster, job, RAY_AUTH_TOKEN=secrets.token_hex(16))
+    code, told = submit(cluster, job.command(), RAY_AUTH_TOKEN=secrets.token_hex(16))
     assert code != 0
     assert "Authentication" in told
     assert job.markers() == 0
-    code, told = submit(cluster, job)
+    code, told = submit(cluster, job.command())
     assert code == 0, told
     assert "connecting to the Ray cluster" in told
     check_like(job, undisturbed)
+    trained = f"{job.output}-trained"
+    learn = ["jobs/train.py", "--data", job.output, "--model", job.model, "--output", trained]
+    learn += ["--model-cache", f"{job.cache}", "--steps", "2", "--accumulate", "1"]
+    code, told = submit(cluster, [*learn, "--evaluate-every", "0", "--num-workers", "1"])
+    assert code == 0, told
+    assert "step 2 of 2: loss" in told
+    assert open_store(trained).find(join_uri(trained, "model", "model.safetensors")) is not None
 
 
 def wait_until_up(address: str) -> None:
