@@ -106,6 +106,18 @@ def test_what_was_imported_goes_out_again_as_it_was(tmp_path):
     assert_same_labels(rows, convert("muse", again, tmp_path / "gold2"))
 
 
+def test_composed_answers_stay_the_same_where_a_question_before_them_goes_out_no_more(tmp_path):
+    entries = [
+        entry(image, ["", *(f"what is {n}?" for n in range(6))], [answer(image)[:1]] * 7)
+        for image in PHOTOS
+    ]
+    path = write(tmp_path / "muse.json", entries)
+    rows = [row for row in convert("muse", path, tmp_path / "gold") if row.status == "ok"]
+    assert len(rows) == 6 * len(PHOTOS)
+    again = convert("muse", export("muse", tmp_path / "gold", tmp_path / "b.json"), tmp_path / "c")
+    assert [row.answer_text for row in again] == [row.answer_text for row in rows]
+
+
 def test_an_answer_without_a_text_is_composed_and_always_in_the_same_way(tmp_path):
     scenes = draw(tmp_path / "images", 8)
     entries = [

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -154,6 +155,12 @@ def test_what_cannot_be_used_is_a_row_that_says_why(tmp_path, ref, reasons):
     rows = convert("refcoco", path, tmp_path / "gold")
     assert sorted({row.status for row in rows}) == ["ok", "rejected_input"]
     assert [code for _, code in problems(rows)] == reasons
+
+
+def test_a_pickle_is_not_opened_and_the_way_to_json_is_named(tmp_path, capsys):
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps(refs()))
+    convert("refcoco", tmp_path / "refs(unc).p", tmp_path / "gold", code=2)
+    assert "python -m workers.imports.refs_pickle" in capsys.readouterr().err
 
 
 def test_the_instances_may_lie_elsewhere_and_must_lie_somewhere(tmp_path, capsys):

@@ -109,7 +109,8 @@ def _answer(asked: Asked, answer: object, text: object, origin: Origin) -> GoldQ
 
 
 def _compose(asked: Asked, answer: Sequence[Json], origin: Origin) -> GoldQuestion:
-    seed = f"{origin.image}\n{origin.place}\n{asked.text}"
+    # not the question's place: one before it that can't be used does not go out again
+    seed = f"{origin.image}\n{asked.text}"
     names = [
         _text(each, "category_name") if choose(f"{seed}\n{n}", _RARELY) == 0 else None
         for n, each in enumerate(answer)

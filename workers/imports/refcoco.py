@@ -36,6 +36,8 @@ from workers.storage.uris import join_uri, shown
 AT_ONCE = (6, 5, 4)
 """Expressions in one question, in turn."""
 _INSTANCES = "instances.json"
+_PICKLED = b"\x80"
+"""The first byte of a pickle, of all forms but the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,17 @@ def find_instances(source: Source) -> str:
     return source.instances or join_uri(source.input.rpartition("/")[0], _INSTANCES)
 
 
+def _refuse_a_pickle(source: Source) -> None:
+    if source.store.get(source.input, 0, 1) == _PICKLED:
+        raise PlanError(
+            f"{shown(source.input)} is a pickle, which is a program and never opened here:"
+            " `python -m workers.imports.refs_pickle FILE refs.json` makes JSON of it without"
+            " running anything, and that is the --input"
+        )
+
+
 def _read_files(source: Source, left_out: Counter[str]) -> tuple[_Refs, Annotations]:
+    _refuse_a_pickle(source)
     refs, known, beside = _Refs(), Annotations(), False
     for entry in source.entries(source.input):
         if entry.key in ("", "refs"):
