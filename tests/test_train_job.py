@@ -67,6 +67,13 @@ def test_a_model_folder_comes_out_with_where_it_comes_from(place, capsys):
     assert set(steps[0]["losses"]) == {"ce", "bce", "dice", "refinement"}
 
 
+def test_a_rate_that_never_comes_to_its_highest_is_told(place, capsys):
+    assert train(flags(place, "--warm-up", "100", "--evaluate-every", "0")) == 0
+    assert (
+        "rises for 100 steps (--warm-up), and there are no more than 4" in capsys.readouterr().err
+    )
+
+
 def test_a_second_start_goes_on_or_has_nothing_to_do(place, capsys):
     assert train(flags(place)) == 0
     first = (place / "out" / "model" / "model.safetensors").read_bytes()

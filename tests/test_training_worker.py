@@ -117,6 +117,23 @@ def test_a_loss_that_is_no_number_names_the_rows_and_leaves_the_state_before(mon
     assert States(store, OUTPUT, print).steps() == [2]
 
 
+def test_a_gradient_that_is_no_number_names_the_rows_of_its_step(monkeypatch):
+    seen, forward = [], Learner.forward
+
+    def break_gradient(learner, batch):
+        seen.append(batch.names)
+        parts = forward(learner, batch)
+        if len(seen) == 4:
+            parts["ce"].register_hook(lambda gradient: gradient * torch.nan)
+        return parts
+
+    monkeypatch.setattr(Learner, "forward", break_gradient)
+    with pytest.raises(TrainingDiverged, match="loss of step 2 has no finite gradient") as caught:
+        run(PLAN, memory_table())
+    names = [*seen[2], *seen[3]]
+    assert f"{caught.value}".endswith(f"; the step's rows are {', '.join(names)}")
+
+
 def test_frozen_parts_stay_as_they_were(whole):
     before = dict(tiny_checkpoint(0, max_positions=512).model.state_dict())
     clip = "model.vision_tower.vision_tower.vision_model."

@@ -83,6 +83,9 @@ def work(
     checkpoint = load_checkpoint(folder, device=device)
     store = Anywhere()
     states = States(store, plan.output, say)
+    if (rises := plan.schedule.warm_up) >= plan.schedule.steps:
+        said = f"the rate rises for {rises:,} steps (--warm-up), and there are no more"
+        say(f"{said} than {plan.schedule.steps:,}: it never comes to {plan.schedule.rate:g}")
     if begun := states.steps():
         say(f"going on from step {begun[0]:,} of {plan.schedule.steps:,}")
     bench = Bench(checkpoint, store, states, peers, folder, say)
@@ -162,18 +165,21 @@ def save(
 def _learn(
     loop: Loop[TrainingBatch], batches: list[TrainingBatch], peers: Alone | Together
 ) -> StepReport:
-    """A step; an error names the rows of the batch that it came of, whichever worker had it."""
+    """A step; an error names the rows of the batch that it came of, whichever worker had it.
+
+    Where all losses are as usual, and the gradient of the step is no number, those of the step.
+    """
     try:
         return loop.learn(batches)
     except TrainingDiverged as error:
         own = () if error.batch is None else batches[error.batch].names
+        every = tuple(name for batch in batches for name in batch.names)
         # all are here, since all have the same losses; the first of their messages is told
-        names = [name for some in peers.gather(own) for name in some]
-        if not names:
-            raise
-        raise TrainingDiverged(
-            f"{error}; its rows are {', '.join(names)}", batch=error.batch
-        ) from error
+        gathered = peers.gather((own, every))
+        named = [name for some, _ in gathered for name in some]
+        whose = "its rows are" if named else "the step's rows are"
+        names = named or [name for _, some in gathered for name in some]
+        raise TrainingDiverged(f"{error}; {whose} {', '.join(names)}", batch=error.batch) from error
 
 
 def _take(
