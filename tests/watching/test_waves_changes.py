@@ -67,6 +67,16 @@ def test_what_is_told_of_a_drop_that_is_stopped_again_and_again_is_all_that_is_c
     assert label_one_more(place) == (0, 6, 6, 3)
 
 
+def test_rows_of_a_start_of_another_version_are_not_kept_ones_of_a_drop_that_was_never_labelled(
+    place,
+):
+    place.drop("friday", 0, 1, 2)
+    label_one_more(place)
+    (place.output / "_watch" / "begun" / "friday").write_bytes(b"")
+    assert label_one_more(place) == (1, 2, 2, 0)
+    assert label_one_more(place) == (0, 3, 3, 0)
+
+
 def test_what_is_wrong_with_a_drop_that_is_stopped_is_told_of_all_that_is_committed(place):
     place.drop("friday", 0, 1)
     (place.input / "friday" / "0.jpg").write_bytes(b"no image")
