@@ -5,7 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from pixellm.checkpoints import check_folder, load_checkpoint
+from pixellm.errors import PixelLMError
+from pixellm.weights import INDEX_FILE, save_weights
 from tests.test_model_folders import put_folder
 from workers.doctor.findings import Outcome
 from workers.doctor.weights import check_weights, read_header
@@ -96,6 +100,43 @@ def test_a_file_that_was_cut_off_or_grew_is_found_by_its_header(folder, change):
     assert (found.outcome, "its header says" in found.seen) == (FAILURE, True)
 
 
+@pytest.fixture
+def sharded(folder) -> Path:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_weights(weights.items(), folder, sum(each.nbytes for each in weights.values()) // 2)
+    return folder
+
+
+def test_a_model_of_which_a_file_is_missing_that_its_index_names_is_not_whole(sharded):
+    first, *others = sorted(path.name for path in sharded.glob("*.safetensors"))
+    found = examine(sharded)
+    assert (found["whole"].outcome, found["sizes"].outcome) == (OK, OK)
+    assert others
+    for name in (first, others[-1]):
+        data = (sharded / name).read_bytes()
+        (sharded / name).unlink()
+        found = examine(sharded)["whole"]
+        assert (found.outcome, f"names what is not there: {name}" in found.seen) == (FAILURE, True)
+        (sharded / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
+def test_an_index_that_names_no_files_is_a_failure(sharded, text):
+    (sharded / INDEX_FILE).write_text(text)
+    found = examine(sharded)["whole"]
+    assert (found.outcome, "has no `weight_map`" in found.seen) == (FAILURE, True)
+    with pytest.raises(PixelLMError):
+        load_checkpoint(sharded)
+
+
+def test_a_file_that_the_index_does_not_name_is_none_of_the_model(sharded):
+    (sharded / "older.safetensors").write_bytes(b"cut off")
+    load_checkpoint(sharded)
+    found = examine(sharded)
+    assert (found["whole"].outcome, found["sizes"].outcome) == (OK, OK)
+
+
 def headed(header: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
@@ -152,6 +193,19 @@ def test_values_of_which_no_model_can_be_made_are_a_failure(folder):
     (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "no such"}))
     found = examine(folder)["sizes"]
     assert (found.outcome, "of which no model can be made" in found.seen) == (FAILURE, True)
+
+
+def test_sizes_of_a_model_whose_weights_have_others_are_a_failure_that_names_a_weight(folder):
+    config = json.loads((folder / "config.json").read_text())
+    wider = {**config, "hidden_size": 2 * config["hidden_size"]}
+    (folder / "config.json").write_text(json.dumps(wider))
+    check_folder(folder)  # a model can be made of it
+    found = examine(folder)["sizes"]
+    assert found.outcome is FAILURE
+    assert "weight 'lm_head.weight' has the shape" in found.seen
+    deeper = {**config, "num_hidden_layers": 1 + config["num_hidden_layers"]}
+    (folder / "config.json").write_text(json.dumps(deeper))
+    assert "missing weight 'model.layers." in examine(folder)["sizes"].seen
 
 
 @pytest.mark.parametrize("name", ["config.json", "added_tokens.json", "tokenizer_config.json"])

@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 from workers.errors import LineError
@@ -107,6 +107,15 @@ class RunSummary:
         if not self.failures and self.trouble is None:
             return 0
         return ENDED_EARLY if self.stopped else BROKE_OFF
+
+    def with_sums_of(self, parts: Iterable[Sums]) -> Self:
+        """With the numbers of all that is committed, whichever start has done so."""
+        counts, errors, targets = Counter[str](), Counter[str](), 0
+        for each in parts:
+            counts.update(each.counts)
+            errors.update(each.errors)
+            targets += each.targets
+        return replace(self, counts=dict(counts), errors=dict(errors), targets=targets)
 
 
 @dataclass(slots=True)

@@ -78,9 +78,12 @@ def test_a_drop_is_begun_when_it_was_begun_first_until_it_has_a_mark(store):
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff", b"yesterday", b"2026-11-25"])
-def test_when_a_drop_was_begun_is_not_known_where_another_version_says_so(store, text):
+def test_a_drop_that_another_version_has_begun_is_begun_from_now_on(store, text):
     store.put(f"{OUT}/_watch/begun/a", text)
-    assert Cursor(store, OUT).begin("a") == ""
+    before = now()
+    first = Cursor(store, OUT).begin("a")
+    assert before <= first <= now()
+    assert Cursor(store, OUT).begin("a") == first
 
 
 def test_a_prefix_is_noted_with_the_first_drop(store):

@@ -1,6 +1,7 @@
 import pytest
 
 from workers.errors import AccessDenied, CommitError
+from workers.labels.sums import Sums
 from workers.storage.memory import MemoryStore
 from workers.summaries import RunSummary
 from workers.watching.cursor import Changes
@@ -73,6 +74,16 @@ def test_a_status_is_read_as_it_was_written():
     store = MemoryStore()
     status.write(store)
     assert DropStatus.read(store, status.labels) == status
+
+
+def test_the_numbers_of_a_drop_are_the_sums_of_its_parts():
+    parts = [
+        Sums(rows=3, counts={"ok": 3}, targets=4),
+        Sums(rows=2, counts={"ok": 1, "failed": 1}, errors={"too_long": 1}, targets=1),
+    ]
+    status = STATUS.with_run(summary_of().with_sums_of(parts), (), 0)
+    assert (status.rows, status.counts, status.masks) == (5, {"ok": 4, "failed": 1}, 5)
+    assert status.reasons == {"too_long": 1}
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"state": "other"}', b"\xff"])

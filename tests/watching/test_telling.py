@@ -7,6 +7,7 @@ from tests.watching.labelling import never
 from workers.errors import AccessDenied
 from workers.logs import Level
 from workers.progress import Progress
+from workers.runs import plan_run
 from workers.storage.local import LocalStore
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
@@ -110,8 +111,7 @@ def test_a_name_with_line_breaks_is_told_in_one_line(place):
 
 def test_lines_of_json_name_the_drop_that_they_are_about(place):
     place.drop("fri\nday", 0)
-    progress = Progress(place.told, name="watch")
-    progress.speak_json()
+    progress = speaking_json(place)
     settings = place.settings("--settle-seconds", "60")
     watcher = Watcher(Anywhere(), settings, progress, place.stop, label=label_runs_here)
     watcher.backlog.look()
@@ -122,12 +122,37 @@ def test_lines_of_json_name_the_drop_that_they_are_about(place):
     watcher.backlog.look_at("monday")
     place.stop.ask("asked to end")
     watcher.watch()
-    lines = [json.loads(line) for line in place.told.getvalue().splitlines()]
-    of_drops = [each for each in lines if "drop" in each]
-    said = {(each["drop"], each["message"].partition(": ")[2][:16]) for each in of_drops}
-    assert said == {
+    assert said_of_drops(place) == {
         ("fri\nday", "1 file, complete"),
         ("fri\nday", "labelled: 1 answ"),
         ("monday", "1 file, complete"),
         ("monday", "left for another"),
     }
+
+
+def test_a_line_of_json_names_the_drop_that_is_left_for_another_look(place, monkeypatch):
+    place.drop("fri\nday", 0)
+    progress = speaking_json(place)
+
+    def planning(*arguments, **more):
+        place.drop("fri\nday", 1)
+        return plan_run(*arguments, **more)
+
+    monkeypatch.setattr("workers.watching.planning.plan_run", planning)
+    watcher = Watcher(Anywhere(), place.settings(), progress, place.stop, label=never)
+    watcher.backlog.look()
+    watcher.label()
+    assert ("fri\nday", "it changed while") in said_of_drops(place)
+
+
+def speaking_json(place) -> Progress:
+    progress = Progress(place.told, name="watch")
+    progress.speak_json()
+    return progress
+
+
+def said_of_drops(place) -> set[tuple[str, str]]:
+    """Names of drops, and how the lines that name them begin behind the name."""
+    lines = [json.loads(line) for line in place.told.getvalue().splitlines()]
+    of_drops = [each for each in lines if "drop" in each]
+    return {(each["drop"], each["message"].partition(": ")[2][:16]) for each in of_drops}

@@ -6,7 +6,7 @@ import pytest
 
 from tests.here import label_runs_here
 from tests.watching.labelling import never, snapshot
-from workers.errors import SettingsError
+from workers.errors import SettingsError, StorageUnavailable
 from workers.storage.stores import Anywhere
 from workers.watching.leases import Leases
 
@@ -103,6 +103,33 @@ def test_once_a_drop_is_not_left_to_another_watcher_that_has_died_during_the_wav
     watcher.backlog.next_sweep = clock()
     watcher.watch()
     assert [place.status(name)["state"] for name in ("monday", "friday")] == ["done", "done"]
+
+
+def test_after_a_wave_that_breaks_off_nobody_is_believed_to_be_alive_that_was_so_before(
+    place, clock
+):
+    place.drop("friday", 0)
+    lease = Leases(Anywhere(), str(place.output), 60.0, clock).acquire("friday")
+
+    def breaking(runs, progress, stop):
+        lease.beat()
+        clock.pass_by(3_000)
+        raise StorageUnavailable("the store is away")
+
+    watcher = place.watcher("--lease-seconds", "3600", clock=clock, label=breaking)
+    for _ in range(2):
+        watcher.backlog.look()
+        watcher.label()
+        for _ in range(60):
+            clock.pass_by(20)
+            lease.beat()
+    friday = watcher.backlog.waiting["friday"]
+    assert (friday.is_elsewhere, watcher._leases.is_alive("friday")) == (True, True)
+    place.drop("monday", 1)
+    watcher.backlog.sweep()
+    with pytest.raises(StorageUnavailable):
+        watcher.label()
+    assert (friday.is_elsewhere, watcher._leases.is_alive("friday")) == (False, False)
 
 
 def test_a_drop_that_another_watcher_has_given_back_is_in_its_hand_no_more(place, clock):

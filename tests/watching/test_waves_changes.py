@@ -47,6 +47,50 @@ def test_what_is_kept_is_what_was_labelled_before_the_change_however_often_it_wa
     assert (status["state"], status["rows"], status["kept"]) == ("done", 7, 5)
 
 
+def label_one_more(place) -> tuple[int, int, int, int]:
+    """Of a start that labels one image: parts that are left, rows, those of `counts`, kept ones."""
+    place.stop = Stop()
+    place.watch_once(label=half)
+    status = place.status("friday")
+    left, counts = sum(status["not_done"].values()), sum(status["counts"].values())
+    return left, status["rows"], counts, status["kept"]
+
+
+def test_what_is_told_of_a_drop_that_is_stopped_again_and_again_is_all_that_is_committed(place):
+    place.drop("friday", 0, 1, 2)
+    assert label_one_more(place) == (2, 1, 1, 0)
+    assert label_one_more(place) == (1, 2, 2, 0)
+    assert label_one_more(place) == (0, 3, 3, 0)
+    place.drop("friday", 3, 4, 5)
+    assert label_one_more(place) == (2, 4, 4, 3)
+    assert label_one_more(place) == (1, 5, 5, 3)
+    assert label_one_more(place) == (0, 6, 6, 3)
+
+
+def test_rows_of_a_start_of_another_version_are_not_kept_ones_of_a_drop_that_was_never_labelled(
+    place,
+):
+    place.drop("friday", 0, 1, 2)
+    label_one_more(place)
+    (place.output / "_watch" / "begun" / "friday").write_bytes(b"")
+    assert label_one_more(place) == (1, 2, 2, 0)
+    assert label_one_more(place) == (0, 3, 3, 0)
+
+
+def test_what_is_wrong_with_a_drop_that_is_stopped_is_told_of_all_that_is_committed(place):
+    place.drop("friday", 0, 1)
+    (place.input / "friday" / "0.jpg").write_bytes(b"no image")
+    place.watch_once()
+    place.drop("friday", 2, 3, 4)
+    (place.input / "friday" / "3.jpg").write_bytes(b"no image")
+    for names in (["0.jpg"], ["0.jpg", "3.jpg"]):
+        label_one_more(place)
+        status = place.status("friday")
+        assert status["state"] == "unfinished"
+        assert status["reasons"] == {"image_unknown_format": len(names)}
+        assert [each["image"].rpartition("/")[2] for each in status["problems"]] == names
+
+
 def test_rows_of_a_watcher_that_was_killed_before_it_told_of_them_are_not_kept_ones(place):
     folder, all_in_one = place.drop("friday", *range(6)), ("--reading.records-per-shard", "100")
     place.watch_once(*all_in_one)

@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pixellm.checkpoints import read_config, sketch_model
+from pixellm.checkpoints import match_weights, read_config, sketch_model
 from pixellm.config import clip_from_json, read_json
 from pixellm.errors import CheckpointError, PixelLMError
+from pixellm.weights import INDEX_FILE
 from workers.doctor.findings import Finding, failed_by, failure, ok, warning
 from workers.doctor.ways_out import READ, way_out
 from workers.errors import LineError
@@ -59,12 +60,13 @@ def check_weights(store: Store, place: str) -> Iterator[Finding]:
             return
         yield _check_form(files, place)
         if any(name.endswith(WEIGHTS) for name in files):
+            named = _read_index(store, files)
             headers = {
                 name: read_header(store, info)
                 for name, info in files.items()
-                if name.endswith(WEIGHTS)
+                if name.endswith(WEIGHTS) and (named is None or name in named)
             }
-            yield _check_whole(headers)
+            yield _check_whole(headers, named)
             yield _check_sizes(store, files, headers)
             yield _check_checksums(store, files, place)
         yield _check_licence(store, files, place)
@@ -148,15 +150,34 @@ def _check_form(files: Files, place: str) -> Finding:
     return ok(name, seen)
 
 
-def _check_whole(headers: Mapping[str, Header]) -> Finding:
+def _read_index(store: Store, files: Files) -> frozenset[str] | None:
+    """The files that are loaded; none where the index is of no use, None where there is none."""
+    if INDEX_FILE not in files:
+        return None
+    try:
+        shards = json.loads(store.get(files[INDEX_FILE].uri))["weight_map"].values()
+    except _NO_HEADER:
+        return frozenset()
+    return frozenset(Path(str(each)).name for each in shards)  # as they are loaded: names only
+
+
+def _check_whole(headers: Mapping[str, Header], named: frozenset[str] | None) -> Finding:
     name = "weights.whole"
+    if named is not None and not named:
+        to_do = "copy it anew, or remove it where all weights lie in files beside it"
+        return failure(name, f"{INDEX_FILE} has no `weight_map` from weights to files", to_do)
+    if missing := sorted((named or frozenset()) - headers.keys()):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        seen = f"{INDEX_FILE} names what is not there: {', '.join(missing[:3])}{more}"
+        return failure(name, seen, "put all files of the model there")
     for file, header in headers.items():
         if header.why_not:
             return failure(name, f"{file}: {header.why_not}", "download it again")
         if header.bytes_due != header.bytes_there:
             seen = f"{file} has {header.bytes_there:,} bytes, its header says {header.bytes_due:,}"
             return failure(name, seen, "it was cut off or changed: download it again")
-    return ok(name, "every file is as long as its header says")
+    all_there = "" if named is None else f", and all that {INDEX_FILE} names are there"
+    return ok(name, f"every file is as long as its header says{all_there}")
 
 
 def _check_sizes(store: Store, files: Files, headers: Mapping[str, Header]) -> Finding:
@@ -173,7 +194,7 @@ def _check_sizes(store: Store, files: Files, headers: Mapping[str, Header]) -> F
                 return failure(name, "config.json holds no vision tower", CONVERT)
             source = _Shapes(Path(folder), shapes)
             config = read_config(Path(folder), source, clip_from_json(clip, "config.json"))
-            sketch_model(config)
+            match_weights(sketch_model(config), [source])
         except PixelLMError as error:
             seen = f"{error}".replace(f"{folder}/", "").replace(folder, "the folder")
             return failure(name, seen, "take all files of one model, none of another")

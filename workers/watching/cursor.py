@@ -130,16 +130,20 @@ class Cursor:
         """Notes that something is about to be told of a drop; if it goes, that is told, too.
 
         Returns:
-            When it was begun before, without a mark since: UTC, ISO 8601. Else empty.
+            When it was begun before, without a mark since: UTC, ISO 8601. Else empty. Where
+            another version has not noted when, it is now, also for the next start.
         """
         self.hold()
-        uri = self._begun(drop)
+        uri, moment = self._begun(drop), now()
         try:
             since = self._store.get(uri).decode("utf-8", "replace")
-            return since if _MOMENT.fullmatch(since) else ""  # that of another version is empty
         except ObjectMissing:
-            self._store.put(uri, now().encode())
+            self._store.put(uri, moment.encode())
             return ""
+        if _MOMENT.fullmatch(since):
+            return since
+        self._store.put(uri, moment.encode())
+        return moment
 
     def begun(self) -> frozenset[str]:
         """Drops that something is told of, and that were not labelled or refused since."""

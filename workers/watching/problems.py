@@ -1,6 +1,6 @@
 """Rows without an answer: some of them for people, and those that may have one by now."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -61,8 +61,8 @@ def _begin(text: str) -> str:
     return text if len(text) <= QUESTION_CHARS else f"{text[:QUESTION_CHARS]}..."
 
 
-def find_problems(store: Store, output: str, run_id: str) -> tuple[Problem, ...]:
-    """The first rows without an answer that a run has committed; none where nothing is.
+def find_problems(store: Store, output: str, commits: Iterable[Commit]) -> tuple[Problem, ...]:
+    """The first rows without an answer, of those in the parts of commits.
 
     Raises:
         CommitError: a part is damaged.
@@ -72,7 +72,7 @@ def find_problems(store: Store, output: str, run_id: str) -> tuple[Problem, ...]
     def has_some(commit: Commit) -> bool:
         return any(status not in LABELLED for status in commit.counts)
 
-    rows = _rows(store, output, run_id, has_some)
+    rows = read_rows(store, output, list(filter(has_some, commits)), _COLUMNS)
     found = (Problem.of(row) for row in rows if row.status not in LABELLED)
     return tuple(islice(found, PROBLEMS_SHOWN))
 
@@ -93,7 +93,11 @@ def can_any_be_read(store: Store, output: str, run_id: str) -> bool:
     def has_some(commit: Commit) -> bool:
         return UNREADABLE in commit.errors
 
-    rows = _rows(store, output, run_id, has_some)
+    try:
+        commits = list(filter(has_some, current_commits(store, output, run_id)))
+    except CommitError:  # nothing is committed
+        return False
+    rows = read_rows(store, output, commits, _COLUMNS)
     return any(_can_be_read(store, row.image_uri) for row in rows if row.error_code == UNREADABLE)
 
 
@@ -103,14 +107,3 @@ def _can_be_read(store: Store, uri: str) -> bool:
     except StorageError:
         return False
     return True
-
-
-def _rows(
-    store: Store, output: str, run_id: str, which: Callable[[Commit], bool]
-) -> Iterator[LabelRow]:
-    """Rows of the commits that are wanted; where nothing is committed, none."""
-    try:
-        commits = [each for each in current_commits(store, output, run_id) if which(each)]
-    except CommitError:
-        return
-    yield from read_rows(store, output, commits, _COLUMNS)

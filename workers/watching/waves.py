@@ -18,7 +18,7 @@ from workers.errors import (
     StorageError,
 )
 from workers.exports.formats import FORMATS, export_run
-from workers.labels.commits import now
+from workers.labels.commits import Commit, now
 from workers.markdown import one_line
 from workers.progress import Progress
 from workers.runs import Run
@@ -28,7 +28,7 @@ from workers.storage.uris import join_uri
 from workers.summaries import RunSummary
 from workers.watching.cursor import Cursor
 from workers.watching.drops import Drop
-from workers.watching.kept import count_older
+from workers.watching.kept import commits_of, count_older
 from workers.watching.leases import Lease
 from workers.watching.marks import mark_refused, mark_unread
 from workers.watching.planning import InHand, Planner
@@ -118,9 +118,10 @@ class Waves:
         try:
             if summary.trouble is not None:
                 raise summary.trouble
-            output, run_id = summary.output, summary.run_id
-            problems = find_problems(self.store, output, run_id) if summary.errors else ()
-            kept = self._count_kept(each, summary)
+            commits = commits_of(self.store, run, summary)
+            summary = summary.with_sums_of(commits)  # also those of earlier starts
+            problems = find_problems(self.store, summary.output, commits)
+            kept = self._count_kept(each, summary, commits)
         except (CommitError, OutputUnwritable, StorageError) as error:
             return self._tell(each, State.UNFINISHED, say_trouble(error))
         each.status = each.status.with_run(summary, problems, kept)
@@ -134,16 +135,16 @@ class Waves:
             return self._tell(each, State.UNFINISHED, message, mark)
         return self._tell(each, State.DONE, message, each.drop.digest)
 
-    def _count_kept(self, each: InHand, summary: RunSummary) -> int:
+    def _count_kept(self, each: InHand, summary: RunSummary, commits: Sequence[Commit]) -> int:
         """Rows that are as they were before the drop was changed.
 
         Of a start that goes on where another one was killed, what that one has made is no such row.
         """
-        if summary.failures or not each.begun_at:
+        if not each.begun_at:
             return sum(summary.counts.values()) - summary.asked
         if each.is_first:
             return 0
-        return count_older(self.store, summary.output, summary.run_id, each.begun_at)
+        return count_older(self.store, summary.output, commits, each.begun_at)
 
     def _export(self, run: Run, form: str) -> str:
         """What is to be said of the file in another form; without it, the labels are as good."""
