@@ -98,6 +98,9 @@ def test_one_sentence_says_what_came():
     said = say_what_came(summary_of(), not_read=2)
     assert said.startswith("labelled: 2 answers with 3 masks; 1 question without one, see")
     assert "2 files of a kind that is not read" in said
+    assert "3 images beside lists. The labels" in say_what_came(
+        summary_of(), 0, "3 images beside lists"
+    )
     left = say_what_came(summary_of(failures={"s": "the bucket burns"}), not_read=0)
     assert left.startswith("1 of 2 parts are not labelled yet (the bucket burns)")
     denied = say_what_came(summary_of(errors={"image_unreadable": 1}), not_read=0)

@@ -150,6 +150,13 @@ def test_an_image_that_a_list_names_is_labelled_again_when_it_is_replaced_or_com
     place.watch_once(label=never)
 
 
+def test_images_beside_a_list_that_does_not_name_them_are_spoken_of(place):
+    list_in(place.drop("friday", 0, 1), "0.jpg")
+    place.watch_once()
+    said = place.status("friday")["message"]
+    assert "beside files that list records: labelled where those name them" in said
+
+
 def test_a_list_whose_images_are_the_same_makes_no_new_table(place):
     folder = place.drop("friday", 0)
     list_in(folder, "0.jpg")

@@ -170,8 +170,14 @@ class DropStatus:
         store.put(join_uri(self.labels, STATUS_NAME), self.to_json())
 
 
-def say_what_came(summary: RunSummary, not_read: int) -> str:
-    """One sentence on a drop whose run has ended."""
+def say_what_came(summary: RunSummary, not_read: int, beside: str = "") -> str:
+    """One sentence on a drop whose run has ended.
+
+    Args:
+        summary: of the run.
+        not_read: files that say nothing to the line.
+        beside: what there is to say of images beside lists (`Run.beside`).
+    """
     answers = sum(summary.counts.get(status, 0) for status in LABELLED)
     without = sum(summary.counts.values()) - answers
     if summary.failures:
@@ -188,6 +194,8 @@ def say_what_came(summary: RunSummary, not_read: int) -> str:
         )
     if not_read:
         said += f"; {counted(not_read, 'file')} of a kind that is not read, see `not_read`"
+    if beside:
+        said += f"; {beside}"
     return f"{said}. The labels are in {shown(summary.output)}"
 
 

@@ -125,7 +125,7 @@ class Waves:
         except (CommitError, OutputUnwritable, StorageError) as error:
             return self._tell(each, State.UNFINISHED, say_trouble(error))
         each.status = each.status.with_run(summary, problems, kept)
-        message = say_what_came(summary, each.not_read)
+        message = say_what_came(summary, each.not_read, run.beside)
         if summary.failures:
             return self._tell(each, State.UNFINISHED, message)
         if not each.lease.is_lost:
