@@ -65,7 +65,7 @@ def test_from_corrections_to_a_labelled_bucket(tmp_path, s3_env, bucket):
     assert {row.image_uri for row in rows} == {
         f"s3://{bucket}/photos/{photo.name}" for photo in load_photos()[:2]
     }
-    assert {row.instruction for row in rows} == {"the dogs"}
+    assert {row.instruction for row in rows} == {"the dog"}
     assert len(json.loads((tmp_path / "corrections-next.json").read_text())["images"]) <= 2
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
