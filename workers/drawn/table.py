@@ -25,7 +25,8 @@ first line of each study) from the same seed, likewise; **bold** where it has th
 every seed and its mean is larger than twice its standard error. *Answers read*: the mask of every
 target when the right answer is read, which leaves nothing to chance but the weights. *Generated*:
 what the model says by itself; after so short a training, which things it names decides more than
-its masks do.
+its masks do. Its gIoU counts a right "nothing matches" as 1, which `giou` of jobs/evaluate.py
+leaves out.
 """
 
 
