@@ -6,6 +6,7 @@ from PIL import Image
 
 from tests.gold import (
     CATEGORIES,
+    COCO,
     PHOTOS,
     assert_same_labels,
     code,
@@ -175,6 +176,11 @@ def test_a_mark_that_stands_in_the_text_already_is_one_and_goes_out_as_the_form_
     again = export("muse", tmp_path / "gold", tmp_path / "again.json")
     wanted = ["It is {seg}.", "This {seg} and {seg}."]
     assert json.loads(again.read_text())[0]["text_answers"] == wanted
+
+
+def test_a_file_of_coco_is_no_list_of_questions(tmp_path, capsys):
+    convert("muse", write(tmp_path / "instances.json", COCO), tmp_path / "gold", code=2)
+    assert "as COCO's files are, and no list of questions: --from coco" in capsys.readouterr().err
 
 
 def test_a_file_may_be_called_in_capitals(tmp_path, capsys):

@@ -20,6 +20,7 @@ from workers.storage.uris import shown
 Referring = Literal["single", "multi", "both"]
 MaskOf = Literal["instance", "category"]
 READ_BYTES = 2**20
+COCO_LISTS = ("images", "annotations", "categories")
 COCO_FOLDERS = ("train2017", "val2017")
 """Where images lie that are named by their address on the web."""
 NAMES_LOOKED_AT = 10_000  # beside a file that is not there
@@ -72,10 +73,15 @@ class Source:
             read: makes a record of an object; whatever else stands there is refused.
 
         Raises:
-            PlanError: it is no JSON.
+            PlanError: it is no JSON, or COCO's.
             StorageError: the store failed.
         """
         for entry in self.entries(self.input):
+            if entry.key in COCO_LISTS:
+                raise PlanError(
+                    f"{shown(self.input)} is an object with {entry.key!r}, as COCO's files are, and"
+                    " no list of questions: --from coco reads it"
+                )
             value = entry.value
             yield read(value) if isinstance(value, Mapping) else refuse_record(value)
 
