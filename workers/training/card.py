@@ -13,6 +13,7 @@ from workers.storage.uris import join_uri, redact, shown
 from workers.training.examples import TrainOn
 from workers.training.plan import TrainPlan
 from workers.training.record import Ancestor, TrainingRecord
+from workers.wording import counted
 
 CARD_FILE = "README.md"
 _QUESTION = '"the mugs one could drink from"'
@@ -134,8 +135,9 @@ def _list_settings(plan: TrainPlan) -> list[str]:
     rows = {
         "what learned": _name_parts(plan.tuning),
         "learning rate": f"{schedule.rate:g}, {schedule.warm_up:,} steps to rise, then"
-        f" {schedule.shape} to 0 at step {schedule.steps:,}",
-        "a step": f"{plan.accumulate} batches of {plan.per_worker} on each worker",
+        f" {schedule.shape} to {schedule.floor * schedule.rate:g} at step {schedule.steps:,}",
+        "AdamW": f"betas {schedule.betas[0]:g} and {schedule.betas[1]:g}, decay {schedule.decay:g}",
+        "a step": f"{plan.accumulate} times {counted(plan.per_worker, 'row')} on each worker",
         "weights of the losses": f"words {losses.ce:g}, BCE {losses.bce:g}, Dice {losses.dice:g},"
         f" refinement {losses.refinement:g}",
         "rows that count": _name_rows(plan.train_on),
