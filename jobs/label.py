@@ -6,7 +6,8 @@
 A second start of the same command finishes what is left, and does nothing when all is done.
 Exit code 0: all is committed. 1: shards failed, or the run broke off. 2: a setting or the input is
 wrong, and nothing was begun. 3: ended early on purpose (--deadline, --max-gpu-hours, SIGTERM).
-130: stopped by Ctrl-C. What was committed is always kept.
+130: stopped by Ctrl-C. 143: asked to end by SIGTERM, and not through some seconds after
+--grace-seconds, for a store hangs, say. What was committed is always kept.
 """
 
 import sys

@@ -6,7 +6,8 @@
 Runs until it is asked to end (SIGTERM, Ctrl-C), or until --deadline or --max-gpu-hours; with --once
 until all that is there is labelled. Any number of watchers may share a prefix.
 Exit code 0: it ended as it should. 1: something could not be labelled, or the store is away. 2: a
-setting is wrong. 130: Ctrl-C. What was committed is always kept.
+setting is wrong. 130: Ctrl-C. 143: asked to end by SIGTERM, and not through some seconds after
+--grace-seconds, for the store hangs, say. What was committed is always kept.
 """
 
 import sys
