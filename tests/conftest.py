@@ -162,6 +162,8 @@ def start_weed(folder: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
     flags += [f"-{name}.localSocket={folder / name}.sock" for name in ("s3", "filer")]
     command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *flags]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
+    # each bucket has volumes of its own, and there is room for as many as fit on the disk
+    command += ["-master.volumeSizeLimitMB=16"]
     command += ["-master.telemetry=false", f"-s3.config={folder / 's3.json'}"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)

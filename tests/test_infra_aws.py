@@ -92,7 +92,7 @@ def test_the_labelling_role_can_do_what_the_line_does():
 
 def test_the_labelling_role_can_do_with_the_queue_what_the_watcher_does():
     text = (ROOT / "workers/watching/event_queue.py").read_text(encoding="utf-8")
-    calls = set(re.findall(r"_client\.(\w+?)(?:_batch)?\(", text))
+    calls = set(re.findall(r"_(?:client|listener)\.(\w+?)(?:_batch)?\(", text))
     assert len(calls) == 4
     queue = read("notification.json")["QueueConfigurations"][0]["QueueArn"]
     for call in calls:  # of a batch, AWS asks for the right to do it with one

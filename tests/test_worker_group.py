@@ -231,11 +231,9 @@ def test_a_cluster_may_grow(scale):
     assert told.endswith("needs 3 GPUs, and there are 2 in the cluster: waiting until it has grown")
 
 
-def test_a_worker_gets_its_share_of_the_machine_and_a_gpu_where_it_has_use_for_one(scale):
+def test_a_worker_gets_its_share_of_the_machine_and_a_gpu_where_there_are_any(scale):
     found, _ = scale(Group(2), Machine(8, 2))
     assert (found.use_gpu, found.resources_per_worker) == (True, {"CPU": 4.0, "GPU": 1.0})
-    found, _ = scale(Group(2, gpus=False), Machine(8, 2))
-    assert (found.use_gpu, found.resources_per_worker) == (False, {"CPU": 4.0})
     found, _ = scale(Group(2, cpus=1), Machine(8, 0))
     assert found.resources_per_worker == {"CPU": 1.0}
 
