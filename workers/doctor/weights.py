@@ -128,7 +128,7 @@ class _Shapes:
         return self.shapes[key]
 
     def get(self, key: str) -> Tensor:
-        raise NotImplementedError("only shapes are at hand")
+        raise CheckpointError(f"only the shape of {key!r} was read, and not its values")
 
 
 def _check_form(files: Files, place: str) -> Finding:
