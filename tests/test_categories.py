@@ -3,7 +3,12 @@ from dataclasses import replace
 import pytest
 
 from workers.errors import SettingsError
-from workers.exports.categories import name_category, number_categories, read_category_map
+from workers.exports.categories import (
+    GivenIds,
+    name_category,
+    number_categories,
+    read_category_map,
+)
 from workers.labels.targets import blank_target
 
 
@@ -39,6 +44,37 @@ def test_ids_are_kept_and_the_others_fill_the_gaps():
         "m.json",
     )
     assert number_categories(["cup"], rule) == {"plate": 1, "cup": 2, "blade": 3, "cutlery": 4}
+
+
+def test_ids_of_an_imported_file_are_kept_where_they_are_of_one_category():
+    given = GivenIds()
+    for name, number in [("Car", 3), ("bus", 9), ("van", 9), ("dog", 4), ("dog", 5), ("sky", 0)]:
+        given.add(name, number)
+    assert given.kept() == {"Car": 3}
+    names = {"Car", "bus", "dog", "tree"}
+    assert number_categories(names, "phrase", given.kept()) == {
+        "bus": 1,
+        "dog": 2,
+        "Car": 3,
+        "tree": 4,
+    }
+    assert number_categories({"object"}, "object", given.kept()) == {"object": 1}
+
+
+def test_what_a_model_named_is_spelt_as_an_imported_file_writes_it():
+    given = GivenIds()
+    for number, name in enumerate(("Traffic Light", "Van", "the van"), start=1):
+        given.add(name, number)
+    names = {"Van", "van", "traffic light", "mug"}
+    assert given.spell(names) == {"traffic light": "Traffic Light"}, "which van is not clear"
+
+
+def test_a_mask_of_an_imported_file_has_its_category_as_it_is_written_there():
+    imported = replace(target("x", "Traffic Light"), category_id=9)
+    assert name_category(imported, "x", "phrase") == "Traffic Light"
+    assert name_category(imported, "x", "object") == "object"
+    rule = read_category_map(b'{"traffic light": "light"}', "m.json")
+    assert name_category(imported, "x", rule) == "light"
 
 
 def test_without_a_file_categories_are_numbered_by_name():

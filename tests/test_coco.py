@@ -375,6 +375,7 @@ CHANGES = {
     "image id 2 occurs 2 times": lambda d: d["images"].append({**d["images"][1], "file_name": "x"}),
     "category id 0": lambda d: d["categories"][0].update(id=0),
     "no category 99": lambda d: first(d).update(category_id=99),
+    "category 98 for it to have not": lambda d: d["images"][0].update(neg_category_ids=[98]),
     "no image 99": lambda d: first(d).update(image_id=99),
     "but its mask has": lambda d: first(d).update(area=first(d)["area"] + 1),
     "but its mask lies in": lambda d: first(d)["bbox"].__setitem__(0, 5.5),

@@ -125,6 +125,7 @@ def test_the_official_loader_can_decode_the_masks_of_a_muse_file(tmp_path):
             )
             assert coco_mask.area(packed) == mask.sum() == instance["area"]
             assert {"category_id", "category_name", "bbox"} <= instance.keys()
+            assert instance["category_id"] is None, "a model's masks are of no file's category"
 
 
 @pytest.mark.parametrize("form", [*FORMS, "reasonseg"])

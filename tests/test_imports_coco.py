@@ -3,9 +3,21 @@ import json
 import numpy as np
 import pytest
 
-from tests.gold import CATEGORIES, COCO, PHOTOS, convert, export, instances, masks, pixels, write
+from tests.gold import (
+    CATEGORIES,
+    COCO,
+    PHOTOS,
+    assert_same_labels,
+    convert,
+    export,
+    instances,
+    masks,
+    pixels,
+    write,
+)
 from tests.gold import problems as problems_of
 from workers.imports.wording import NOTHING
+from workers.labels.rle import decode_mask
 from workers.labels.targets import IGNORE_REGION
 
 NAME_FORM = "What is {} in this image? Please output segmentation mask."
@@ -69,8 +81,12 @@ def test_a_crowd_is_a_region_to_ignore_and_no_mask_of_the_answer(tmp_path, capsy
     wanted = pixels(crowd["segmentation"], image["height"], image["width"])
     assert np.array_equal(masks(row)[-1], wanted)
     document = json.loads(export("coco", tmp_path / "gold", tmp_path / "coco.json").read_text())
-    assert len(document["annotations"]) == sum(len(instances(image)) for image in PHOTOS)
-    assert "left out: 1 regions to ignore" in capsys.readouterr().out
+    assert "1 regions to ignore" in capsys.readouterr().out
+    (back,) = [each for each in document["annotations"] if each["iscrowd"]]
+    assert len(document["annotations"]) == 1 + sum(len(instances(image)) for image in PHOTOS)
+    assert back["category_id"] == crowd["category_id"]
+    code = back["segmentation"]
+    assert np.array_equal(decode_mask(tuple(code["size"]), code["counts"]), wanted)
 
 
 def test_categories_that_an_image_has_not_are_asked_in_vain(tmp_path):
@@ -117,23 +133,21 @@ def masks_of(rows):
     }
 
 
-def test_the_same_masks_go_out_as_coco(tmp_path):
-    convert("coco", source(tmp_path), tmp_path / "gold")
-    document = json.loads(export("coco", tmp_path / "gold", tmp_path / "coco.json").read_text())
-    names = {each["id"]: each["name"] for each in document["categories"]}
-    files = {each["id"]: each["file_name"] for each in document["images"]}
-    out = {
-        (files[each["image_id"]], names[each["category_id"]], each["segmentation"]["counts"])
-        for each in document["annotations"]
-    }
-    again = convert("coco", tmp_path / "coco.json", tmp_path / "gold2", "--absent", "0")
-    back = {
-        (row.image_uri.rpartition("/")[2], target.category, target.rle_counts)
-        for row in again
-        for target in row.targets
-    }
-    assert out == back
-    assert len(out) == sum(len(instances(image)) for image in PHOTOS)
+@pytest.mark.parametrize("segmentation", ["rle", "polygon"])
+def test_what_goes_out_as_coco_comes_back_the_same(tmp_path, segmentation):
+    rows = convert("coco", source(tmp_path), tmp_path / "gold", "--absent", "3")
+    flags = ("--segmentation", segmentation)
+    path = export("coco", tmp_path / "gold", tmp_path / "coco.json", *flags)
+    again = convert("coco", path, tmp_path / "again", "--absent", "3")
+    kept = [row for row in rows if row.status != "rejected_input"]
+    assert_same_labels(by_question(kept), by_question(again))
+    assert {row.status for row in again} == {"ok", "empty"}
+    categories = json.loads(path.read_text())["categories"]
+    assert {each["id"]: each["name"] for each in categories}.items() <= CATEGORIES.items()
+
+
+def by_question(rows):
+    return sorted(rows, key=lambda row: (row.image_sha256, row.instruction))
 
 
 def broken():

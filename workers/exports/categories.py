@@ -8,13 +8,15 @@ A file (JSON or YAML) maps a phrase or a requested class to a category: its name
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal, cast
 
 from workers.errors import LineError, SettingsError
-from workers.labels.schema import TargetRow
+from workers.labels.origins import Origin
+from workers.labels.schema import LabelRow, TargetRow
 from workers.labels.targets import normalise_phrase
 from workers.storage.stores import open_store
 from workers.storage.uris import normalise_uri
@@ -44,26 +46,84 @@ def name_category(target: TargetRow, instruction: str, rule: Categories) -> str 
 
     What is looked at, until something is found: the requested class, the phrase, the instruction.
     """
+    if rule == "phrase" and target.category and target.category_id is not None:
+        return target.category  # of an imported file, as it is written there
+    return _find((target.category, target.phrase, instruction), rule)
+
+
+def name_asked(row: LabelRow, rule: Categories) -> str | None:
+    """The category that a question asks for; None where the user's file has no line for it."""
+    if rule == "phrase" and (own := find_own_category(row)):
+        return own[0]
+    return _find((_only_class(row), row.instruction), rule)
+
+
+def find_own_category(row: LabelRow) -> tuple[str, int] | None:
+    """Name and id of the category that was asked for, where the file it came from has one."""
+    name, number = _only_class(row), Origin.of(row).category_id
+    return None if name is None or number is None else (name, number)
+
+
+def _only_class(row: LabelRow) -> str | None:
+    asked = row.requested_classes or ()
+    return asked[0] if len(asked) == 1 else None
+
+
+def _find(called: Iterable[str | None], rule: Categories) -> str | None:
     if rule == "object":
         return OBJECT
-    called = (
-        normalise_phrase(name or "") for name in (target.category, target.phrase, instruction)
-    )
-    names = [name for name in called if name]
+    names = [name for each in called if (name := normalise_phrase(each or ""))]
     if isinstance(rule, CategoryMap):
         found = (rule.names[name] for name in names if name in rule.names)
         return next(found, rule.names.get(EVERYTHING_ELSE))
     return names[0] if names else OBJECT
 
 
-def number_categories(names: Iterable[str], rule: Categories) -> dict[str, int]:
-    """Category -> id. All categories of a user's file are listed, also those without a mask."""
-    if not isinstance(rule, CategoryMap):
-        return {name: number for number, name in enumerate(sorted(set(names)), start=1)}
-    numbers = dict(rule.ids)
+@dataclass(slots=True)
+class GivenIds:
+    """The ids that categories have in the files that labels were imported from."""
+
+    _of: dict[str, set[int]] = field(default_factory=dict)
+
+    def add(self, name: str, number: int) -> None:
+        """Takes in what one label says."""
+        self._of.setdefault(name, set()).add(number)
+
+    def kept(self) -> dict[str, int]:
+        """Category -> id, where a category has one id, and no other has the same."""
+        times = Counter(number for numbers in self._of.values() for number in numbers)
+        single = {name: min(ids) for name, ids in self._of.items() if len(ids) == 1}
+        return {name: id_ for name, id_ in single.items() if id_ > 0 and times[id_] == 1}
+
+    def spell(self, names: Iterable[str]) -> dict[str, str]:
+        """Name -> as a file writes it: `traffic light`, which a model said, is its `Traffic Light`.
+
+        Only names that are written in another way are in it.
+        """
+        written: dict[str, list[str]] = {}
+        for name in self._of:
+            written.setdefault(normalise_phrase(name), []).append(name)
+        others = (name for name in names if name not in self._of)
+        return {name: written[name][0] for name in others if len(written.get(name, ())) == 1}
+
+
+def number_categories(
+    names: Collection[str], rule: Categories, given: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Category -> id. All categories of a user's file are listed, also those without a mask.
+
+    Args:
+        names: of categories.
+        rule: how masks are sorted; a user's file may give ids.
+        given: ids that categories should have where the rule is "phrase".
+    """
+    numbers = dict(given or {}) if rule == "phrase" else {}
+    others = set(names)
+    if isinstance(rule, CategoryMap):
+        numbers, others = dict(rule.ids), {*names, *rule.names.values()}
     taken = set(numbers.values())
     free = (number for number in count(1) if number not in taken)
-    for name in sorted({*names, *rule.names.values()} - numbers.keys()):
+    for name in sorted(others - numbers.keys()):
         numbers[name] = next(free)
     return dict(sorted(numbers.items(), key=lambda item: item[1]))
 

@@ -1,14 +1,16 @@
 """Images, categories and masks -> one COCO instance file.
 
 Images are numbered by rank of their SHA-256, so the same pictures get the same numbers whatever
-their names are; annotations in the order of the table. The file is written piece by piece.
+their names are; annotations in the order of the table. Categories of an imported file keep the ids
+that they have there, regions to ignore are crowds, and what people looked for in vain is in an
+image's `neg_category_ids`, as in LVIS. The file is written piece by piece.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 from workers.exports.contours import trace_polygons
-from workers.exports.images import ExportImage, name_images
+from workers.exports.images import name_images
 from workers.exports.lists import write_entries
 from workers.exports.selection import (
     ExportOptions,
@@ -20,7 +22,6 @@ from workers.exports.selection import (
 )
 from workers.labels.parts import LabelTable
 from workers.labels.rle import decode_mask
-from workers.labels.schema import TargetRow
 
 _SCORE_DIGITS = 6  # the table holds float32; more digits are noise
 
@@ -34,8 +35,10 @@ def write_coco(file: BinaryIO, table: LabelTable, options: ExportOptions) -> Exp
         ExportError: a mask in the table is broken.
     """
     found = survey(table.rows, options)
-    _write(file, found, select_masks(table.rows, options), options)
+    _write(file, found, select_masks(table.rows, options, found), options)
     others = {"categories": len(found.categories)}
+    if found.regions:
+        others["regions to ignore"] = found.regions
     return ExportSummary(len(found.images), found.masks, others, found.left_out)
 
 
@@ -43,7 +46,7 @@ def _write(
     file: BinaryIO, found: Survey, masks: Iterable[SelectedMask], options: ExportOptions
 ) -> None:
     file.write(b'{"info":{"description":"labels made by PixelLM"},"licenses":[],"images":[')
-    write_entries(file, _images(found.images))
+    write_entries(file, _images(found))
     file.write(b'],"categories":[')
     write_entries(file, ({"id": number, "name": name} for name, number in found.categories.items()))
     file.write(b'],"annotations":[')
@@ -51,8 +54,8 @@ def _write(
     file.write(b"]}\n")
 
 
-def _images(images: Mapping[str, ExportImage]) -> Iterator[Mapping[str, object]]:
-    named = zip(images.items(), name_images(images), strict=True)
+def _images(found: Survey) -> Iterator[Mapping[str, object]]:
+    named = zip(found.images.items(), name_images(found.images), strict=True)
     for number, ((sha256, image), name) in enumerate(named, start=1):
         yield {
             "id": number,
@@ -61,7 +64,15 @@ def _images(images: Mapping[str, ExportImage]) -> Iterator[Mapping[str, object]]
             "height": image.height,
             "coco_url": image.address,
             "sha256": sha256,
+            **_absent(found, sha256),
         }
+
+
+def _absent(found: Survey, sha256: str) -> Mapping[str, object]:
+    """What the image has nothing of, as LVIS says it."""
+    names = found.absent.get(sha256)
+    ids = sorted(found.categories[found.spelling.get(name, name)] for name in names or ())
+    return {"neg_category_ids": ids} if ids else {}
 
 
 def _annotations(
@@ -79,16 +90,18 @@ def _annotations(
             "id": number,
             "image_id": numbers[mask.row.image_sha256],
             "category_id": found.categories[mask.category],
-            "segmentation": _segmentation(target, options),
+            "segmentation": _segmentation(mask, options),
             "bbox": list(target.bbox),
             "area": target.area,
-            "iscrowd": 0,
+            "iscrowd": int(mask.ignored),
             **facts,
             "attributes": facts,
         }
 
 
-def _segmentation(target: TargetRow, options: ExportOptions) -> object:
-    if options.segmentation == "polygon":
+def _segmentation(mask: SelectedMask, options: ExportOptions) -> object:
+    """Crowds are run lengths in every COCO file, so regions are, too."""
+    target = mask.target
+    if options.segmentation == "polygon" and not mask.ignored:
         return trace_polygons(decode_mask(target.rle_size, target.rle_counts))
     return {"size": list(target.rle_size), "counts": target.rle_counts}

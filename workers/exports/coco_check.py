@@ -48,6 +48,8 @@ def _find_problems(path: Path) -> list[str]:
         *_check_images(images),
     ]
     known = _Known({each.get("id"): each for each in images}, {c.get("id") for c in categories})
+    for image in images:
+        problems += _check_absent(image, known)
     for annotation in annotations:
         problems += _check_annotation(annotation, known)
         if len(problems) >= MAX_PROBLEMS:
@@ -87,6 +89,12 @@ def _check_images(images: list[Entry]) -> Iterator[str]:
     for name, times in Counter(str(image.get("file_name") or "") for image in images).items():
         if not name or times > 1:
             yield f"file_name {name!r} belongs to {times} images"
+
+
+def _check_absent(image: Entry, known: _Known) -> Iterator[str]:
+    for number in image.get("neg_category_ids", ()):
+        if number not in known.categories:
+            yield f"image {image.get('id')!r}: there is no category {number!r} for it to have not"
 
 
 def _is_size(value: object) -> bool:

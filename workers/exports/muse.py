@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 from pixellm.answers import SEG_MARK
 from workers.errors import ExportError
 from workers.exports.lists import check_entries, write_list
-from workers.exports.questions import REGIONS, ImageNames, Question, read_entries, read_names
-from workers.exports.selection import ExportOptions, ExportSummary
+from workers.exports.questions import ImageNames, Question, read_entries, read_names
+from workers.exports.selection import REGIONS, ExportOptions, ExportSummary
 from workers.json_stream import Json
 from workers.labels.origins import SEG
 from workers.labels.parts import LabelTable
@@ -81,8 +81,8 @@ def _write_instance(question: Question, index: int) -> Json:
         "segmentation": _write_mask(target),
         "bbox": list(target.bbox),
         "area": target.area,
-        "category_id": target.category_id or 0,
-        "category_name": target.category or NO_CATEGORY,
+        "category_id": target.category_id,  # null where there is none: 0 is an id of some files
+        "category_name": target.category or NO_CATEGORY,  # the official loader wants one
         **({"rephrased_name": rephrased} if rephrased else {}),
     }
 

@@ -15,9 +15,8 @@ from workers.labels.origins import Origin
 from workers.labels.parts import LabelTable
 from workers.labels.rows import LABELLED
 from workers.labels.schema import LabelRow, TargetRow
-from workers.labels.targets import IGNORE_REGION
+from workers.labels.targets import is_region
 
-REGIONS = "regions to ignore, which are no masks of an answer"
 _PLACES = ("image_sha256", "image_uri", "image_member", "width", "height")
 
 
@@ -89,8 +88,8 @@ def _read(row: LabelRow, left_out: Counter[str]) -> Question | None:
     if row.status not in LABELLED:
         left_out["rows without an answer"] += 1
         return None
-    targets = tuple(each for each in row.targets if IGNORE_REGION not in each.flags)
-    ignored = tuple(each for each in row.targets if IGNORE_REGION in each.flags)
+    targets = tuple(each for each in row.targets if not is_region(each))
+    ignored = tuple(each for each in row.targets if is_region(each))
     if (row.answer_text or "").count(SEG_MARK) != len(targets):
         left_out["answers whose text marks other targets than they have masks"] += 1
         return None

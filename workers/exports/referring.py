@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 from workers.errors import ExportError
 from workers.exports.lists import check_entries, write_list
-from workers.exports.questions import REGIONS, ImageNames, Question, read_entries, read_names
-from workers.exports.selection import ExportOptions, ExportSummary
+from workers.exports.questions import ImageNames, Question, read_entries, read_names
+from workers.exports.selection import REGIONS, ExportOptions, ExportSummary
 from workers.json_stream import Json
 from workers.labels.parts import LabelTable
 from workers.labels.rle import measure_rle

@@ -7,30 +7,49 @@ form that lists masks; one that only shows some has `keeps` in common with them.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from workers.exports.categories import Categories, name_category, number_categories
+from workers.exports.categories import (
+    Categories,
+    GivenIds,
+    find_own_category,
+    name_asked,
+    name_category,
+    number_categories,
+)
 from workers.exports.images import ExportImage, add_image
 from workers.labels.rows import LABELLED
 from workers.labels.schema import LabelRow, TargetRow
-from workers.labels.targets import IGNORE_REGION
+from workers.labels.targets import is_region
 
 RowSource = Callable[[Sequence[str]], Iterator[LabelRow]]
 """Reads the table from its start, in an order that never changes, with the columns named."""
 
-_ITEM = ("item_id", "status", "image_sha256", "width", "height", "instruction")
+_ITEM = (
+    "item_id",
+    "status",
+    "image_sha256",
+    "width",
+    "height",
+    "instruction",
+    "requested_classes",
+    "origin",
+    "meta_json",
+)
 _LIGHT = (
     "image_uri",
     "image_member",
     "targets.phrase",
     "targets.category",
+    "targets.category_id",
     "targets.score",
     "targets.area",
     "targets.flags",
 )
+REGIONS = "regions to ignore, which are no masks of an answer"
 SHEET_CARDS = 12
 """Cards of a sheet: two columns that fit a screen after some scrolling."""
 _ID_BYTES = 16  # of an item id that is remembered: 10 million take 1 GB, and none collide
@@ -70,7 +89,13 @@ class Survey:
     """by SHA-256, sorted"""
     categories: dict[str, int] = field(default_factory=dict)
     """name -> id"""
+    spelling: dict[str, str] = field(default_factory=dict)
+    """names that are written in another way than a file that was imported, and how"""
+    absent: dict[str, set[str]] = field(default_factory=dict)
+    """SHA-256 of an image -> the categories that people say it has nothing of"""
     masks: int = 0
+    regions: int = 0
+    """to ignore"""
     left_out: Counter[str] = field(default_factory=Counter)
     """rows or masks by reason"""
 
@@ -80,14 +105,16 @@ class SelectedMask:
     """One mask that goes out."""
 
     row: LabelRow
-    """with item_id, status, image_sha256, width, height, instruction and targets, else blank"""
+    """as it was read: image_uri and what is about answers is blank"""
     target: TargetRow
     category: str
+    ignored: bool = False
+    """a region that counts neither for nor against"""
 
 
 def survey(rows: RowSource, options: ExportOptions) -> Survey:
     """Goes through the rows without their masks."""
-    found, once = Survey(), _Once()
+    found, once, given = Survey(), _Once(), GivenIds()
     names: set[str] = set()
     for row in rows((*_ITEM, *_LIGHT)):
         if row.width == 0:
@@ -95,22 +122,56 @@ def survey(rows: RowSource, options: ExportOptions) -> Survey:
             continue
         add_image(found.images, row)
         if once.passes(row):
-            chosen = [mask.category for mask in _masks_of(row, options, found.left_out)]
-            names.update(chosen)
-            found.masks += len(chosen)
+            names.update(_take_in(row, found, given, options))
         elif row.status in LABELLED:
             found.left_out["rows that repeat another"] += 1
     found.images = dict(sorted(found.images.items()))
-    found.categories = number_categories(names, options.categories)
+    if options.categories == "phrase":
+        found.spelling = given.spell(names)
+    names = {found.spelling.get(name, name) for name in names}
+    found.categories = number_categories(names, options.categories, given.kept())
     return found
 
 
-def select_masks(rows: RowSource, options: ExportOptions) -> Iterator[SelectedMask]:
-    """Yields the masks that go out, in the order of the table: those that `survey` counted."""
+def _take_in(row: LabelRow, found: Survey, given: GivenIds, options: ExportOptions) -> set[str]:
+    """Counts what goes out of a row; the names of its categories."""
+    for target in row.targets:
+        if target.category and target.category_id is not None:
+            given.add(target.category, target.category_id)
+    if own := find_own_category(row):
+        given.add(*own)
+    chosen = list(_masks_of(row, options, found.left_out))
+    regions = sum(mask.ignored for mask in chosen)
+    found.regions += regions
+    found.masks += len(chosen) - regions
+    names = {mask.category for mask in chosen}
+    if absent := _find_absent(row, options):
+        found.absent.setdefault(row.image_sha256, set()).add(absent)
+        names.add(absent)
+    return names
+
+
+def _find_absent(row: LabelRow, options: ExportOptions) -> str | None:
+    """The category that people looked for in vain; that a model found none proves nothing."""
+    asked = row.requested_classes or ()
+    if row.origin != "human" or row.targets or len(asked) != 1:
+        return None
+    return name_asked(row, options.categories)
+
+
+def select_masks(rows: RowSource, options: ExportOptions, found: Survey) -> Iterator[SelectedMask]:
+    """Yields the masks and regions that go out, in the order of the table, as `survey` found them.
+
+    Args:
+        rows: the same as for `survey`.
+        options: likewise.
+        found: by `survey`.
+    """
     once, counted_before = _Once(), Counter[str]()
     for row in rows((*_ITEM, "targets")):
         if row.width and once.passes(row):
-            yield from _masks_of(row, options, counted_before)
+            for mask in _masks_of(row, options, counted_before):
+                yield replace(mask, category=found.spelling.get(mask.category, mask.category))
 
 
 @dataclass(slots=True)
@@ -131,19 +192,24 @@ def _masks_of(
     row: LabelRow, options: ExportOptions, left_out: Counter[str]
 ) -> Iterator[SelectedMask]:
     for target in row.targets:
-        if not keeps(target, options, left_out):
+        ignored = is_region(target)
+        if not (ignored or keeps(target, options, left_out)):
             continue
-        category = name_category(target, row.instruction, options.categories)
+        category = (
+            name_asked(row, options.categories)
+            if ignored
+            else name_category(target, row.instruction, options.categories)
+        )
         if category is None:
             left_out["masks that the category file has no line for"] += 1
         else:
-            yield SelectedMask(row, target, category)
+            yield SelectedMask(row, target, category, ignored)
 
 
 def keeps(target: TargetRow, options: ExportOptions, left_out: Counter[str]) -> bool:
     """Whether a mask goes out; if not, its reason is counted."""
-    if IGNORE_REGION in target.flags:
-        left_out["regions to ignore, which are no masks of an answer"] += 1
+    if is_region(target):
+        left_out[REGIONS] += 1
     elif target.area == 0:
         left_out["empty masks"] += 1
     elif np.float32(target.score) < np.float32(options.min_score):  # the table keeps 32 bits

@@ -21,7 +21,7 @@ from workers.imports.gold import (
     refuse_question,
 )
 from workers.imports.shapes import Union, read_segmentation
-from workers.imports.source import Source
+from workers.imports.source import Source, read_category_id
 from workers.imports.wording import choose, compose_unnamed
 from workers.json_stream import Json
 from workers.labels.origins import Origin
@@ -73,7 +73,7 @@ def _ask(
     count = source.absent if image else 0  # of an image that the file has not, nothing is known
     absent = _choose_absent(number, image, by_category, known)[:count]
     for place, category in enumerate([*by_category, *absent]):
-        origin = Origin(place, name, "file_name")
+        origin = Origin(place, name, "file_name", category_id=read_category_id(category))
         yield _ask_category(category, by_category.get(category, ()), known, source, origin)
 
 

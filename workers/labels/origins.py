@@ -47,6 +47,8 @@ class Origin:
     """the source has no text for the answer: `answer_text` was composed"""
     names: tuple[str | None, ...] = ()
     """of the targets, where they are not their phrases"""
+    category_id: int | None = None
+    """of the category that was asked for, whether there is one of it or not"""
     refs: tuple[RefOrigin, ...] = ()
     """the expressions that were asked for, in order"""
 

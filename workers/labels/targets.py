@@ -53,6 +53,11 @@ def blank_target() -> TargetRow:
     return replace(_make_target(target, code, (), "", None), target_id="", flags=())
 
 
+def is_region(target: TargetRow) -> bool:
+    """Whether it is a region to ignore, and no mask of the answer."""
+    return IGNORE_REGION in target.flags
+
+
 def normalise_phrase(phrase: str) -> str:
     """One spelling for what is surely the same name: `The red  Mug.` -> `red mug`."""
     words = " ".join(phrase.casefold().split()).strip(" .,;:!?\"'()[]")

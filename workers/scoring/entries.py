@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from workers.labels.calibration import RAW_SCORES
 from workers.labels.rows import LABELLED
 from workers.labels.schema import LabelRow, TargetRow
-from workers.labels.targets import IGNORE_REGION
+from workers.labels.targets import is_region
 
 COLUMNS = (
     "item_id",
@@ -97,7 +97,7 @@ def _make_target(target: TargetRow) -> EntryTarget:
         target.rle_counts,
         target.score,
         tuple(getattr(target, name) for name in RAW_SCORES),
-        IGNORE_REGION in target.flags,
+        is_region(target),
     )
 
 

@@ -17,7 +17,7 @@ from pixellm.run_lengths import RunMask
 from workers.errors import ExportError
 from workers.labels.rle import decode_runs
 from workers.labels.schema import LabelRow, TargetRow
-from workers.labels.targets import IGNORE_REGION
+from workers.labels.targets import is_region
 from workers.records.record import ImageRef
 from workers.training.ordering import are_alike
 
@@ -159,8 +159,8 @@ def read_example(
     why = find_unwanted(row, train_on or TrainOn(), split)
     if why is not None:
         return Skipped(why, row.item_id)
-    targets = [target for target in row.targets if IGNORE_REGION not in target.flags]
-    ignored = [target for target in row.targets if IGNORE_REGION in target.flags]
+    targets = [target for target in row.targets if not is_region(target)]
+    ignored = [target for target in row.targets if is_region(target)]
     why = _find_contradiction(row, targets, ignored)
     if why is not None:
         return Skipped(why, row.item_id)
@@ -197,7 +197,7 @@ def find_unwanted(row: LabelRow, train_on: TrainOn, split: Split | None) -> Why 
     if train_on.checked_only and row.origin != "human" and row.review not in CHECKED:
         return Why.UNCHECKED
     lowest = np.float32(train_on.min_score)  # the table keeps 32 bits
-    scores = (np.float32(each.score) for each in row.targets if IGNORE_REGION not in each.flags)
+    scores = (np.float32(each.score) for each in row.targets if not is_region(each))
     return Why.LOW_SCORE if any(score < lowest for score in scores) else None
 
 

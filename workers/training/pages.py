@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.labels.schema import LabelRow
-from workers.labels.targets import IGNORE_REGION
+from workers.labels.targets import is_region
 from workers.scoring.metrics import METRICS
 from workers.sheets.sheet import draw_photo, fit_photo, make_card
 from workers.sheets.text import pick_colour
@@ -127,7 +127,7 @@ def page_name(step: int) -> str:
 
 
 def _make_side(row: LabelRow, photo: npt.NDArray[np.uint8]) -> Side:
-    targets = tuple(each for each in row.targets if IGNORE_REGION not in each.flags)
+    targets = tuple(each for each in row.targets if not is_region(each))
     card = make_card(replace(row, targets=targets), photo)
     file = io.BytesIO()
     draw_photo(card).save(file, format="JPEG", quality=_QUALITY)
