@@ -83,6 +83,15 @@ def test_a_second_start_goes_on_or_has_nothing_to_do(place, capsys):
     assert len(steps_in(place / "out")) == 4
 
 
+def test_a_run_that_is_refused_does_not_say_that_it_goes_on(place, capsys):
+    assert train(flags(place, "--evaluate-every", "0")) == 0
+    capsys.readouterr()
+    assert train(flags(place, "--evaluate-every", "0", "--steps", "9")) == 2
+    told = capsys.readouterr().err
+    assert "other settings or other data, at step 4" in told
+    assert "going on" not in told
+
+
 def label_flags(place, output, model, *more):
     return [
         *("--input", f"{place}/photos", "--output", f"{place}/{output}", "--model", f"{model}"),

@@ -45,7 +45,7 @@ def score_twice(plan, peers):
     bench = Bench(checkpoint, store, States(store, plan.output, print), peers)
     tuned = TunedModel(checkpoint.model.train(), plan.tuning)
     loop = start_loop(plan, tuned, peers)
-    validation = start_validation(plan, bench, {})
+    validation = start_validation(plan, bench, None)
     seen = [validation.evaluate(tuned, loop)]
     with torch.no_grad():
         for weight in tuned.trained().values():

@@ -313,7 +313,7 @@ def test_a_run_that_goes_on_is_scored_by_the_rows_that_it_began_with(whole):
 
 def told_of(plan, store):
     told = []
-    return start_validation(plan, bench_of(store, told), {}), told
+    return start_validation(plan, bench_of(store, told), None), told
 
 
 def test_without_held_out_images_nothing_is_scored_and_it_is_said_once():
@@ -365,7 +365,7 @@ def test_scores_are_those_of_an_evaluation_of_labels_that_the_same_model_makes(t
     assert found["giou"] > 0.6
     assert found["nothing_accuracy"] is not None
     tuned = TunedModel(checkpoint.model, plan.tuning)
-    seen = start_validation(plan, bench, {}).evaluate(tuned, start_loop(plan, tuned, Alone()))
+    seen = start_validation(plan, bench, None).evaluate(tuned, start_loop(plan, tuned, Alone()))
     assert seen.scores.pop("loss") > 0
     assert seen.scores == take_reported(found, None)
     assert set(seen.scores) == set(REPORTED)

@@ -24,6 +24,7 @@ from workers.drawn.plan import DrawnPlan
 from workers.drawn.running import CPU, StagePlace, StageRunner
 from workers.errors import SettingsError
 from workers.labels.commits import now
+from workers.storage.folders import put_folder
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.training.parallel import Together
@@ -122,8 +123,7 @@ class DrawnTraining:
             folder = Path(name)
             save_checkpoint(stage.model, self._beginnings.tokenizer, folder)
             (folder / RECORD_FILE).write_text(self._record(), encoding="utf-8")
-            for path in sorted(folder.iterdir(), key=lambda each: each.suffix == ".safetensors"):
-                self._store.put(join_uri(place, path.name), path.read_bytes())
+            put_folder(folder, place, self._store, last=lambda file: file.endswith(".safetensors"))
         return place
 
     def _record(self) -> str:

@@ -18,12 +18,13 @@ from statistics import fmean
 from pixellm.adapters import CONFIG_FILE
 from pixellm.tuning import TunedModel
 from workers.labels.commits import now
+from workers.storage.folders import put_folder
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.training.card import CARD_FILE, write_card
-from workers.training.feed import FeedPosition
 from workers.training.metrics import METRICS
 from workers.training.plan import TrainPlan
+from workers.training.progress import Progress
 from workers.training.record import RECORD_FILE, TrainingRecord, trace_lineage
 from workers.training.start import Bench
 from workers.version import code_version
@@ -70,28 +71,21 @@ def write_result(
         record = _sum_up(plan, bench, scores or {})
         (folder / RECORD_FILE).write_text(record.to_json(), encoding="utf-8")
         (folder / CARD_FILE).write_text(write_card(record), encoding="utf-8")
-        _put_all(folder, place, bench.store, last=_LAST[plan.result])
+        put_folder(folder, place, bench.store, last=_LAST[plan.result])
     return place
-
-
-def _put_all(folder: Path, place: str, store: Store, last: Callable[[str], bool]) -> None:
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    for path in sorted(paths, key=lambda each: last(each.name)):
-        store.put(join_uri(place, path.relative_to(folder).as_posix()), path.read_bytes())
 
 
 def _sum_up(plan: TrainPlan, bench: Bench, scores: Mapping[str, float]) -> TrainingRecord:
     """The record, from what the states and the metrics of the run say."""
-    rest = bench.states.newest_rest()
-    position = FeedPosition.from_json(rest["data"])
+    progress = Progress.from_json(bench.states.newest_rest())
     recent = list(_recent_losses(bench.store, plan.output))
     return TrainingRecord(
         plan=plan,
         lineage=trace_lineage(plan.model, bench.checkpoint.sha256, bench.folder),
-        steps=rest["loop"]["step"],
-        examples=rest["loop"]["step"] * position.batch_rows,
-        passed_over=rest.get("passed_over", {}),
-        runs=position.runs,
+        steps=progress.step,
+        examples=progress.step * progress.data.batch_rows,
+        passed_over=progress.passed_over,
+        runs=progress.data.runs,
         losses=_mean_of(recent),
         loss_steps=len(recent),
         scores=scores,

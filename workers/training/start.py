@@ -1,7 +1,7 @@
 """Where a worker begins: weights with their optimiser, data, and the newest state of both."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,12 @@ from workers.errors import SettingsError
 from workers.storage.objects import Store
 from workers.training.batches import BatchMaker
 from workers.training.examples import Split
-from workers.training.feed import Feed, FeedPosition
+from workers.training.feed import Feed
 from workers.training.learner import Learner
 from workers.training.mixing import Mix
 from workers.training.parallel import Together, share
 from workers.training.plan import TrainPlan
+from workers.training.progress import Progress
 from workers.training.reading import ExampleStream
 from workers.training.states import States
 from workers.wording import Say
@@ -59,9 +60,9 @@ def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> L
     return Loop(learner, tuned.trained(), plan.schedule, peers, _precision_of(plan, model.device))
 
 
-def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
-    """This worker's batches, from where a state says; with an empty one, from the beginning."""
-    position = FeedPosition.from_json(rest["data"]) if rest else None
+def start_feed(plan: TrainPlan, bench: Bench, before: Progress | None) -> Feed:
+    """This worker's batches, from where the run has come to, or from the beginning."""
+    position = before.data if before else None
     seed, split = plan.schedule.seed, Split("train", plan.held_out) if plan.held_out else None
     # what was being learned from, whatever has been labelled meanwhile
     runs = position.runs if position else [()] * len(plan.data)
@@ -86,34 +87,36 @@ def start_feed(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Feed:
     rank, world = bench.peers.rank, bench.peers.world
     mix = Mix(streams, seed=seed)
     feed = Feed(mix, maker, plan.per_worker, rank, world, plan.accumulate, position=position)
-    feed.counts += Counter(rest.get("passed_over", {}))
+    feed.counts += Counter(before.passed_over if before else {})
     return feed
 
 
-def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Mapping[str, Any]:
+def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Progress | None:
     """Brings the loop to the newest state.
 
     Returns:
-        What else the state remembers (`worker.save`); nothing where there is none.
+        How far the run is; None where it has no state.
 
     Raises:
         SettingsError: it is a state of another run.
     """
     found = bench.states.newest()
     if found is None:
-        return {}
-    if found.rest["model"] != bench.checkpoint.sha256:
+        return None
+    before = Progress.from_json(found.rest)
+    if before.model != bench.checkpoint.sha256:
         raise SettingsError(
             f"--output {plan.output!r} holds a training run of another model, at step"
             f" {found.step:,}. Give another output, or the model that it began with to go on"
         )
-    if found.rest["plan"] != plan.digest:
+    if before.plan != plan.digest:
         raise SettingsError(
             f"--output {plan.output!r} holds a training run with other settings or other data, at"
             f" step {found.step:,}. Give another output, or the same settings to go on"
         )
-    loop.restore(found.tensors, found.rest["loop"])
-    return found.rest
+    loop.restore(found.tensors, before.loop)
+    bench.say(f"going on from step {loop.step:,} of {plan.schedule.steps:,}")
+    return before
 
 
 def _precision_of(

@@ -8,10 +8,9 @@ scored after the newest state is scored again when a run that was killed goes on
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import Any
 
 import torch
 
@@ -29,14 +28,13 @@ from workers.training.evaluation import Evaluation, Graded, take_reported, title
 from workers.training.held_out import HeldOut, choose_rows
 from workers.training.pages import PAGE_ROWS, PAGES, page_name, write_page
 from workers.training.plan import TrainPlan
+from workers.training.progress import Progress
 from workers.training.start import Bench
 from workers.training.states import States
 from workers.training.trial import Trial, Tried, merge_weights
 
 FEW = 30
 """Rows: with fewer, a score says little, and one row moves it far."""
-_HISTORY, _RUNS = "evaluations", "validation"
-"""Keys of a state's rest."""
 
 
 class Validation:
@@ -113,10 +111,15 @@ class Validation:
         last = self._history[-1] if self._history else None
         return last if last and last.step == self._plan.schedule.steps else None
 
-    def note(self) -> dict[str, Any]:
-        """What a state must remember."""
-        history = [[each.step, dict(each.scores)] for each in self._history]
-        return {_HISTORY: history, _RUNS: [list(runs) for runs in self._held_out.runs]}
+    @property
+    def history(self) -> Sequence[Graded]:
+        """What was scored so far, in the order of the steps."""
+        return self._history
+
+    @property
+    def runs(self) -> tuple[tuple[str, ...], ...]:
+        """Which runs the rows are read from, of each table."""
+        return self._held_out.runs
 
     def _try(self, tuned: TunedModel) -> Tried:
         peers = self._bench.peers
@@ -138,13 +141,13 @@ class Validation:
         self._bench.store.put(uri, page)
 
 
-def start_validation(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> Validation | None:
+def start_validation(plan: TrainPlan, bench: Bench, before: Progress | None) -> Validation | None:
     """What scores a run; None where nothing is scored, which is said.
 
     Args:
         plan: of the run.
         bench: what this worker has at hand.
-        rest: of the state that the run goes on from; empty at its beginning.
+        before: how far the run is; None at its beginning.
 
     Raises:
         SettingsError: --validation has no row that can be asked.
@@ -160,12 +163,12 @@ def start_validation(plan: TrainPlan, bench: Bench, rest: Mapping[str, Any]) -> 
         return None
     model, tokenizer = bench.checkpoint.model, bench.checkpoint.tokenizer
     encode = BatchMaker.for_model(model.config, tokenizer, bench.store).encode
-    held_out = choose_rows(plan, bench.store, encode, rest.get(_RUNS, ()))
+    held_out = choose_rows(plan, bench.store, encode, before.validation if before else ())
     if not held_out.golds:
         _tell_of_none(plan, bench, held_out)
         return None
     bench.say(_describe(held_out, plan))
-    history = [Graded(step, scores) for step, scores in rest.get(_HISTORY, ())]
+    history = list(before.evaluations if before else ())
     return Validation(plan, bench, held_out, _open_best(plan, bench, held_out), history)
 
 

@@ -29,6 +29,7 @@ from workers.training.learner import to_device
 from workers.training.metrics import Measured, Metrics
 from workers.training.parallel import Together
 from workers.training.plan import TrainPlan
+from workers.training.progress import Progress
 from workers.training.results import write_result
 from workers.training.start import Bench, go_on, start_feed, start_loop
 from workers.training.states import States
@@ -86,8 +87,6 @@ def work(
     if (rises := plan.schedule.warm_up) >= plan.schedule.steps:
         said = f"the rate rises for {rises:,} steps (--warm-up), and there are no more"
         say(f"{said} than {plan.schedule.steps:,}: it never comes to {plan.schedule.rate:g}")
-    if begun := states.steps():
-        say(f"going on from step {begun[0]:,} of {plan.schedule.steps:,}")
     bench = Bench(checkpoint, store, states, peers, folder, say)
     examples = plan.per_worker * plan.accumulate * peers.world
     metrics = Metrics(store, plan.output, examples, board=board)
@@ -123,8 +122,8 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
     """
     tuned = TunedModel(bench.checkpoint.model.train(), plan.tuning, plan.schedule.seed)
     loop = start_loop(plan, tuned, bench.peers)
-    rest = go_on(plan, loop, bench)
-    feed, validation = start_feed(plan, bench, rest), start_validation(plan, bench, rest)
+    before = go_on(plan, loop, bench)
+    feed, validation = start_feed(plan, bench, before), start_validation(plan, bench, before)
     device = bench.checkpoint.model.device
     batches = iter(feed)
     while not loop.done:
@@ -151,15 +150,16 @@ def save(
     """Keeps a state: all workers gather it, the first one writes."""
     tensors, rest = loop.state()
     if bench.peers.rank == 0:
-        whole = {
-            "plan": plan.digest,
-            "model": bench.checkpoint.sha256,
-            "loop": rest,
-            "data": position.to_json(),
-            "passed_over": dict(passed_over),
-            **(validation.note() if validation else {}),
-        }
-        bench.states.save(loop.step, tensors, whole)
+        progress = Progress(
+            plan=plan.digest,
+            model=bench.checkpoint.sha256,
+            loop=rest,
+            data=position,
+            passed_over=passed_over,
+            evaluations=tuple(validation.history) if validation else (),
+            validation=validation.runs if validation else (),
+        )
+        bench.states.save(loop.step, tensors, progress.to_json())
 
 
 def _learn(
