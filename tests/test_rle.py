@@ -152,6 +152,12 @@ def test_runs_that_do_not_cover_the_mask_are_refused(runs):
         decode_mask((4, 4), pack(runs))
 
 
+def test_a_size_below_zero_is_refused():
+    for read in (read_runs, measure_rle):
+        with pytest.raises(ExportError, match="cover"):
+            read((-2, -2), "4")
+
+
 @pytest.mark.parametrize("counts", ["p", "0p", "/0", "o" * 12 + "0"])
 def test_what_can_be_no_count_is_refused_before_it_is_added_up(counts):
     with pytest.raises(ExportError, match=r"is not a compressed|more than 2"):

@@ -1,13 +1,15 @@
 import http.server
 import json
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from tests.scoring import box, evaluate, row
 from workers.errors import ScoringError
-from workers.scoring.judge import ModelJudge, Phrases, WordJudge, make_judge
+from workers.scoring.judge import Phrases, WordJudge
+from workers.scoring.model_judge import ModelJudge, make_judge
 from workers.scoring.names import UNJUDGED
 from workers.scoring.options import ScoringOptions
 from workers.scoring.sums import ALL
@@ -80,6 +82,14 @@ def test_words_that_both_phrases_have_count(true, said, worth):
     assert words(said, true) == pytest.approx(worth)
 
 
+def test_a_phrase_of_any_length_is_compared_in_no_time():
+    long = " ".join(f"word{n}x" for n in range(50_000))
+    assert words(long, long) == 1
+    assert words(long, f"other {long}") > 0.9
+    assert words("a" * 10**6, "a" * (10**6 - 1) + "b") == 0
+    assert words("mug " * 200, "mug") == pytest.approx(2 / 101)
+
+
 def test_words_are_compared_unless_an_endpoint_is_named():
     pair = Phrases("red mug", "mug")
     assert make_judge(None, None).judge([pair]) == WordJudge().judge([pair])
@@ -120,10 +130,66 @@ def test_without_a_key_none_is_sent(monkeypatch):
     assert "Authorization" not in seen[0][1]
 
 
-@pytest.mark.parametrize("said", ["perhaps", "7", "10", "0.5 or 0.7", "-1", "", None, "1e5"])
+NO_NUMBERS = ["perhaps", "7", "10", "0.5 or 0.7", "-1", "", None, "1e5", "1e-5", "1/10", "1%"]
+NO_NUMBERS += ["1 out of 10", "1 %", "0,8", "\u22121", {"a": 1}, "0.5-0.7", "1.5.0"]
+
+
+@pytest.mark.parametrize("said", NO_NUMBERS)
 def test_what_is_no_single_number_from_0_to_1_is_no_judgement(said):
     with endpoint((200, completion(said))) as (url, _):
         assert ask(url, PAIR) == [None]
+
+
+@pytest.mark.parametrize(
+    "said", ["**0.5**", "0.5, I think", "score=0.5", '"0.5"', "(0.50)", "0.5!"]
+)
+def test_what_stands_around_a_number_is_read_over(said):
+    with endpoint((200, completion(said))) as (url, _):
+        assert ask(url, PAIR) == [0.5]
+
+
+@pytest.mark.parametrize("key", ["k-secret\n", " k-secret"])
+def test_a_key_from_a_file_has_a_line_break_behind_it(key, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with endpoint((200, completion("1"))) as (url, seen):
+        assert ask(url, PAIR) == [1]
+    assert seen[0][1]["Authorization"] == "Bearer k-secret"
+
+
+@pytest.mark.parametrize("key", ["k-\nsecret", "k secret", "k-s\u00e9cret"])
+def test_what_can_be_no_key_is_told_without_it(key, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with endpoint((200, "")) as (url, seen), pytest.raises(ScoringError) as caught:
+        ask(url, PAIR)
+    assert "the variable OPENAI_API_KEY holds what no key has" in f"{caught.value}"
+    assert "cret" not in f"{caught.value}"
+    assert not seen
+
+
+def test_an_endpoint_that_sends_a_byte_now_and_then_is_not_waited_for():
+    class Drip(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                    time.sleep(0.05)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Drip)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        judge = ModelJudge(f"http://127.0.0.1:{server.server_port}", "gpt", (), timeout=0.3)
+        with pytest.raises(ScoringError, match=r"no whole reply in 0\.3 seconds"):
+            judge.judge([Phrases(*PAIR)])
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("code", [429, 408, 500, 503])

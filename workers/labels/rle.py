@@ -192,7 +192,7 @@ def _check_runs(size: tuple[int, int], counts: str) -> npt.NDArray[np.int64]:
 
 
 def _check_cover(size: tuple[int, int], runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    pixels = size[0] * size[1]
+    pixels = size[0] * size[1] if min(size) >= 0 else -1
     # each by itself, too: the sum of very long ones wraps round
     if len(runs) == 0 or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
         raise ExportError(

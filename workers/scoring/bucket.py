@@ -12,8 +12,9 @@ from workers.scoring.ap import look_at
 from workers.scoring.entries import Entry
 from workers.scoring.fitting import RawScores, take_raw
 from workers.scoring.join import Block, read_bucket
-from workers.scoring.judge import Judge, make_judge
+from workers.scoring.judge import Judge
 from workers.scoring.measures import MaskProblem, Question, make_question
+from workers.scoring.model_judge import make_judge
 from workers.scoring.muse import MaskCount, count_masks, count_question, match_question
 from workers.scoring.names import judge_names
 from workers.scoring.options import ScoringOptions

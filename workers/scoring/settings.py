@@ -31,6 +31,8 @@ def _endpoint(text: str) -> str:
         raise ValueError(f"{shown(text)} is no address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{shown(text)} is no address such as http://localhost:8000/v1")
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError(f"{shown(text)}: an address has letters of ASCII only, and no spaces")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(
             f"{shown(text)}: the address has more than a host and a path; keys come from"
