@@ -6,6 +6,7 @@ from torch import nn
 
 from pixellm.errors import TrainingDiverged
 from pixellm.loop import EXPLODED, REMEMBERED, Loop, Schedule
+from pixellm.peers import Alone
 
 
 class Line(nn.Module):
@@ -81,6 +82,23 @@ def test_random_numbers_are_others_for_each_batch_of_each_step_and_the_same_agai
         run(Loop(learner, dict(learner.named_parameters()), Schedule(steps=5)))
     assert drawn[:10] == drawn[10:]
     assert len(set(drawn)) == 10
+
+
+def test_workers_draw_other_random_numbers_for_batches_of_one_number():
+    drawn = []
+
+    class Drawing(Line):
+        def forward(self, batch):
+            drawn.append(torch.rand(1).item())
+            return super().forward(batch)
+
+    class Second(Alone):
+        rank = 1
+
+    for peers in (Alone(), Second()):
+        learner = Drawing()
+        run(Loop(learner, dict(learner.named_parameters()), Schedule(steps=2), peers))
+    assert len(set(drawn)) == len(drawn) == 8
 
 
 def test_what_is_learned_gets_better():

@@ -84,6 +84,8 @@ def test_officially_the_masks_of_an_image_are_counted_over_its_questions():
     said = [row(text="1"), row([box(5, 5, 8, 8)], text="2"), row(text="3", image="other")]
     counts = [count_question(question(*both)) for both in zip(gold, said, strict=True)]
     assert count_masks(counts) == max(2 + 0, 0 + 1) + 0
+    more = count_question(question(row([box(0, 0, 2, 2)]), row([box(0, 0, 2, 2)] * 3)))
+    assert count_masks([more, *counts[2:]]) == max(1, 3) + 0
     # so 3 pairs, of which the lonely prediction counts 1, are divided by 2
     official = evaluate(gold, said, OFFICIAL).scores[ALL]
     assert official["muse_giou"] == pytest.approx((0 + 0 + 1) / 2)

@@ -17,7 +17,9 @@ from tests.test_model_folders import put_folder
 from tests.training_tables import put_local_photos
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
+from workers.storage.local import LocalStore
 from workers.storage.stores import Anywhere
+from workers.training.claims import RUNNING, claimed
 from workers.training.plan import DataSet
 from workers.training.settings import read_data
 
@@ -90,6 +92,15 @@ def test_a_run_that_is_refused_does_not_say_that_it_goes_on(place, capsys):
     told = capsys.readouterr().err
     assert "other settings or other data, at step 4" in told
     assert "going on" not in told
+
+
+def test_an_output_in_which_another_run_learns_is_left_alone(place, capsys):
+    with claimed(LocalStore(), f"{place}/out", "another plan"):
+        assert train(flags(place)) == 2
+    assert "another training run learns, with other settings" in capsys.readouterr().err
+    assert not (place / "out" / "_states").exists()
+    assert train(flags(place, "--evaluate-every", "0")) == 0
+    assert not (place / "out" / RUNNING).exists()
 
 
 def label_flags(place, output, model, *more):

@@ -62,6 +62,20 @@ def test_what_was_kept_by_another_measure_is_no_rival():
     assert best_in(store).restore(weights(0)) == Graded(1, {"giou": 0.1})
 
 
+def test_weights_of_another_run_are_not_put_in_the_place_of_the_best():
+    store = MemoryStore()
+    best = best_in(store)
+    offer(best, 0.5)
+    offer(best_in(store, mark="other rows"), 0.1)  # at the same step
+    assert best.restore(weights(0)) is None
+
+
+def test_a_note_without_scores_is_read_over():
+    store = MemoryStore()
+    States(store, "mem://b/out", print, BEST).save(1, {}, {"mark": "rows"})
+    assert best_in(store).record is None
+
+
 def test_a_score_that_is_not_measured_beats_nothing():
     assert not is_better({"exact": 1.0}, None, "giou")
     assert not is_better({"giou": 1.0}, None, "last")

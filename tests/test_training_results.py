@@ -141,7 +141,9 @@ def test_only_the_last_losses_make_the_mean_and_other_lines_are_read_over(done, 
     file = f"{OUTPUT}/metrics/000000005.jsonl"
     lines = store.get(file).splitlines()
     assert [json.loads(line)["step"] for line in lines] == [5, 6]
-    store.put(file, b"\n".join([*lines, b'{"step": 6, "scores": {"giou": 0.5}}']))
+    others = [b'{"step": 6, "scores": {"giou": 0.5}}', b"{oops", b"[1]", b'{"losses": {"ce": 1}}']
+    store.put(file, b"\n".join([*lines, *others]))
+    store.put(f"{OUTPUT}/metrics/notes.txt", b"\xffnot ours\n")
     found = record(store, run(PLAN, store))
     assert found["loss_steps"] == 2
     last = [json.loads(line)["losses"]["ce"] for line in lines]

@@ -101,6 +101,34 @@ def test_one_that_was_not_finished_is_not_seen(monkeypatch):
     assert is_of(states.newest(), 1)
 
 
+def test_a_marker_is_written_when_all_pieces_are_there_and_goes_before_them(monkeypatch):
+    monkeypatch.setattr("workers.training.states.PIECE_BYTES", 1)
+    store, order = MemoryStore(), []
+    put, delete = store.put, store.delete
+    monkeypatch.setattr(store, "put", lambda uri, data: order.append(uri) or put(uri, data))
+    states, _ = states_in(store)
+    save(states, 1)
+    marker = f"{OUTPUT}/{STATES}/000000001.json"
+    assert len(order) > 2
+    assert order.index(marker) == len(order) - 1
+    order.clear()
+    monkeypatch.setattr(store, "delete", lambda uri: order.append(uri) or delete(uri))
+    save(states, 2, 3)
+    gone = [uri for uri in order if f"{STATES}/000000001" in uri]
+    assert len(gone) > 2
+    assert gone[0] == marker
+
+
+@pytest.mark.parametrize("name", ["notes.json", ".json", "1 2.json", "-1.json"])
+def test_what_else_lies_beside_states_is_no_state(name):
+    store = MemoryStore()
+    states, _ = states_in(store)
+    save(states, 1)
+    store.put(f"{OUTPUT}/{STATES}/{name}", b"{}")
+    assert states.steps() == [1]
+    assert is_of(states.newest(), 1)
+
+
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "marker"])
 def test_one_that_is_damaged_is_passed_over_and_said_so(harm):
     store = MemoryStore()

@@ -20,6 +20,7 @@ from pixellm.peers import Alone
 from workers.errors import SettingsError
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown
+from workers.training.claims import claimed
 from workers.training.metrics import Metrics
 from workers.training.parallel import Together, share
 from workers.training.states import State, States
@@ -85,7 +86,10 @@ class StageRunner:
         if found is not None and found.step >= place.steps:
             self._say(f"{place.name}: done already")
             return
-        stage = begin()
+        with claimed(self._store, place.uri, place.digest):
+            self._run(begin(), place, found)
+
+    def _run(self, stage: Stage, place: StagePlace, found: State | None) -> None:
         stage.to(self._device)
         loop = self._start(stage, place, found)
         steps, batches = stage.schedule.steps, len(self._own) * self._peers.world

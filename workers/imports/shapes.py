@@ -70,8 +70,10 @@ class Union:
 
     def cut(self, size: Size) -> RunMask:
         """See `Shape`."""
-        parts = np.stack([part.cut(size).pixels() for part in self.parts])
-        return RunMask.from_pixels(np.logical_or.reduce(parts))
+        together = np.zeros(size, dtype=np.bool_)
+        for part in self.parts:  # one by one: there may be thousands, of a picture of any size
+            together |= part.cut(size).pixels()
+        return RunMask.from_pixels(together)
 
 
 @dataclass(frozen=True, slots=True)

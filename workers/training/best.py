@@ -38,8 +38,11 @@ class Best:
     def _find(self) -> Graded | None:
         best = None
         for step, rest in self._states.notes():
-            if rest.get("mark") == self._mark and is_better(rest["scores"], best, self.choice):
-                best = Graded(step, rest["scores"])
+            scores = rest.get("scores")
+            if rest.get("mark") != self._mark or not isinstance(scores, Mapping):
+                continue
+            if is_better(scores, best, self.choice):
+                best = Graded(step, scores)
         return best
 
     def offer(self, record: Graded, trained: Mapping[str, nn.Parameter]) -> None:
@@ -61,14 +64,15 @@ class Best:
         """Puts the best weights in the place of the present ones; all workers must ask.
 
         Returns:
-            Their scores; None where none were kept, or they are damaged: nothing is changed then.
+            Their scores; None where none were kept, or they are damaged or of another run by now:
+            nothing is changed then.
 
         Raises:
             StorageError: the store failed.
         """
         self._peers.gather(None)  # the first has written by then
         found = self._states.read(self.record.step) if self.record else None
-        if found is None:
+        if found is None or found.rest.get("mark") != self._mark:
             return None
         for name, weight in trained.items():
             whole = found.tensors[name].to(weight.device)

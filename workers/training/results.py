@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 
@@ -100,12 +101,20 @@ def _recent_losses(store: Store, output: str) -> Iterator[Mapping[str, float]]:
     seen = set[int]()
     for uri in reversed(files):
         for line in reversed(store.get(uri).splitlines()):
-            values = json.loads(line)
-            if len(seen) < LOSS_STEPS and "losses" in values and values["step"] not in seen:
-                seen.add(values["step"])
-                yield values["losses"]
+            step, losses = _read_losses(line)
+            if losses and len(seen) < LOSS_STEPS and step not in seen:
+                seen.add(step)
+                yield losses
         if len(seen) == LOSS_STEPS:
             return
+
+
+def _read_losses(line: bytes) -> tuple[int, Mapping[str, float]]:
+    """Of a step; none where a line is about something else, or not ours: a page can do without."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        values = json.loads(line)
+        return int(values["step"]), {name: float(each) for name, each in values["losses"].items()}
+    return 0, {}
 
 
 def _mean_of(losses: Iterable[Mapping[str, float]]) -> Mapping[str, float]:

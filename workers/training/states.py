@@ -7,6 +7,7 @@ Killed before 2, the state before it is the newest. One whose pieces are damaged
 over, and said so.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ PIECE_BYTES = 512 * 2**20
 """Of tensors that lie in one object: it is held in memory while it is written."""
 KEPT = 2
 """Newest states that are kept: the last one, and one before it in case that is damaged."""
+_MARKER = re.compile(r"([0-9]+)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class States:
     def steps(self) -> list[int]:
         """Of all states that count, the newest first."""
         names = (info.uri.rpartition("/")[2] for info in self._store.list(self._folder))
-        found = {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
+        found = {int(each[1]) for name in names if (each := _MARKER.fullmatch(name))}
         return sorted(found, reverse=True)
 
     def newest(self) -> State | None:

@@ -23,6 +23,7 @@ from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
 from workers.storage.stores import Anywhere
 from workers.training.board import Board
+from workers.training.claims import claimed
 from workers.training.evaluation import Evaluation, Graded
 from workers.training.feed import FeedPosition
 from workers.training.learner import to_device
@@ -103,8 +104,9 @@ def work(
         if peers.rank == 0 and (event.step % plan.save_every == 0 or last):
             metrics.write()
 
-    learned = train(plan, bench, hear)
-    return write_result(learned.tuned, plan, bench, learned.scores)
+    with claimed(store, plan.output, plan.digest, checkpoint.sha256):
+        learned = train(plan, bench, hear)
+        return write_result(learned.tuned, plan, bench, learned.scores)
 
 
 def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:

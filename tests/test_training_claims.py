@@ -1,0 +1,66 @@
+import pytest
+
+from workers.errors import AccessDenied, ConditionUnsupported, SettingsError
+from workers.storage.memory import MemoryStore
+from workers.training.claims import RUNNING, claimed
+
+OUTPUT = "mem://b/out"
+CLAIM = f"{OUTPUT}/{RUNNING}"
+
+
+def test_while_a_run_learns_no_other_begins_in_its_output():
+    store = MemoryStore()
+    with claimed(store, OUTPUT, "plan", "model"):
+        for other in (("plan 2", "model"), ("plan", "model 2")):
+            with pytest.raises(SettingsError, match="another training run learns"):
+                claimed(store, OUTPUT, *other).__enter__()
+        with claimed(store, "mem://b/out2", "plan 2", "model"):
+            pass
+        assert store.find(CLAIM), "who was refused took nothing away"
+    with claimed(store, OUTPUT, "plan 2", "model"):
+        pass
+
+
+def test_the_same_run_may_be_started_again_while_its_claim_is_there():
+    store = MemoryStore()
+    with claimed(store, OUTPUT, "plan"), claimed(store, OUTPUT, "plan"):
+        pass
+    assert store.find(CLAIM) is None
+
+
+def test_a_run_that_breaks_off_leaves_no_claim():
+    store = MemoryStore()
+    with pytest.raises(KeyboardInterrupt), claimed(store, OUTPUT, "plan"):
+        raise KeyboardInterrupt
+    assert store.find(CLAIM) is None
+
+
+def test_what_a_killed_run_left_is_named_and_can_be_deleted():
+    store = MemoryStore()
+    killed = claimed(store, OUTPUT, "plan")
+    killed.__enter__()
+    with pytest.raises(SettingsError, match=f"if that run was killed, delete '{CLAIM}'"):
+        claimed(store, OUTPUT, "plan 2").__enter__()
+    store.delete(CLAIM)
+    with claimed(store, OUTPUT, "plan 2"):
+        pass
+
+
+class Plain(MemoryStore):
+    """A store without conditional writes, whose user may not delete."""
+
+    def put_if_absent(self, uri, data):
+        raise ConditionUnsupported("no such write")
+
+    def delete(self, uri):
+        raise AccessDenied(f"{uri} may not be deleted")
+
+
+def test_a_store_without_conditions_or_deletes_is_enough():
+    store = Plain()
+    with claimed(store, OUTPUT, "plan"):
+        pass
+    with claimed(store, OUTPUT, "plan"):
+        pass
+    with pytest.raises(SettingsError, match="another training run learns"):
+        claimed(store, OUTPUT, "plan 2").__enter__()

@@ -1,0 +1,76 @@
+"""While a run learns, nobody with other settings begins in its output.
+
+    OUTPUT/_running.json    who it is; gone when the run has ended
+
+States tell runs apart too, but the first one comes late. A run that was killed leaves the claim
+behind: the same command goes on, for any other the message says what to delete.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from workers.errors import AccessDenied, ConditionUnsupported, ObjectMissing, SettingsError
+from workers.labels.commits import JsonFile, now
+from workers.storage.objects import Store
+from workers.storage.uris import join_uri, shown
+
+RUNNING = "_running.json"
+"""In the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner(JsonFile):
+    """A run that learns in an output; two starts of one run are the same but for the time."""
+
+    plan: str
+    """digest of all that decides what is learned"""
+    model: str
+    """SHA-256 of the weights that it begins with; empty where it begins with none"""
+    began_at: str
+    """UTC, ISO 8601"""
+
+
+@contextmanager
+def claimed(store: Store, output: str, plan: str, model: str = "") -> Iterator[None]:
+    """Keeps others away for as long as the context is open.
+
+    Args:
+        store: where the output lies.
+        output: its prefix.
+        plan: see `Owner`.
+        model: likewise.
+
+    Raises:
+        SettingsError: the output is claimed by another run.
+        StorageError: the claim could not be written or read.
+    """
+    uri = join_uri(output, RUNNING)
+    own = Owner(plan, model, now())
+    _create(store, uri, own)
+    found = _read(store, uri) or own
+    if (found.plan, found.model) != (plan, model):
+        raise SettingsError(
+            f"in --output {output!r} another training run learns, with other settings or another"
+            f" model: it began at {found.began_at}. Give another output; if that run was killed,"
+            f" delete {shown(uri)}"
+        )
+    try:
+        yield
+    finally:
+        with suppress(AccessDenied):  # then it stays; training needs no right to delete
+            store.delete(uri)
+
+
+def _read(store: Store, uri: str) -> Owner | None:
+    with suppress(ObjectMissing):  # another start of the same run has just ended
+        return Owner.from_json(store.get(uri), uri)
+    return None
+
+
+def _create(store: Store, uri: str, own: Owner) -> None:
+    try:
+        store.put_if_absent(uri, own.to_json())
+    except ConditionUnsupported:
+        if store.find(uri) is None:
+            store.put(uri, own.to_json())
