@@ -191,6 +191,13 @@ def test_a_picture_and_instruction_that_lie_there_twice_are_exported_once():
         assert summary.left_out == {"rows that repeat another": 1}
 
 
+def test_ids_of_another_program_may_be_any_text():
+    rows = [replace(answered([blob((1, n))]), item_id=f"row {n}") for n in (1, 2, 2)]
+    document, summary = export(rows)
+    assert len(document["annotations"]) == 2
+    assert summary.left_out == {"rows that repeat another": 1}
+
+
 def test_a_failure_does_not_hide_the_label_of_the_same_item():
     labelled = answered([blob((1, 1))])
     failed = replace(labelled, status="failed", targets=(), n_targets=0, row_index=-1)

@@ -66,6 +66,12 @@ def test_rows_of_the_same_image_and_instruction_find_each_other_across_parts():
     assert not +told
 
 
+def test_ids_of_another_program_may_be_any_text():
+    rows = [replace(row, item_id=f"my row {n} é") for n, row in enumerate(answers(6))]
+    (pairs,), _ = joined([rows], [rows[::-1]])
+    assert ids(pairs) == {each.item_id: each.item_id for each in rows}
+
+
 @pytest.mark.parametrize("buckets", [2, 5])
 def test_every_item_is_in_one_bucket_with_all_others_of_its_image(buckets):
     rows = answers(60)

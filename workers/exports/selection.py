@@ -8,6 +8,7 @@ form that lists masks; one that only shows some has `keeps` in common with them.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -181,7 +182,7 @@ class _Once:
     _seen: set[bytes] = field(default_factory=set)
 
     def passes(self, row: LabelRow) -> bool:
-        item = bytes.fromhex(row.item_id)[:_ID_BYTES]
+        item = blake2b(row.item_id.encode(), digest_size=_ID_BYTES).digest()
         if row.status not in LABELLED or item in self._seen:
             return False
         self._seen.add(item)

@@ -16,6 +16,7 @@ are 0.2 GB with three masks a row.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from zlib import crc32
 
 import numpy as np
@@ -33,10 +34,10 @@ BLOCK_ROWS = 20_000
 """Rows that are set aside in one object, and gold rows of a bucket: with three masks a row, some
 100 MB of text, and twice that in a process."""
 NO_GOLD = "predicted rows that no gold row is about"
-_KEY_DIGITS = 16
+_KEY_BYTES = 8
 
 Keys = NDArray[np.uint64]
-"""Beginnings of item ids, sorted; two items of the same key only cost a row that is set aside."""
+"""Digests of item ids, sorted; two items of the same key only cost a row that is set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,9 @@ def _first_answers(entries: Iterable[Entry], told: Counter[str]) -> dict[str, En
 
 
 def _key(item_id: str) -> int:
-    return int(item_id[:_KEY_DIGITS], 16)
+    """Of any text: a table that another program made may have ids of its own."""
+    digest = blake2b(item_id.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
+    return int.from_bytes(digest)
 
 
 def _unite(keys: Sequence[Keys]) -> Keys:
