@@ -172,6 +172,14 @@ def test_what_cannot_be_used_is_a_row_that_says_why(tmp_path, change, reasons):
     assert [code for _, code in problems_of(rows) if code != "instruction_missing"] == reasons
 
 
+def test_masks_without_a_pixel_are_told(tmp_path, capsys):
+    far = {**instances(PHOTOS[0])[0], "segmentation": [[-9, -9, -5, -9, -5, -5]]}
+    document = {**COCO, "images": PHOTOS[:1], "annotations": [far]}
+    (row,) = convert("coco", source(tmp_path, document), tmp_path / "gold", "--absent", "0")
+    assert row.targets[0].area == 0
+    assert "1 rows have a mask without a pixel (flag `empty_mask`)" in capsys.readouterr().err
+
+
 def test_a_file_without_images_is_no_coco_file(tmp_path, capsys):
     convert("coco", write(tmp_path / "x.json", [{"image": "a.jpg"}]), tmp_path / "gold", code=2)
     assert "no `images`" in capsys.readouterr().err

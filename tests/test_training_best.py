@@ -62,6 +62,23 @@ def test_what_was_kept_by_another_measure_is_no_rival():
     assert best_in(store).restore(weights(0)) == Graded(1, {"giou": 0.1})
 
 
+def test_whoever_does_not_write_waits_for_the_one_who_does():
+    store = MemoryStore()
+    first = best_in(store)
+
+    class Second(Alone):
+        rank = 1
+
+        def gather(self, value):
+            offer(first, 0.5)  # the first worker is behind
+            return [value, value]
+
+    second = Best(States(store, "mem://b/out", print, BEST, kept=1), "giou", "rows", Second())
+    offer(second, 0.5)
+    assert not list(store.list("mem://b/out"))
+    assert second.restore(weights(0)) == Graded(1, {"giou": 0.5})
+
+
 def test_weights_of_another_run_are_not_put_in_the_place_of_the_best():
     store = MemoryStore()
     best = best_in(store)

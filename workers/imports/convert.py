@@ -69,15 +69,20 @@ def convert(conversion: Conversion, say: Say) -> ConvertSummary:
     _probe(ledger, say)
     committed, left_out = ledger.committed_ids(), Counter[str]()
     records = FORMATS[conversion.settings.form].read(conversion.source, left_out)
-    entries, parts = 0, list[str]()
+    entries, parts, without_pixels = 0, list[str](), 0
     with ThreadPoolExecutor(THREADS) as threads:
         for shard_id, batch in _cut(records, conversion.settings.records_per_part):
             if shard_id not in committed:
-                _commit(shard_id, batch, conversion, threads)
+                without_pixels += _commit(shard_id, batch, conversion, threads)
             parts.append(shard_id)
             entries += len(batch)
             if len(parts) % TOLD_EVERY == 0:
                 say(f"{entries:,} entries in {len(parts):,} parts")
+    if without_pixels:
+        say(
+            f"{without_pixels:,} rows have a mask without a pixel (flag `empty_mask`): nothing is"
+            " learned from them, and no answer can find it"
+        )
     _check_unchanged(conversion)
     manifest = finish_run(
         ledger,
@@ -123,7 +128,8 @@ def _cut(records: Iterator[GoldRecord], size: int) -> Iterator[tuple[str, Sequen
 
 def _commit(
     shard_id: str, batch: Sequence[GoldRecord], conversion: Conversion, threads: ThreadPoolExecutor
-) -> None:
+) -> int:
+    """Makes a part of some entries; returns how many of its rows have a mask without a pixel."""
     run, limits = conversion.provenance, conversion.settings.picture_limits
     attempt = Attempt(run, shard_id, 1, datetime.now(UTC))
 
@@ -142,6 +148,7 @@ def _commit(
             source=conversion.settings.input,
             source_etag=conversion.digest,
         )
+    return sum("empty_mask" in row.qa_flags for row in rows)
 
 
 def _check_unchanged(conversion: Conversion) -> None:

@@ -35,7 +35,8 @@ class Source:
     input: str
     """URI of the file or folder"""
     images: str
-    """URI of the folder that images are looked for in; none outside of it is read"""
+    """URI of the folder that images are looked for in; names that lead out of it are refused, and
+    links in a local folder are followed"""
     instances: str | None = None
     """URI of the file with the annotations, where it is another one"""
     split: str | None = None

@@ -20,7 +20,7 @@ class Minimum:
     least: float
 
     def __str__(self) -> str:
-        return f"{self.name}={self.least:g}"
+        return f"{self.name}={self.least:.15f}".rstrip("0").rstrip(".")
 
 
 def read_minimum(text: str) -> Minimum:
@@ -43,7 +43,9 @@ def find_missed(scores: Scores, minimums: Iterable[Minimum]) -> list[str]:
     for each in minimums:
         value = scores[each.name]
         if value is None:
-            missed.append(f"{each.name} can't be measured here, and must be {each.least:g} or more")
-        elif value < each.least - ROUNDING:
-            missed.append(f"{each.name} is {value:.4f}, and must be {each.least:g} or more")
+            missed.append(
+                f"{each.name} can't be measured here, and must be {each.least:.15g} or more"
+            )
+        elif not value >= each.least - ROUNDING:  # what is no number is missed, too
+            missed.append(f"{each.name} is {value:.4f}, and must be {each.least:.15g} or more")
     return missed
