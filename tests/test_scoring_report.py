@@ -98,6 +98,16 @@ def test_a_minimum_is_a_name_and_a_number(text, least):
     assert read_minimum(text) == Minimum(text.split("=")[0].strip(), least)
 
 
+@pytest.mark.parametrize("text", ["giou=0.00001", "giou=0.9999999", "giou=0.5", "ap=1", "ap=0"])
+def test_a_minimum_is_written_as_it_was_read(text):
+    assert f"{read_minimum(text)}" == text
+
+
+def test_what_is_no_number_is_missed():
+    (said,) = find_missed({"giou": float("nan")}, [read_minimum("giou=0")])
+    assert said == "giou is nan, and must be 0 or more"
+
+
 @pytest.mark.parametrize(
     "text", ["giou", "giou=", "=0.5", "giou=50", "giou=1.1", "giou=-0.1", "giou=x", "giou>=0.5", ""]
 )

@@ -123,6 +123,14 @@ def test_without_any_prediction_all_is_zero_that_can_be_measured():
     assert set(scores.values()) == {None, 0}
 
 
+def test_only_hits_count_for_the_quality_of_segments():
+    gold = [row([box(0, 0, 4, 4), box(5, 0, 9, 4)])]
+    said = [row([box(0, 0, 4, 3), box(5, 0, 9, 1)])]  # IoU 12/16 and, no hit, 4/16
+    scores = evaluate(gold, said).scores[ALL]
+    assert scores["sq"] == pytest.approx(12 / 16)
+    assert scores["pq"] == pytest.approx(12 / 16 / (1 + 1 / 2 + 1 / 2))
+
+
 def test_what_lies_in_ignore_regions_is_told():
     found = evaluate([row([box(0, 0, 2, 2)], ignored=[box(4, 4, 8, 8)])], [row([box(4, 4, 7, 7)])])
     assert found.told == {"predictions that lie in ignore regions": 1}

@@ -41,11 +41,9 @@ def find_missed(scores: Scores, minimums: Iterable[Minimum]) -> list[str]:
     """What is below its minimum, a sentence each; what could not be measured is missed, too."""
     missed = []
     for each in minimums:
-        value = scores[each.name]
+        value, due = scores[each.name], f"must be {each.least:.15g} or more"
         if value is None:
-            missed.append(
-                f"{each.name} can't be measured here, and must be {each.least:.15g} or more"
-            )
+            missed.append(f"{each.name} can't be measured here, and {due}")
         elif not value >= each.least - ROUNDING:  # what is no number is missed, too
-            missed.append(f"{each.name} is {value:.4f}, and must be {each.least:.15g} or more")
+            missed.append(f"{each.name} is {value:.4f}, and {due}")
     return missed
