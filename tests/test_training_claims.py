@@ -28,6 +28,24 @@ def test_the_same_run_may_be_started_again_while_its_claim_is_there():
     assert store.find(CLAIM) is None
 
 
+def test_of_workers_that_learn_together_one_takes_the_claim_away():
+    store = MemoryStore()
+    with claimed(store, OUTPUT, "plan"):
+        with claimed(store, OUTPUT, "plan", releases=False):
+            pass
+        assert store.find(CLAIM)
+    assert store.find(CLAIM) is None
+
+
+def test_the_claim_of_another_run_is_left_where_it_is():
+    store = MemoryStore()
+    with claimed(store, OUTPUT, "plan"):
+        store.delete(CLAIM)  # by somebody who thought that it was dead
+        other = claimed(store, OUTPUT, "plan 2")
+        other.__enter__()
+    assert store.find(CLAIM)
+
+
 def test_a_run_that_breaks_off_leaves_no_claim():
     store = MemoryStore()
     with pytest.raises(KeyboardInterrupt), claimed(store, OUTPUT, "plan"):

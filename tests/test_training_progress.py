@@ -16,7 +16,7 @@ PROGRESS = Progress(
     data=FeedPosition("ef", 4, 8, MixPosition(28, (Position(1, 3),)), (("run-1",),), 2, 1),
     passed_over={"no label": 2},
     evaluations=(Graded(5, {"giou": 0.25}),),
-    validation=(("run-1", "run-2"),),
+    validation={"mem://b/gold": ("run-1", "run-2")},
 )
 
 

@@ -138,7 +138,7 @@ def test_what_is_written_scores_what_was_said_of_it(whole, tmp_path):
         (tmp_path / info.uri.rpartition("/")[2]).write_bytes(store.get(info.uri))
     written = load_checkpoint(tmp_path)
     held_out = choose_rows(PLAN, store, tiny_maker(store, 497).encode)
-    tried = Trial(written, store, PLAN.losses, ()).try_images(held_out.images)
+    tried = Trial(written, store, PLAN.losses, PLAN.order, ()).try_images(held_out.images)
     assert round(tried.loss / tried.rows, 6) == learned.scores["loss"]
     card = json.loads((tmp_path / "training.json").read_text())
     assert card["scores"] == learned.scores
@@ -212,7 +212,7 @@ def test_where_an_average_is_kept_it_is_what_is_scored_and_what_is_written():
         name = "codebook.head.0.weight"
         assert not torch.equal(kept[f"average.{name}"], kept[f"weights.{name}"])
         model = merge_weights(learned.tuned, Alone().whole, torch.float32)
-        trial = Trial(Checkpoint(model, tiny().tokenizer, ""), store, plan.losses, ())
+        trial = Trial(Checkpoint(model, tiny().tokenizer, ""), store, plan.losses, plan.order, ())
         tried = trial.try_images(choose(store, plan).images)
         assert round(tried.loss / tried.rows, 6) == events[-1].scores["loss"]
 
@@ -249,7 +249,7 @@ def test_a_best_by_other_rows_is_no_rival():
 # ---- which rows ----------------------------------------------------------------------------------
 
 
-def choose(store, plan, runs=()):
+def choose(store, plan, runs=None):
     return choose_rows(plan, store, tiny_maker(store, 497).encode, runs)
 
 
@@ -284,6 +284,27 @@ def test_a_validation_table_is_taken_whole_and_a_question_once():
     tables = (TABLE, "mem://b/more")
     found = choose(store, replace(PLAN, validation=tables, evaluate_rows=200))
     assert Counter(ids_of(found)) == Counter({row.item_id for row in photo_rows(7)})
+
+
+def test_rows_are_read_from_the_runs_that_they_were_read_from_before():
+    store, plan = memory_table(), replace(PLAN, validation=(TABLE,), evaluate_rows=200)
+    before = choose(store, plan)
+    put_table(store, TABLE, photo_rows(7), run_id="run-2", finish=True)
+    assert ids_of(choose(store, plan)) != ids_of(before)
+    assert ids_of(choose(store, plan, before.runs)) == ids_of(before)
+
+
+@pytest.mark.parametrize(
+    "tables", [("mem://b/more",), (TABLE, "mem://b/more"), ("mem://b/more",) * 2]
+)
+def test_a_run_goes_on_with_other_tables_to_score_it(tables):
+    store = memory_table()
+    put_table(store, "mem://b/more", photo_rows(7), run_id="of-its-own")
+    plan = replace(PLAN, validation=(TABLE,), schedule=replace(PLAN.schedule, steps=4))
+    run(plan, store, die_at=(3, False))
+    learned, events, _ = run(replace(plan, validation=tables), store)
+    assert learned is not None
+    assert events[-1].step == 4
 
 
 def test_what_is_not_learned_is_not_asked_and_what_cannot_be_asked_is_counted():
@@ -400,12 +421,38 @@ def test_a_merged_model_is_the_one_that_learns_with_its_steps_added():
     torch.testing.assert_close(made.language.model(input_ids=ids).last_hidden_state, own)
 
 
+def test_losses_compare_masks_in_the_order_of_training():
+    store, rows = memory_table(), photo_rows()
+    several = [row for row in rows if row.answer_text.count("[SEG]") > 1]
+    unnamed = [
+        replace(
+            row, answer_text=" and ".join(["[SEG]"] * len(row.targets)) + ".", targets=bare(row)
+        )
+        for row in several
+    ]
+    put_table(store, "mem://b/unnamed", unnamed)
+    held_out = choose(store, replace(PLAN, validation=("mem://b/unnamed",), evaluate_rows=50))
+    losses = {
+        order: Trial(tiny(), store, PLAN.losses, order, ()).try_images(held_out.images).loss
+        for order in ("as-labelled", "left-to-right")
+    }
+    assert losses["as-labelled"] != losses["left-to-right"]
+
+
+def bare(row):
+    """Its targets without names, from right to left."""
+    return tuple(
+        replace(target, phrase=None, span_start=None, span_end=None)
+        for target in sorted(row.targets, key=lambda target: -target.bbox[0])
+    )
+
+
 def test_pictures_that_are_gone_leave_their_rows_out_and_are_told_of():
     store = memory_table()
     held_out = choose(store, replace(PLAN, validation=(TABLE,), evaluate_rows=8))
     (first, *_) = held_out.images
     store.delete(first[0].row.image_uri)
-    tried = Trial(tiny(), store, PLAN.losses, ()).try_images(held_out.images)
+    tried = Trial(tiny(), store, PLAN.losses, PLAN.order, ()).try_images(held_out.images)
     assert tried.left_out == {"image_missing": len(first)}
     assert tried.rows == 8 - len(first)
 

@@ -86,7 +86,8 @@ class StageRunner:
         if found is not None and found.step >= place.steps:
             self._say(f"{place.name}: done already")
             return
-        with claimed(self._store, place.uri, place.digest):
+        first = self._peers.rank == 0
+        with claimed(self._store, place.uri, place.digest, releases=first):
             self._run(begin(), place, found)
 
     def _run(self, stage: Stage, place: StagePlace, found: State | None) -> None:

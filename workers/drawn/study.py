@@ -140,11 +140,18 @@ class Study:
     # ---- results ----
 
     def _results(self) -> Iterable[ArmResult]:
-        """All that are there, also those of arms that were not asked for now."""
-        uris = [info.uri for info in self._store.list(join_uri(self._plan.output, ARMS_PLACE))]
-        for uri in uris:
-            if uri.endswith(f"/{RESULT}"):
-                yield ArmResult.from_json(self._store.get(uri), shown(uri))
+        """All of these settings that are there, also those of arms that were not asked for now."""
+        others = 0
+        for info in list(self._store.list(join_uri(self._plan.output, ARMS_PLACE))):
+            if not info.uri.endswith(f"/{RESULT}"):
+                continue
+            found = ArmResult.from_json(self._store.get(info.uri), shown(info.uri))
+            if found.arm in ARMS and found.digest == self._digest(ARMS[found.arm], found.seed):
+                yield found
+            else:
+                others += 1
+        if others:
+            self._say(f"{others} results of other settings are not in the table")
 
     def _result(self, arm: Arm, seed: int) -> ArmResult | None:
         uri = self._result_uri(arm, seed)

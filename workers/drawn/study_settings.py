@@ -26,8 +26,9 @@ class AblateSettings(FlagSettings):
 
     python jobs/ablate.py --output out/ablation
 
-    A second start goes on where the first one was ended. The table is made of all results in the
-    output. When the base is there, several starts may share the work: give each other --arms.
+    A second start goes on where the first one was ended. The table is made of all results of
+    these settings in the output. When the base is there, several starts may share the work: give
+    each other --arms.
     """
 
     output: Place

@@ -32,7 +32,9 @@ class Owner(JsonFile):
 
 
 @contextmanager
-def claimed(store: Store, output: str, plan: str, model: str = "") -> Iterator[None]:
+def claimed(
+    store: Store, output: str, plan: str, model: str = "", *, releases: bool = True
+) -> Iterator[None]:
     """Keeps others away for as long as the context is open.
 
     Args:
@@ -40,6 +42,8 @@ def claimed(store: Store, output: str, plan: str, model: str = "") -> Iterator[N
         output: its prefix.
         plan: see `Owner`.
         model: likewise.
+        releases: whether this worker takes the claim away at the end: of those that learn together,
+            the one that writes.
 
     Raises:
         SettingsError: the output is claimed by another run.
@@ -51,21 +55,28 @@ def claimed(store: Store, output: str, plan: str, model: str = "") -> Iterator[N
     found = _read(store, uri) or own
     if (found.plan, found.model) != (plan, model):
         raise SettingsError(
-            f"in --output {output!r} another training run learns, with other settings or another"
-            f" model: it began at {found.began_at}. Give another output; if that run was killed,"
-            f" delete {shown(uri)}"
+            f"in {shown(output)} another training run learns, with other settings or another model:"
+            f" it began at {found.began_at}. Give another output; if that run was killed, delete"
+            f" {shown(uri)}"
         )
     try:
         yield
     finally:
-        with suppress(AccessDenied):  # then it stays; training needs no right to delete
-            store.delete(uri)
+        if releases:
+            _release(store, uri, own)
 
 
 def _read(store: Store, uri: str) -> Owner | None:
     with suppress(ObjectMissing):  # another start of the same run has just ended
         return Owner.from_json(store.get(uri), uri)
     return None
+
+
+def _release(store: Store, uri: str, own: Owner) -> None:
+    there = _read(store, uri)
+    if there is not None and (there.plan, there.model) == (own.plan, own.model):
+        with suppress(AccessDenied):  # then it stays; training needs no right to delete
+            store.delete(uri)
 
 
 def _create(store: Store, uri: str, own: Owner) -> None:

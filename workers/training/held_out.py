@@ -48,9 +48,9 @@ class HeldOut:
 
     golds: tuple[Gold, ...]
     """in the order of their hashes"""
-    runs: tuple[tuple[str, ...], ...]
-    """which runs each table was read from: give them again to read the same, since what counts of
-    a table may be another run by then"""
+    runs: Mapping[str, tuple[str, ...]]
+    """prefix -> the runs that a table was read from: give them again to read the same, since what
+    counts of a table may be another run by then"""
     skipped: Mapping[str, int]
     """rows that were drawn and can't be asked, by reason"""
 
@@ -81,7 +81,7 @@ class _Place:
 
 
 def choose_rows(
-    plan: TrainPlan, store: Store, encode: Encode, runs: Sequence[Sequence[str]] = ()
+    plan: TrainPlan, store: Store, encode: Encode, runs: Mapping[str, Sequence[str]] | None = None
 ) -> HeldOut:
     """Draws the rows, and reads them. Memory: these rows, and those of the part at hand.
 
@@ -89,7 +89,7 @@ def choose_rows(
         plan: of the run.
         store: of the tables.
         encode: example -> ids, or why it has none (`BatchMaker.encode`).
-        runs: which runs each table is read from; without any, what counts now.
+        runs: prefix -> the runs that a table is read from; of others, what counts now.
 
     Raises:
         CommitError: nothing has been committed, or a part is damaged or gone.
@@ -97,10 +97,7 @@ def choose_rows(
     """
     split = None if plan.validation else Split("held_out", plan.held_out)
     prefixes = plan.validation or tuple(each.prefix for each in plan.data)
-    tables = [
-        _open_table(store, prefix, own)
-        for prefix, own in zip(prefixes, runs or [()] * len(prefixes), strict=True)
-    ]
+    tables = [_open_table(store, prefix, (runs or {}).get(prefix, ())) for prefix in prefixes]
     drawn = nsmallest(plan.evaluate_rows, _find_wanted(tables, plan, split))
     places = {place.item_id: place for place in reversed(drawn)}  # a question once
     skipped, golds = Counter[str](), list[Gold]()
@@ -112,7 +109,7 @@ def choose_rows(
         else:
             golds.append(Gold(row, conversation))
     read_from = (tuple(dict.fromkeys(part.run_id for part in table.parts)) for table in tables)
-    return HeldOut(tuple(golds), tuple(read_from), skipped)
+    return HeldOut(tuple(golds), dict(zip(prefixes, read_from, strict=True)), skipped)
 
 
 def _open_table(store: Store, prefix: str, runs: Sequence[str]) -> LabelTable:

@@ -1,7 +1,7 @@
 """How far a training run is, apart from its weights: what a state of it says in JSON."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from workers.errors import SettingsError
@@ -24,8 +24,8 @@ class Progress:
     """rows that can't be learned from, by reason"""
     evaluations: tuple[Graded, ...] = ()
     """what was scored, in the order of the steps"""
-    validation: tuple[tuple[str, ...], ...] = ()
-    """which runs the held-out rows are read from"""
+    validation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """prefix -> the runs that its held-out rows are read from"""
 
     @property
     def step(self) -> int:
@@ -36,7 +36,7 @@ class Progress:
         """For a state's `rest`; a run that scores nothing has no word of it."""
         scored = {
             "evaluations": [[each.step, dict(each.scores)] for each in self.evaluations],
-            "validation": [list(runs) for runs in self.validation],
+            "validation": {prefix: list(runs) for prefix, runs in self.validation.items()},
         }
         return {
             "plan": self.plan,
@@ -62,10 +62,14 @@ class Progress:
                 data=FeedPosition.from_json(rest["data"]),
                 passed_over=rest["passed_over"],
                 evaluations=tuple(Graded(*each) for each in rest.get("evaluations", ())),
-                validation=tuple(map(tuple, rest.get("validation", ()))),
+                validation=_read_runs(rest.get("validation", {})),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SettingsError(
                 f"a state can't be read ({error!r}): it is damaged, or of another version of this"
                 " program. Go on with the version that wrote it, or give another --output"
             ) from error
+
+
+def _read_runs(found: Mapping[str, Sequence[str]]) -> Mapping[str, tuple[str, ...]]:
+    return {prefix: tuple(runs) for prefix, runs in found.items()}

@@ -38,6 +38,7 @@ from workers.training.batches import BatchMaker
 from workers.training.examples import Skipped
 from workers.training.held_out import Gold
 from workers.training.learner import to_device
+from workers.training.ordering import Order
 from workers.training.pages import ShownRow, show_row
 from workers.training.pictures import Pictures
 
@@ -99,17 +100,23 @@ class Trial:
         checkpoint: the model, and the tokenizer.
         store: where the pictures lie.
         losses: weights of the parts of the loss.
+        order: in which masks are compared that no word tells apart, as in training.
         shown: item ids of the rows that come into the page.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, store: Store, losses: LossWeights, shown: Collection[str]
+        self,
+        checkpoint: Checkpoint,
+        store: Store,
+        losses: LossWeights,
+        order: Order,
+        shown: Collection[str],
     ) -> None:
         self._model, self._losses, self._shown = checkpoint.model, losses, shown
         self._engine = Engine(checkpoint)
         self._pictures = Pictures(store, PictureLimits())
         config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
-        self._maker = BatchMaker.for_model(config, tokenizer, store)
+        self._maker = BatchMaker.for_model(config, tokenizer, store, order=order)
 
     def try_images(self, images: Sequence[Sequence[Gold]]) -> Tried:
         """Asks about all images, scores the answers, and computes losses.

@@ -8,7 +8,7 @@ scored after the newest state is scored again when a run that was killed goes on
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -117,8 +117,8 @@ class Validation:
         return self._history
 
     @property
-    def runs(self) -> tuple[tuple[str, ...], ...]:
-        """Which runs the rows are read from, of each table."""
+    def runs(self) -> Mapping[str, tuple[str, ...]]:
+        """Prefix of a table -> the runs that its rows are read from."""
         return self._held_out.runs
 
     def _try(self, tuned: TunedModel) -> Tried:
@@ -129,7 +129,9 @@ class Validation:
             dtype = torch.bfloat16 if self._plan.precision == "bf16" else torch.float32
             model = merge_weights(tuned, peers.whole, dtype)
             checkpoint = Checkpoint(model, self._bench.checkpoint.tokenizer, "")
-            trial = Trial(checkpoint, self._bench.store, self._plan.losses, self._first)
+            trial = Trial(
+                checkpoint, self._bench.store, self._plan.losses, self._plan.order, self._first
+            )
             own = trial.try_images(self._held_out.images[peers.rank :: peers.world])
             del trial, checkpoint, model
         return Tried.total(peers.gather(own))
@@ -163,7 +165,7 @@ def start_validation(plan: TrainPlan, bench: Bench, before: Progress | None) -> 
         return None
     model, tokenizer = bench.checkpoint.model, bench.checkpoint.tokenizer
     encode = BatchMaker.for_model(model.config, tokenizer, bench.store).encode
-    held_out = choose_rows(plan, bench.store, encode, before.validation if before else ())
+    held_out = choose_rows(plan, bench.store, encode, before.validation if before else None)
     if not held_out.golds:
         _tell_of_none(plan, bench, held_out)
         return None

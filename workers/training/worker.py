@@ -104,7 +104,8 @@ def work(
         if peers.rank == 0 and (event.step % plan.save_every == 0 or last):
             metrics.write()
 
-    with claimed(store, plan.output, plan.digest, checkpoint.sha256):
+    first = peers.rank == 0
+    with claimed(store, plan.output, plan.digest, checkpoint.sha256, releases=first):
         learned = train(plan, bench, hear)
         return write_result(learned.tuned, plan, bench, learned.scores)
 
@@ -159,7 +160,7 @@ def save(
             data=position,
             passed_over=passed_over,
             evaluations=tuple(validation.history) if validation else (),
-            validation=validation.runs if validation else (),
+            validation=validation.runs if validation else {},
         )
         bench.states.save(loop.step, tensors, progress.to_json())
 
