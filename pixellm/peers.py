@@ -16,8 +16,17 @@ class Peers(Protocol):
         """Which of them this is, from 0."""
         ...
 
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        ...
+
     def mean(self, values: Tensor) -> Tensor:
         """Of a value of each."""
+        ...
+
+    def gather(self, value: Value) -> list[Value]:
+        """What each of them gives, in the order of their ranks; all of them must ask."""
         ...
 
     def apart(self, learner: nn.Module) -> AbstractContextManager[object]:
@@ -33,10 +42,18 @@ class Peers(Protocol):
         ...
 
 
-class Alone:
+class Alone(Peers):
     """One worker."""
 
-    rank, world = 0, 1
+    @property
+    def rank(self) -> int:
+        """The first."""
+        return 0
+
+    @property
+    def world(self) -> int:
+        """One."""
+        return 1
 
     def mean(self, values: Tensor) -> Tensor:
         """Its own value."""

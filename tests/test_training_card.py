@@ -44,6 +44,9 @@ def test_it_tells_what_it_is_how_to_use_it_and_where_it_comes_from():
     assert "| all | 0.7500 |" in scores
     assert "* what learned: LoRA (rank 8, alpha 16, dropout 0.05, beside q, v) in" in page
     assert "* AdamW: betas 0.9 and 0.95, decay 0" in page
+    assert "* largest gradient: 1" in page
+    assert "* pictures: plain, jitter 0" in page
+    assert "* order of masks that no word tells apart: left-to-right" in page
     assert "* a step: 10 times 2 rows on each worker" in page
     assert "Not known to the program that wrote this page" in section(page, "Licence")
     assert "Finished at 2026-11-25T12:00:00.000000+00:00, with pixellm-workers 0.1.0." in page

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from pixellm.peers import Alone
+from pixellm.peers import Alone, Peers
 from workers.drawn.plan import DrawnPlan
 from workers.drawn.settings import DrawnSettings
 from workers.drawn.training import DrawnTraining, count_kept
 from workers.model_folders import fetch_model
 from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
-from workers.training.parallel import Together
 from workers.training.plan import TrainPlan
 from workers.training.settings import TrainSettings
 from workers.training.states import States
@@ -42,7 +41,7 @@ class FineTuning:
     """most that they may take there; None: as much as the disk holds"""
     needs_less: str = "a smaller --batch, --recompute and --evaluate-every 0 need less"
 
-    def run(self, device: torch.device, peers: Alone | Together, say: Say) -> str:
+    def run(self, device: torch.device, peers: Peers, say: Say) -> str:
         """The whole way of one worker; returns where lies what was learned."""
         say(f"loading {shown(self.plan.model)}")
         folder = fetch_model(self.plan.model, self.cache, self.cache_gib)
@@ -62,7 +61,7 @@ class FromNothing:
     """folder for rendered scenes, on each machine"""
     needs_less: str = "a smaller --batch or --num-workers needs less"
 
-    def run(self, device: torch.device, peers: Alone | Together, say: Say) -> str:
+    def run(self, device: torch.device, peers: Peers, say: Say) -> str:
         """The whole way of one worker; returns where the model lies."""
         return DrawnTraining(self.plan, self.cache, Anywhere(), peers, say, device).run()
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pixellm.drawn.stages import Stage, Turn
 from pixellm.loop import Loop, StepReport
-from pixellm.peers import Alone
+from pixellm.peers import Peers
 from workers.errors import SettingsError
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown
@@ -62,7 +62,7 @@ class StageRunner:
     def __init__(
         self,
         store: Store,
-        peers: Alone | Together,
+        peers: Peers,
         say: Say,
         save_every: int = 250,
         evaluate_every: int = 500,
@@ -128,7 +128,7 @@ class StageRunner:
 
     def _newest(self, place: StagePlace) -> State | None:
         found = States(self._store, place.uri, self._say).newest()
-        if found is not None and found.rest["plan"] != place.digest:
+        if found is not None and found.rest.get("plan") != place.digest:
             raise SettingsError(
                 f"{shown(place.uri)} holds a stage of other settings, of another number of batches"
                 " in a step (workers times --accumulate), or of other versions of the libraries."

@@ -19,7 +19,7 @@ from torch import Tensor
 from pixellm.checkpoints import save_checkpoint
 from pixellm.drawn.recipe import Beginnings
 from pixellm.drawn.stages import fill
-from pixellm.peers import Alone
+from pixellm.peers import Peers
 from workers.drawn.plan import DrawnPlan
 from workers.drawn.running import CPU, StagePlace, StageRunner
 from workers.errors import SettingsError
@@ -27,7 +27,6 @@ from workers.labels.commits import now
 from workers.storage.folders import put_folder
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
-from workers.training.parallel import Together
 from workers.training.record import RECORD_FILE
 from workers.training.states import States
 from workers.version import code_version
@@ -62,7 +61,7 @@ class DrawnTraining:
         plan: DrawnPlan,
         cache: Path,
         store: Store,
-        peers: Alone | Together,
+        peers: Peers,
         say: Say,
         device: torch.device = CPU,
     ) -> None:

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from pixellm.peers import Alone
+from pixellm.peers import Peers
 from workers.training.evaluation import Choice, Graded, is_better
-from workers.training.parallel import Together
 from workers.training.states import States
 
 BEST = "_best"
@@ -31,7 +30,7 @@ class Best:
         peers: who learns with this worker; the first writes.
     """
 
-    def __init__(self, states: States, choice: Choice, mark: str, peers: Alone | Together) -> None:
+    def __init__(self, states: States, choice: Choice, mark: str, peers: Peers) -> None:
         self._states, self.choice, self._mark, self._peers = states, choice, mark, peers
         self.record = self._find()
 

@@ -14,6 +14,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from pixellm.peers import Peers
+
 Kind = Literal["ddp", "fsdp"]
 Value = TypeVar("Value")
 
@@ -38,8 +40,8 @@ def share(
     return learner
 
 
-class Together:
-    """All workers of the process group that `torch.distributed` knows (`pixellm.peers.Peers`)."""
+class Together(Peers):
+    """All workers of the process group that `torch.distributed` knows."""
 
     @property
     def rank(self) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 from pixellm.checkpoints import Checkpoint
 from pixellm.loop import Loop
-from pixellm.peers import Alone
+from pixellm.peers import Peers
 from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
 from workers.errors import SettingsError
@@ -41,14 +41,14 @@ class Bench:
     checkpoint: Checkpoint
     store: Store
     states: States
-    peers: Alone | Together
+    peers: Peers
     folder: Path | None = None
     """of the model that learns, on this machine"""
     say: Say = field(default=_to_nobody)
     """takes lines for the user"""
 
 
-def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Alone | Together) -> Loop[TrainingBatch]:
+def start_loop(plan: TrainPlan, tuned: TunedModel, peers: Peers) -> Loop[TrainingBatch]:
     """The weights with their optimiser, before the first step."""
     model = tuned.model
     if plan.recompute:

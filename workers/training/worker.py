@@ -18,7 +18,7 @@ import torch
 from pixellm.checkpoints import load_checkpoint
 from pixellm.errors import TrainingDiverged
 from pixellm.loop import Loop, StepReport
-from pixellm.peers import Alone
+from pixellm.peers import Peers
 from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
 from workers.storage.stores import Anywhere
@@ -28,7 +28,6 @@ from workers.training.evaluation import Evaluation, Graded
 from workers.training.feed import FeedPosition
 from workers.training.learner import to_device
 from workers.training.metrics import Measured, Metrics
-from workers.training.parallel import Together
 from workers.training.plan import TrainPlan
 from workers.training.progress import Progress
 from workers.training.results import write_result
@@ -57,9 +56,7 @@ class Learned:
         return {"step": self.graded.step, **self.graded.scores} if self.graded else None
 
 
-def work(
-    plan: TrainPlan, folder: Path, device: torch.device, peers: Alone | Together, say: Say
-) -> str:
+def work(plan: TrainPlan, folder: Path, device: torch.device, peers: Peers, say: Say) -> str:
     """Trains, and writes what was learned.
 
     Args:
@@ -165,9 +162,7 @@ def save(
         bench.states.save(loop.step, tensors, progress.to_json())
 
 
-def _learn(
-    loop: Loop[TrainingBatch], batches: list[TrainingBatch], peers: Alone | Together
-) -> StepReport:
+def _learn(loop: Loop[TrainingBatch], batches: list[TrainingBatch], peers: Peers) -> StepReport:
     """A step; an error names the rows of the batch that it came of, whichever worker had it.
 
     Where all losses are as usual, and the gradient of the step is no number, those of the step.
