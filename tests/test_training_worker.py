@@ -12,6 +12,7 @@ from pixellm.peers import Alone
 from pixellm.tiny import tiny_checkpoint
 from tests.training_tables import memory_table, photo_rows, put_table
 from workers.errors import SettingsError
+from workers.training import worker
 from workers.training.learner import Learner
 from workers.training.plan import DataSet, TrainPlan
 from workers.training.start import Bench
@@ -149,6 +150,20 @@ def test_an_output_of_other_settings_is_refused():
     other = replace(PLAN, schedule=replace(PLAN.schedule, rate=1e-3))
     with pytest.raises(SettingsError, match="other settings or other data, at step 2"):
         run(other, store)
+
+
+def test_a_run_that_was_begun_elsewhere_meanwhile_is_left_alone(monkeypatch):
+    store = memory_table()
+    begun = worker.start_validation
+
+    def begin_slowly(*given):
+        monkeypatch.setattr(worker, "start_validation", begun)
+        run(PLAN, store, die_after=3)
+        return begun(*given)
+
+    monkeypatch.setattr(worker, "start_validation", begin_slowly)
+    with pytest.raises(SettingsError, match="another training run has begun in --output"):
+        run(PLAN, store)
 
 
 def test_an_output_of_another_model_is_refused():

@@ -8,6 +8,7 @@ All workers do the same with other rows of the same batches. The first of them w
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,9 @@ from pixellm.loop import Loop, StepReport
 from pixellm.peers import Peers
 from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
+from workers.errors import SettingsError
 from workers.storage.stores import Anywhere
+from workers.storage.uris import shown
 from workers.training.board import Board
 from workers.training.claims import claimed
 from workers.training.evaluation import Evaluation, Graded
@@ -101,10 +104,8 @@ def work(plan: TrainPlan, folder: Path, device: torch.device, peers: Peers, say:
         if peers.rank == 0 and (event.step % plan.save_every == 0 or last):
             metrics.write()
 
-    first = peers.rank == 0
-    with claimed(store, plan.output, plan.digest, checkpoint.sha256, releases=first):
-        learned = train(plan, bench, hear)
-        return write_result(learned.tuned, plan, bench, learned.scores)
+    learned = train(plan, bench, hear)
+    return write_result(learned.tuned, plan, bench, learned.scores)
 
 
 def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
@@ -126,17 +127,31 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
     feed, validation = start_feed(plan, bench, before), start_validation(plan, bench, before)
     device = bench.checkpoint.model.device
     batches = iter(feed)
-    while not loop.done:
-        taken, position = _take(batches, plan.accumulate)
-        hear(_learn(loop, [to_device(each, device) for each in taken], bench.peers))
-        if validation and validation.is_due(loop.step):
-            hear(validation.evaluate(tuned, loop))
-        if loop.step % plan.save_every == 0 or loop.done:
-            save(plan, loop, position, bench, feed.counts, validation)
+    with _alone_in_output(plan, bench, before):
+        while not loop.done:
+            taken, position = _take(batches, plan.accumulate)
+            hear(_learn(loop, [to_device(each, device) for each in taken], bench.peers))
+            if validation and validation.is_due(loop.step):
+                hear(validation.evaluate(tuned, loop))
+            if loop.step % plan.save_every == 0 or loop.done:
+                save(plan, loop, position, bench, feed.counts, validation)
     if validation and validation.is_due(loop.step):  # it was done without being scored
         hear(validation.evaluate(tuned, loop))
     loop.take_average()
     return Learned(tuned, validation.finish(tuned) if validation else None)
+
+
+@contextmanager
+def _alone_in_output(plan: TrainPlan, bench: Bench, before: Progress | None) -> Iterator[None]:
+    """From here on something is written: what can't begin at all leaves nothing behind."""
+    first, model = bench.peers.rank == 0, bench.checkpoint.sha256
+    with claimed(bench.store, plan.output, plan.digest, model, releases=first):
+        if before is None and bench.states.steps():
+            raise SettingsError(
+                f"another training run has begun in --output {shown(plan.output)} meanwhile. Give"
+                " another output, or start again to go on with it, if it is the same"
+            )
+        yield
 
 
 def save(
