@@ -142,8 +142,10 @@ def test_what_goes_out_as_coco_comes_back_the_same(tmp_path, segmentation):
     kept = [row for row in rows if row.status != "rejected_input"]
     assert_same_labels(by_question(kept), by_question(again))
     assert {row.status for row in again} == {"ok", "empty"}
-    categories = json.loads(path.read_text())["categories"]
-    assert {each["id"]: each["name"] for each in categories}.items() <= CATEGORIES.items()
+    document = json.loads(path.read_text())
+    categories = {each["id"]: each["name"] for each in document["categories"]}
+    assert categories.items() <= CATEGORIES.items()
+    assert document["info"] == {"description": "labels written by pixellm-workers"}
 
 
 def by_question(rows):

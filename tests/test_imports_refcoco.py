@@ -94,6 +94,7 @@ def test_what_was_imported_goes_out_again_as_it_was(tmp_path, referring):
     rows = convert("refcoco", source(tmp_path), tmp_path / "gold", *flags)
     again = export("refcoco", tmp_path / "gold", tmp_path / "again.json")
     document = json.loads(again.read_text())
+    assert document["info"] == {"description": "labels written by pixellm-workers"}
     for new, old in zip(document["refs"], refs(), strict=True):
         for key in ("ref_id", "split", "category_id"):
             assert new[key] == old[key]

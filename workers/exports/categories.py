@@ -24,6 +24,7 @@ from workers.yaml_files import read_yaml
 
 EVERYTHING_ELSE = "*"
 OBJECT = "object"
+"""The category of what has none, and of all masks where one is enough."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from workers.exports.contours import trace_polygons
 from workers.exports.images import name_images
-from workers.exports.lists import write_entries
+from workers.exports.lists import INFO, write_entries
 from workers.exports.selection import (
     ExportOptions,
     ExportSummary,
@@ -45,7 +45,7 @@ def write_coco(file: BinaryIO, table: LabelTable, options: ExportOptions) -> Exp
 def _write(
     file: BinaryIO, found: Survey, masks: Iterable[SelectedMask], options: ExportOptions
 ) -> None:
-    file.write(b'{"info":{"description":"labels made by PixelLM"},"licenses":[],"images":[')
+    file.write(INFO + b'"licenses":[],"images":[')
     write_entries(file, _images(found))
     file.write(b'],"categories":[')
     write_entries(file, ({"id": number, "name": name} for name, number in found.categories.items()))

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import ExportError
+from workers.exports.lists import MAX_PROBLEMS
 from workers.labels.rle import fill_polygons, find_load_problem, measure_mask, measure_rle
 
-MAX_PROBLEMS = 50
-"""Reported of one file; a systematic mistake repeats itself for every annotation."""
 _BBOX_TOLERANCE = 1e-3  # pixels; the file holds decimal numbers
 
 Entry = Mapping[str, Any]  # one JSON object of the file, which may hold anything

@@ -8,6 +8,8 @@ from typing import BinaryIO
 from workers.errors import LineError
 from workers.json_stream import Json, read_entries
 
+INFO = b'{"info":{"description":"labels written by pixellm-workers"},'
+"""How a file of COCO's family begins: whoever made the labels, this program only wrote them."""
 MAX_PROBLEMS = 50
 """Reported of one file; a systematic mistake repeats itself for every entry."""
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from pixellm.answers import SEG_MARK
 from workers.errors import ExportError
+from workers.exports.categories import OBJECT
 from workers.exports.lists import check_entries, write_list
 from workers.exports.questions import ImageNames, Question, read_entries, read_names
 from workers.exports.selection import REGIONS, ExportOptions, ExportSummary
@@ -18,9 +19,6 @@ from workers.labels.origins import SEG
 from workers.labels.parts import LabelTable
 from workers.labels.rle import read_runs
 from workers.labels.schema import TargetRow
-
-NO_CATEGORY = "object"
-"""The category of what has none; the official loader wants a name and a number, which is 0."""
 
 
 def write_muse(file: BinaryIO, table: LabelTable, options: ExportOptions) -> ExportSummary:
@@ -82,7 +80,7 @@ def _write_instance(question: Question, index: int) -> Json:
         "bbox": list(target.bbox),
         "area": target.area,
         "category_id": target.category_id,  # null where there is none: 0 is an id of some files
-        "category_name": target.category or NO_CATEGORY,  # the official loader wants one
+        "category_name": target.category or OBJECT,  # the official loader wants one
         **({"rephrased_name": rephrased} if rephrased else {}),
     }
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from workers.errors import ExportError
-from workers.exports.lists import check_entries, write_entries
+from workers.exports.categories import OBJECT
+from workers.exports.lists import INFO, check_entries, write_entries
 from workers.exports.questions import ImageNames, Question, read_entries, read_names
 from workers.exports.selection import REGIONS, ExportOptions, ExportSummary
 from workers.json_stream import Json
@@ -22,8 +23,6 @@ from workers.labels.origins import RefOrigin
 from workers.labels.parts import LabelTable
 from workers.labels.rle import measure_rle
 from workers.labels.schema import TargetRow
-
-NO_CATEGORY = "object"
 
 
 def write_refcoco(file: BinaryIO, table: LabelTable, options: ExportOptions) -> ExportSummary:
@@ -34,7 +33,7 @@ def write_refcoco(file: BinaryIO, table: LabelTable, options: ExportOptions) -> 
     """
     left_out = Counter[str]()
     found = _Found(read_names(table))
-    file.write(b'{"info":{"description":"labels made by PixelLM"},"annotations":[')
+    file.write(INFO + b'"annotations":[')
     write_entries(file, _annotations(found, table, left_out))
     for key, entries in (
         ("images", found.images.values()),
@@ -90,7 +89,7 @@ class _Found:
 
     def number_category(self, target: TargetRow) -> int:
         """The number of a target's category: its own where that is free."""
-        name = target.category or NO_CATEGORY
+        name = target.category or OBJECT
         if name not in self.categories:
             taken = set(self.categories.values())
             wanted = target.category_id
