@@ -77,7 +77,7 @@ def test_every_part_that_an_arm_compares_learns(name, learned, bank):
     config = ready.stage.model.config
     assert (config.scales, config.tokens_per_scale) == (arm.scales, arm.tokens)
     losses = ready.stage.lessons(Turn("join", 0, 10))
-    assert {"ce", "oracle", "bce", "dice", "refine"} < losses.keys()
+    assert {"ce", "oracle", "bce", "dice", "refinement"} < losses.keys()
     sum(losses.values()).backward()
     weights = ready.stage.trained()
     learning = [f"decoder.transformer.{scale}.layers.0.norm1.weight" for scale in range(arm.scales)]
@@ -90,7 +90,7 @@ def test_every_part_that_an_arm_compares_learns(name, learned, bank):
 def test_the_decoder_learns_first_by_itself(learned, bank):
     stage = ArmStages(ARMS["scales-3"], 0, learned, bank).cut(SCHEDULE)
     losses = stage.lessons(Turn("cut", 0, 10))
-    assert losses.keys() == {"bce", "dice", "refine"}
+    assert losses.keys() == {"bce", "dice", "refinement"}
     sum(losses.values()).backward()
     parts = {name.split(".")[0] for name, each in stage.trained().items() if each.grad is not None}
     assert parts == {"decoder", "mask_projector", "oracle"}
@@ -111,7 +111,7 @@ def test_without_refinement_there_is_no_such_loss(learned, bank):
     for stage in (arm.cut(SCHEDULE), arm.join(SCHEDULE, {})[0]):
         losses = stage.lessons(Turn(stage.name, 0, 10))
         assert {"bce", "dice"} <= losses.keys()
-        assert "refine" not in losses
+        assert "refinement" not in losses
 
 
 def test_features_lie_at_equal_distances_as_far_as_the_tower_is_deep():
@@ -227,9 +227,10 @@ def read_alone(joint, scene, question):
         return overlaps(read_answers(joint.model, batch).masks[0] > 0, truth).tolist()
 
 
-def test_an_arm_is_scored_on_scenes_and_questions_of_its_kind(learned, bank):
+def test_an_arm_is_scored_on_scenes_and_questions_of_its_kind(learned, bank, capsys):
     arm = ARMS["crowded"]
     scores = score_arm(arm, begin("crowded", learned, bank).joint, scenes=2)
+    assert capsys.readouterr() == ("", "")
     seeds = crowded_seeds(TEST_SEEDS, 2)
     asked = [held_out_questions(draw_scene(seed), QUESTIONS, tuple(SEVERAL)) for seed in seeds]
     assert scores.targets == sum(len(each.targets) for asks in asked for each in asks)

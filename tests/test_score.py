@@ -1,16 +1,23 @@
 """The score of held-out scenes, on answers that are made by hand."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import pixellm
 from pixellm.answers import Answer, Target
 from pixellm.drawn.questions import GROUP, ask
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
-from pixellm.drawn.score import format_table, judge, make_parser, match, summary, verdicts
-from pixellm.matching import draw_points, pair_masks, score_pairs
+from pixellm.drawn.score import format_table, judge, main, make_parser, match, summary, verdicts
 from pixellm.run_lengths import RunMask
+from tests.scoring import evaluate, row
+from workers.scoring.options import ScoringOptions
+from workers.scoring.sums import ALL
 
+SHIPPED = Path(pixellm.__file__).parent / "shipped" / "drawn"
 SCENE = draw_scene(TEST_SEEDS[3])
 DRAWING = render(SCENE, 128, 128)
 
@@ -102,11 +109,22 @@ def test_every_flag_has_a_help_text_with_its_default():
             assert "(default: " in action.help
 
 
-def test_the_two_measures_that_are_called_giou_differ_as_the_legend_says():
-    """One target missed and one "nothing" answered rightly: 1/2 here, 0 for MUSE's."""
+def test_the_three_measures_that_are_called_giou_differ_as_the_legend_says():
+    """One target missed and one "nothing" answered rightly: 1/2 here, 0 for the others."""
     missed, silent = (judge(_question(count), _answer([], ""), DRAWING) for count in (1, 0))
     assert summary([missed, silent])["total"]["gIoU"] == 0.5
-    truth = torch.from_numpy(DRAWING.masks[list(_question(1).targets)]).float()
-    nothing = torch.zeros(0, *truth.shape[1:])
-    pairs = [pair_masks(nothing, each, draw_points(16)) for each in (truth, nothing)]
-    assert score_pairs([*pairs[0], *pairs[1]]).giou == 0
+    gold = [row(DRAWING.masks[list(_question(1).targets)], text="1"), row(text="2")]
+    scores = evaluate(gold, [row(text="1"), row(text="2")], ScoringOptions("fixed")).scores[ALL]
+    assert scores["giou"] == scores["muse_giou"] == 0
+
+
+def test_the_command_says_how_far_it_is_and_then_its_scores(tmp_path, capsys):
+    path = tmp_path / "scores.json"
+    threads = str(torch.get_num_threads())  # as many as before: later tests have them, too
+    flags = ["--scenes", "2", "--questions", "1", "--threads", threads, "--json", str(path)]
+    main(["--model", str(SHIPPED), *flags])
+    told = capsys.readouterr()
+    assert told.err == "\r2 of 2 scenes\n"
+    scores = json.loads(path.read_text())
+    assert told.out == f"{format_table(scores)}\n"
+    assert scores["total"]["questions"] == 2

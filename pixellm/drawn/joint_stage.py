@@ -1,4 +1,4 @@
-"""Stages 3 and 4: what is seen takes the place of what was written, and answers get their masks."""
+"""Stages align and joint: what is seen takes the place of what was written; answers get masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ class Seen:
 
 
 class JointParts(nn.Module):
-    """What the joint stages train, as the first two stages left it."""
+    """What the stages align and joint train, as vision and language left it."""
 
     def __init__(self, model: PixelLM, seeing: SeeingParts, speaking: SpeakingParts) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class JointParts(nn.Module):
 
 
 class JointStage:
-    """Losses and scores of the joint stages.
+    """Losses and scores of the stages align and joint.
 
     Args:
         model: for its sizes.
@@ -126,7 +126,7 @@ class JointStage:
         self.head = torch.tensor(self.conversations.head())
 
     def alignment(self, rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
-        """The first steps: only the projector learns, to write what the symbols write."""
+        """The align stage: only the projector learns, to write what the symbols write."""
         batch = self.bank.sample(rng, self.work.align_images)
         return {"align": self._align(self._look(self.bank, batch))}
 
@@ -191,7 +191,7 @@ class JointStage:
         weights = LossWeights(refinement=self.work.refinement)
         masks = mask_losses([logits], [truth.float()], [counts], weights)
         losses |= {"bce": masks.bce, "dice": masks.dice}
-        return losses | ({"refine": masks.refinement} if self.work.refinement else {})
+        return losses | ({"refinement": masks.refinement} if self.work.refinement else {})
 
     def _oracle(self, seen: Seen, packed: Packed, queries: Tensor) -> Tensor:
         things = seen.batch.things

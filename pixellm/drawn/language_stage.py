@@ -1,4 +1,4 @@
-"""Stage 2: the language model learns to answer about image tokens that are written, not seen."""
+"""Stages words and language: a model learns to answer about tokens that are written, not seen."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -173,7 +173,7 @@ class SpeakingParts(nn.Module):
 
 
 class LanguageStage:
-    """Losses and scores of stage 2.
+    """Losses and scores of the stages words and language.
 
     Args:
         model: its language model learns.

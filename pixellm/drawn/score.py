@@ -5,13 +5,14 @@
 Masks of the answer and targets are paired one to one, so that the sum of their IoUs is largest; a
 mask without partner, missing or extra, has an IoU of 0. What the table then says: see `LEGEND`.
 
-Two measures of this repository are called gIoU. Both are means of IoUs over masks, and neither is
-the generalised IoU of boxes.
+Three measures of this repository are called gIoU. All are means of IoUs over masks, and none is the
+generalised IoU of boxes.
 
     here                             pairs by the IoU of finished masks; "nothing matches", rightly
                                      answered without a mask, counts as one more IoU of 1
-    pixellm.matching.score_pairs     MUSE's: pairs by the loss (BCE and DICE) of mask logits at some
-                                     points; such an answer has no pair and counts nothing
+    giou of jobs/evaluate.py         pairs as here; such an answer has no pair and counts nothing
+    muse_giou of jobs/evaluate.py    MUSE's: pairs by the loss (BCE and DICE) of masks at some
+                                     points; such an answer has no pair, either
 
 So the one here is higher where "nothing" is asked often and well answered. Only compare numbers of
 the same measure.
@@ -21,7 +22,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,8 @@ HIT = 0.5
 """IoU above which a target counts as found."""
 LEGEND = """\
 gIoU         mean IoU of all masks, asked for or said: paired one to one by IoU, a missing or extra
-             one counts 0, and a right "nothing matches" counts 1. Not the gIoU of
-             pixellm.matching (MUSE's), which pairs by the loss and leaves those answers out
+             one counts 0, and a right "nothing matches" counts 1. Neither giou nor muse_giou of
+             jobs/evaluate.py, which leave those answers out; the latter (MUSE's) pairs by the loss
 exact        share of answers with as many masks as targets, each with an IoU above 1/2
 words        share of answers whose text names each target by its full name, and nothing else
 IoU of hits  mean of the IoUs above 1/2, a right "nothing matches" being a 1 again: how well what
@@ -104,9 +105,21 @@ def held_out_questions(scene: Scene, count: int, kinds: Sequence[str] = ()) -> l
 
 
 def verdicts(
-    engine: Engine, seeds: Sequence[int], questions: int, kinds: Sequence[str] = ()
+    engine: Engine,
+    seeds: Sequence[int],
+    questions: int,
+    kinds: Sequence[str] = (),
+    tell: Callable[[int], None] = lambda done: None,
 ) -> list[Verdict]:
-    """Asks `questions` questions about each scene; arguments as in `held_out_questions`."""
+    """Asks about scenes, and judges the answers.
+
+    Args:
+        engine: of the model.
+        seeds: of the scenes.
+        questions: about each of them.
+        kinds: as in `held_out_questions`.
+        tell: hears, after each batch, how many scenes are done.
+    """
     require_seeds(seeds, TEST_SEEDS)
     found = []
     side = engine.model.config.image_side
@@ -122,9 +135,7 @@ def verdicts(
         )
         for drawing, asks, said in zip(drawings, asked, answers, strict=True):
             found += [judge(q, a, drawing) for q, a in zip(asks, said, strict=True)]
-        done = min(start + BATCH, len(seeds))
-        print(f"\r{done:,} of {len(seeds):,} scenes", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        tell(start + len(scenes))
     return found
 
 
@@ -171,7 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     engine = Engine(load_checkpoint(options.model), DecodeSettings(max_new_tokens=80))
     seeds = TEST_SEEDS[options.skip :][: options.scenes]
-    scores = summary(verdicts(engine, seeds, options.questions))
+
+    def tell(done: int) -> None:
+        print(f"\r{done:,} of {len(seeds):,} scenes", end="", file=sys.stderr, flush=True)
+
+    scores = summary(verdicts(engine, seeds, options.questions, tell=tell))
+    print(file=sys.stderr)
     print(format_table(scores))
     if options.json:
         options.json.write_text(json.dumps(scores, indent=2) + "\n")

@@ -38,7 +38,8 @@ class Turn:
 
     def rng(self) -> np.random.Generator:
         """What the batch is drawn with: it follows from the turn alone, so a run can go on."""
-        # the stages of the shipped model were told apart by the lengths of their names
+        # stages are told apart by the lengths of their names: words, align and joint, of five
+        # letters each, share their draws
         return np.random.default_rng([self.step, len(self.stage), self.batch])
 
 

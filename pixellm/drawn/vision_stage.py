@@ -1,4 +1,4 @@
-"""Stage 1: the vision tower learns to describe what it sees, the decoder to cut it out."""
+"""The vision stage: its tower learns to describe what it sees, the decoder to cut it out."""
 
 from collections.abc import Mapping
 
@@ -40,7 +40,7 @@ class SeeingParts(nn.Module):
 
 
 class VisionStage:
-    """Losses and scores of stage 1.
+    """Losses and scores of the vision stage.
 
     Args:
         model: its vision tower, mask projector and decoder learn.
@@ -98,7 +98,7 @@ class VisionStage:
             LossWeights(refinement=self.refinement),
         )
         losses = {"bce": masks.bce, "dice": masks.dice}
-        return losses | ({"refine": masks.refinement} if self.refinement else {})
+        return losses | ({"refinement": masks.refinement} if self.refinement else {})
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
