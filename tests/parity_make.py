@@ -25,10 +25,10 @@ from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
 from pixellm.images import resize_longest_side
 from pixellm.losses import LossWeights, mask_losses
-from pixellm.matching import pair_masks
 from pixellm.prompts import label_conversation, render_conversation
 from pixellm.tiny import tiny_checkpoint
 from pixellm.training import pad_conversations, training_losses
+from tests.muse_reference import pair_masks
 from tests.parity_answers import OFFICIAL, check_generation, check_teacher_forced
 from tests.parity_images import check_vision, prepare
 from tests.parity_loss import check_forward, check_gradients, loss_batch

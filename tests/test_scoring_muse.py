@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pixellm.matching import draw_points, pair_masks, score_pairs
+from pixellm.matching import draw_points
+from tests.muse_reference import pair_masks, score_pairs
 from tests.official import META
 from tests.scoring import box, evaluate, question, row
 from workers.scoring.muse import (
@@ -55,7 +56,7 @@ def test_masks_of_the_fixture_are_paired_and_counted_as_the_official_code_did(
 
 
 @pytest.mark.parametrize("official", [False, True])
-def test_it_is_what_the_model_library_makes_of_the_same_masks_as_logits(official, fixture_masks):
+def test_it_is_what_the_reference_makes_of_the_same_masks_as_logits(official, fixture_masks):
     truths, predictions = fixture_masks
     expected = pair_masks(
         as_logits(predictions),

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.matching import assign, draw_points, pairing_cost
+from pixellm.matching import assign, draw_points
+from tests.muse_reference import pairing_cost
 from tests.photos import load_photos
 from tests.scoring import box, runs
 from workers.scoring.muse import LOGIT, compute_costs
@@ -26,7 +27,7 @@ def test_beyond_the_border_there_is_nothing():
 
 
 @pytest.mark.parametrize("number", [0, 2, 4])
-def test_costs_are_those_of_the_model_library_for_the_same_masks_as_logits(number):
+def test_costs_are_those_of_the_reference_for_the_same_masks_as_logits(number):
     photo = load_photos()[number]
     moved = [np.roll(mask, (9, 4), (0, 1)) for mask in photo.masks]
     points = draw_points(2_000, seed=1)
