@@ -30,7 +30,7 @@ def read(data, name="x.json"):
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 2**21])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_entries_are_the_same_wherever_the_file_is_cut(monkeypatch, chunk, indent):
-    monkeypatch.setattr(json_stream, "CHUNK_CHARS", chunk)
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", chunk)
     text = json.dumps(ENTRIES, indent=indent)
     assert [entry.value for entry in read(text)] == ENTRIES
     assert [json.loads(entry.text) for entry in read(text)] == ENTRIES
@@ -42,7 +42,7 @@ def test_entries_are_the_same_wherever_the_file_is_cut(monkeypatch, chunk, inden
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 def test_letters_of_several_bytes_may_be_cut(monkeypatch, chunk):
-    monkeypatch.setattr(json_stream, "CHUNK_CHARS", chunk)
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", chunk)
     text = json.dumps(["füße \U0001f600"], ensure_ascii=False)
     assert [entry.value for entry in read("\ufeff" + text)] == ["füße \U0001f600"]
 
@@ -96,7 +96,7 @@ def test_what_came_before_a_mistake_has_been_given():
 
 
 def test_a_mistake_is_found_where_it_is_and_the_rest_is_not_read(monkeypatch):
-    monkeypatch.setattr(json_stream, "CHUNK_CHARS", 1000)
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", 1000)
     file = io.BytesIO(b'[{"a": x}, ' + b'{"a": 1}, ' * 100_000 + b"1]")
     with pytest.raises(PlanError, match="character 7"):
         list(read_entries(file, "x.json"))
@@ -104,7 +104,7 @@ def test_a_mistake_is_found_where_it_is_and_the_rest_is_not_read(monkeypatch):
 
 
 def test_an_entry_that_never_ends_is_not_held_whole(monkeypatch):
-    monkeypatch.setattr(json_stream, "CHUNK_CHARS", 1000)
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", 1000)
     monkeypatch.setattr(json_stream, "MAX_ENTRY_CHARS", 10_000)
     file = io.BytesIO(b'[{"a": "' + b"x" * 1_000_000)
     with pytest.raises(PlanError, match="more than 10,000 characters"):
@@ -122,4 +122,4 @@ def test_a_large_file_takes_the_memory_of_its_entries():
     finally:
         tracemalloc.stop()
     assert count == 5000
-    assert peak < 5 * json_stream.CHUNK_CHARS
+    assert peak < 5 * json_stream.CHUNK_BYTES

@@ -13,8 +13,8 @@ from workers.errors import PlanError
 
 Json = Mapping[str, object]
 """An object of a file, of which nothing is known yet."""
-CHUNK_CHARS = 2 * 2**20
-"""Read at once, in bytes; an entry that is cut at its end is parsed once more."""
+CHUNK_BYTES = 2 * 2**20
+"""Read at once; an entry that is cut at its end is parsed once more."""
 MAX_ENTRY_CHARS = 256 * 2**20
 """The longest entry. Else a quote that is missing would have all of the file read as one text."""
 _NEAR_END = 16
@@ -155,7 +155,7 @@ class _Text:
             raise self.problem(f"an entry of more than {MAX_ENTRY_CHARS:,} characters")
         if self._ended:
             return False
-        data = self._file.read(max(CHUNK_CHARS, left))  # at least doubled: parsed again log n times
+        data = self._file.read(max(CHUNK_BYTES, left))  # at least doubled: parsed again log n times
         try:
             more = self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:

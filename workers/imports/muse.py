@@ -7,6 +7,7 @@ An instance has a `segmentation`, a `category_name` and, most often, a `rephrase
 repeats the instances for the official loader and is not read. One entry is held at a time.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -95,7 +96,8 @@ def _answer(asked: Asked, answer: object, text: object, origin: Origin) -> GoldQ
     if not isinstance(text, str):
         raise RecordRejected(Reason.RECORD_BROKEN, f"a text answer can't be {quote(text)}")
     marked = text.replace(SEG, SEG_MARK)
-    spans = find_phrases(marked, _find_marks(marked))
+    marks = [each.span() for each in re.finditer(re.escape(SEG_MARK), marked)]
+    spans = find_phrases(marked, marks)
     names = [_name(each) for each in answer]
     targets = [
         _target(
@@ -155,11 +157,6 @@ def _name(instance: Json) -> str | None:
 def _text(instance: Json, key: str) -> str | None:
     value = instance.get(key)
     return value if isinstance(value, str) and value else None
-
-
-def _find_marks(text: str) -> list[tuple[int, int]]:
-    starts = [at for at in range(len(text)) if text.startswith(SEG_MARK, at)]
-    return [(at, at + len(SEG_MARK)) for at in starts]
 
 
 def _list(value: object) -> list[object]:

@@ -61,10 +61,10 @@ class MaskCount:
 def match_question(question: Question, official: bool) -> Matched:
     """Pairs the masks of a question, and counts."""
     pairs = find_pairs(question, official)
-    forgiven = [pair for pair in pairs if official and pair.truth is None]
-    counted = [pair for pair in pairs if pair not in forgiven]
+    counted = [pair for pair in pairs if not official or pair.truth is not None]
+    forgiven = len(pairs) - len(counted)
     return Matched(
-        iou=sum(map(_iou, counted)) + len(forgiven),
+        iou=sum(map(_iou, counted)) + forgiven,
         both=sum(pair.both for pair in counted),
         either=sum(pair.either for pair in counted),
         pairs=len(pairs),

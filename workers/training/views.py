@@ -35,11 +35,6 @@ class View:
     brightness: float = 0.0
     """is added, in standard deviations of the pixels that CLIP was trained on"""
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether every pixel stays where it is."""
-        return not self.mirrored and not self.quarters
-
     def move(self, planes: Tensor) -> Tensor:
         """(..., h, w) as it is seen: (..., h, w), or (..., w, h) after an odd number of turns."""
         if self.mirrored:
