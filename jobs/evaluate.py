@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from workers.exit_codes import end, speaker
+from workers.exit_codes import MISSED, end, speaker
 from workers.scoring.settings import EvaluateSettings
 from workers.storage.stores import open_store
 from workers.storage.uris import shown
@@ -44,7 +44,7 @@ def _work(given: Sequence[str]) -> int:
         _put(settings.calibrate, curve.to_json())
     for sentence in facts.missed:
         _say(sentence)
-    return 3 if facts.missed else 0
+    return MISSED if facts.missed else 0
 
 
 def _put(uri: str, data: bytes) -> None:

@@ -13,6 +13,9 @@ from workers.wording import Say
 BROKE_OFF, WRONG, ENDED_EARLY, INTERRUPTED = 1, 2, 3, 130
 """Something failed on the way; a setting or the input is wrong; it ended early, on purpose;
 Ctrl-C, as shells count it."""
+MISSED = 3
+"""All was done, and what came out is not as good as it was asked to be: of a job that never ends
+early."""
 KEPT = "stopped; what is committed is kept"
 """After Ctrl-C, of a job whose next start goes on."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -6,6 +6,10 @@ Say = Callable[[str], None]
 """Tells the user what is going on."""
 
 
+def to_nobody(text: str) -> None:
+    """A `Say` for whoever doesn't want to know."""
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things: "1 shard", "1,000 shards"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

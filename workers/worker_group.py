@@ -160,9 +160,8 @@ def train_in_group(task: Task, group: Group, say: Say) -> str:
         PixelLMError: as the task.
         LineError: Ray can't be reached, or workers died too often.
     """
-    if (
-        "RAY_ADDRESS" not in os.environ
-    ):  # they find each other here, whatever this machine is called
+    # they find each other here, whatever this machine is called
+    if "RAY_ADDRESS" not in os.environ:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths stay what they were
     with (

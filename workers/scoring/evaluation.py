@@ -31,7 +31,7 @@ from workers.scoring.sums import ALL, FIXED_GROUPS, Scored, ScoreSums
 from workers.storage.objects import Store
 from workers.storage.stores import open_store
 from workers.storage.uris import shown
-from workers.wording import Say
+from workers.wording import Say, to_nobody
 
 TENTHS = 10
 """Times that a long evaluation says how far it is."""
@@ -76,7 +76,7 @@ def evaluate_tables(
     scratch: str,
     options: ScoringOptions | None = None,
     spread: Spread = in_turn,
-    say: Say = lambda text: None,
+    say: Say = to_nobody,
 ) -> Evaluation:
     """Scores one table against another.
 

@@ -52,7 +52,10 @@ class WordJudge(Judge):
 
 
 class Remembering(Judge):
-    """Asks another judge once for each two phrases, however often they come."""
+    """Asks another judge once for each two phrases, however often they come to it.
+
+    Each bucket has one of its own: what comes in several buckets is asked in each.
+    """
 
     def __init__(self, judge: Judge) -> None:
         self._judge = judge

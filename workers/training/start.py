@@ -27,11 +27,7 @@ from workers.training.plan import TrainPlan
 from workers.training.progress import Progress
 from workers.training.reading import ExampleStream
 from workers.training.states import States
-from workers.wording import Say
-
-
-def _to_nobody(text: str) -> None:
-    """For whoever doesn't want to know."""
+from workers.wording import Say, to_nobody
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +40,7 @@ class Bench:
     peers: Peers
     folder: Path | None = None
     """of the model that learns, on this machine"""
-    say: Say = field(default=_to_nobody)
+    say: Say = field(default=to_nobody)
     """takes lines for the user"""
 
 
