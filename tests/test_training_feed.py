@@ -229,10 +229,10 @@ def test_a_state_of_other_data_is_refused(store):
     _, position = take(feed_of(store), 1)[0]
     with pytest.raises(
         SettingsError,
-        match=r"learning from something else: .* runs run-1, and here they are run-1\.",
+        match=r"learning from other rows: .* runs run-1, and here they are run-1\.",
     ):
         feed_of(store, position=position, seed=2)
-    with pytest.raises(SettingsError, match=r"learning from something else"):
+    with pytest.raises(SettingsError, match=r"learning from other rows"):
         feed_of(memory_table(photo_rows()[:30]), position=position)
 
 
@@ -252,7 +252,9 @@ def test_a_run_that_was_finished_meanwhile_is_not_learned_from_before_the_end():
 
 def test_a_state_of_other_steps_is_refused(store):
     _, position = take(feed_of(store), 1)[0]
-    with pytest.raises(SettingsError, match=r"steps take 4 examples, .* would take 6"):
+    with pytest.raises(
+        SettingsError, match=r"--output take 4 examples, .* would take 6, .* product is 4$"
+    ):
         feed_of(store, per_worker=3, position=position)
     with pytest.raises(SettingsError, match=r"from pools of 3 steps; .* pools of 4"):
         feed_of(store, position=position, pool_batches=POOL + 1)
@@ -261,7 +263,9 @@ def test_a_state_of_other_steps_is_refused(store):
 def test_in_the_middle_of_a_step_as_many_rows_must_come_at_once(store):
     _, position = take(feed_of(store, 1, accumulate=4), 1)[0]
     assert position.rows == 1
-    with pytest.raises(SettingsError, match=r"after 1 of the 4 examples .* 2 workers .* 1 rows"):
+    with pytest.raises(
+        SettingsError, match=r"after 1 of the 4 examples .* 2 workers .* 1 rows .*--num-workers"
+    ):
         feed_of(store, 1, 0, 2, 2, position=position)
     take(feed_of(store, 1, accumulate=4, position=position), 1)
 

@@ -26,7 +26,7 @@ from workers.errors import SettingsError
 from workers.labels.commits import now
 from workers.storage.folders import put_folder
 from workers.storage.objects import Store
-from workers.storage.uris import join_uri
+from workers.storage.uris import join_uri, shown
 from workers.training.record import RECORD_FILE
 from workers.training.states import States
 from workers.version import code_version
@@ -98,7 +98,7 @@ class DrawnTraining:
         found = self._runner.learned(self._place(name))
         if found is None:
             raise SettingsError(
-                f"--output {self._plan.output!r} holds no finished stage {name!r}, which those"
+                f"--output {shown(self._plan.output)} holds no finished stage {name!r}, which those"
                 " after it begin with: name it in --stages, too"
             )
         return found

@@ -25,6 +25,7 @@ from workers.exports.sheet import check_sheet, write_sheet
 from workers.labels.parts import LabelTable, open_table
 from workers.storage.objects import Store
 from workers.storage.stores import open_store
+from workers.storage.uris import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ def export_table(
             summary = chosen.write(file, table, options or ExportOptions())
         if problems := chosen.check(path):
             raise ExportError(
-                f"the export to {uri!r} is not sound and was not written: {'; '.join(problems[:3])}"
+                f"the export to {shown(uri)} is not sound and was not written:"
+                f" {'; '.join(problems[:3])}"
             )
         store.put(uri, path.read_bytes())
     occurred = {why: count for why, count in sorted(summary.left_out.items()) if count}

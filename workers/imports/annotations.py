@@ -1,7 +1,7 @@
 """A COCO instance file as other forms refer to it: images, categories, and annotations by id.
 
 Annotations are kept as the text that they are in the file and read when they are wanted: the memory
-is that of the file, where Python's own objects would take ten times as much.
+is about twice that of the file, where Python's own objects would take ten times as much.
 """
 
 import json

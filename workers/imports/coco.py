@@ -2,8 +2,8 @@
 
 Crowds (`iscrowd`) are no instances that anybody told apart: their pixels count neither for nor
 against. Categories that an image has not are "nothing matches"; which of them are asked is taken
-from `neg_category_ids` where an image has it (LVIS), else chosen from all. Memory: that of the
-file.
+from `neg_category_ids` where an image has it (LVIS), else chosen from all. Memory: about twice that
+of the file.
 """
 
 from collections import Counter

@@ -8,7 +8,7 @@ They come as a list in a file of their own, with the instances in another; or al
 expression means all of them; with `no_target` it means nothing.
 
 Every sentence is a question. Those of an image are also asked several at once, 6, 5 and 4 in turn,
-as the official evaluation does. Memory: that of the files.
+as the official evaluation does. Memory: about twice that of the files.
 """
 
 from collections import Counter

@@ -67,7 +67,7 @@ class FeedPosition:
             return cls(pool=MixPosition(pool["taken"], streams), runs=runs, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SettingsError(
-                f"{text[:80]!r} is no position in training data ({error}); the checkpoint is"
+                f"{text[:80]!r} is no position in training data ({error}); the state is"
                 " damaged, or of another version of this program"
             ) from error
 
@@ -186,23 +186,22 @@ class Feed:
         ours, given = self._start, self._position
         if given.data != ours.data:
             raise SettingsError(
-                "the checkpoint was learning from something else: another label table, or other"
-                f" rows, weights, seed or window. It read the runs {_list(given.runs)}, and here"
-                f" they are {_list(ours.runs)}. Give the same data, or begin anew from the"
-                " checkpoint's weights."
+                "the state in --output was learning from other rows: it read the runs"
+                f" {_list(given.runs)}, and here they are {_list(ours.runs)}. Give the same tables,"
+                " or another --output"
             )
         if given.pool_batches != ours.pool_batches or given.batch_rows != ours.batch_rows:
             raise SettingsError(
-                f"the checkpoint's steps take {given.batch_rows} examples, from pools of"
-                f" {given.pool_batches} steps; here they would take {ours.batch_rows}, from pools"
-                f" of {ours.pool_batches}. Choose rows per worker and accumulation such that their"
-                " product with the number of workers is the same."
+                f"the steps of the state in --output take {given.batch_rows} examples, from pools"
+                f" of {given.pool_batches} steps; here they would take {ours.batch_rows}, from"
+                f" pools of {ours.pool_batches}. Choose --batch, --accumulate and --num-workers so"
+                f" that their product is {given.batch_rows}"
             )
         if given.rows % (self._per_worker * self._world):
             raise SettingsError(
-                f"the checkpoint was made after {given.rows} of the {given.batch_rows} examples of"
-                f" a step, which {self._world} workers can't go on from with {self._per_worker}"
-                " rows each; go on with as many workers as before, or from the end of a step"
+                f"the state in --output was made after {given.rows} of the {given.batch_rows}"
+                f" examples of a step, which {self._world} workers can't go on from with"
+                f" {self._per_worker} rows each; go on with --num-workers as before"
             )
 
 

@@ -91,9 +91,9 @@ class TrainSettings(FlagSettings):
     clip: float = Field(default=1.0, gt=0)
     """largest norm of a gradient; longer ones are shortened"""
     batch: int = Field(default=2, ge=1)
-    """rows that are learned from at once"""
+    """rows that each worker learns from at once"""
     accumulate: int = Field(default=10, ge=1)
-    """batches that make up a step"""
+    """batches of each worker that make up a step"""
     rank: int = Field(default=Tuning().rank, ge=0)
     """of LoRA in the language model; 0: no LoRA"""
     alpha: int = Field(default=Tuning().alpha, ge=1)

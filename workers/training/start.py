@@ -17,6 +17,7 @@ from pixellm.training import TrainingBatch
 from pixellm.tuning import TunedModel
 from workers.errors import SettingsError
 from workers.storage.objects import Store
+from workers.storage.uris import shown
 from workers.training.batches import BatchMaker
 from workers.training.examples import Split
 from workers.training.feed import Feed
@@ -102,13 +103,13 @@ def go_on(plan: TrainPlan, loop: Loop[Any], bench: Bench) -> Progress | None:
     before = Progress.from_json(found.rest)
     if before.model != bench.checkpoint.sha256:
         raise SettingsError(
-            f"--output {plan.output!r} holds a training run of another model, at step"
+            f"--output {shown(plan.output)} holds a training run of another model, at step"
             f" {found.step:,}. Give another output, or the model that it began with to go on"
         )
     if before.plan != plan.digest:
         raise SettingsError(
-            f"--output {plan.output!r} holds a training run with other settings or other data, at"
-            f" step {found.step:,}. Give another output, or the same settings to go on"
+            f"--output {shown(plan.output)} holds a training run with other settings or other data,"
+            f" at step {found.step:,}. Give another output, or the same settings to go on"
         )
     loop.restore(found.tensors, before.loop)
     bench.say(f"going on from step {loop.step:,} of {plan.schedule.steps:,}")
