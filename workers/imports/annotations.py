@@ -17,7 +17,6 @@ from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
 
 Id = int | str
-_FOLDER = "train2014"  # where the images of RefCOCO lie
 
 
 @dataclass(slots=True)
@@ -118,11 +117,10 @@ def place_image(image: Json | None, number: object, source: Source) -> PlacedIma
     key = image_key(image)
     name = image.get(key)
     try:
-        by_address = key == "coco_url"
-        refs = source.find_coco_image(name) if by_address else source.find_image(name, _FOLDER)
+        refs = source.find_named(name, key)
     except RecordRejected as error:
         return PlacedImage(rejection=Rejection.of(error))
-    base = str(name).rpartition("/")[2] if by_address else str(name)
+    base = str(name).rpartition("/")[2] if key == "coco_url" else str(name)
     return PlacedImage(refs, base, read_size(image.get("height"), image.get("width")))
 
 

@@ -21,14 +21,12 @@ from workers.imports.gold import (
     refuse_question,
 )
 from workers.imports.shapes import Union, read_segmentation
-from workers.imports.source import Source, read_category_id
+from workers.imports.source import COCO_LISTS, Source, read_category_id
 from workers.imports.wording import choose, compose_unnamed
 from workers.json_stream import Json
 from workers.labels.origins import Origin
 from workers.records.rejections import Reason, Rejection, quote
 from workers.storage.uris import shown
-
-_LISTS = ("images", "annotations", "categories")
 
 
 def read_coco(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:
@@ -39,7 +37,7 @@ def read_coco(source: Source, left_out: Counter[str]) -> Iterator[GoldRecord]:
     """
     known, broken = Annotations(), list[Rejection]()
     for entry in source.entries(source.input):
-        if entry.key in _LISTS and not known.add(entry):
+        if entry.key in COCO_LISTS and not known.add(entry):
             message = f"no id, or one that was there before, in {entry.key}: {quote(entry.value)}"
             broken.append(Rejection(Reason.RECORD_BROKEN, message))
     if not known.images:

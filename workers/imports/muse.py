@@ -31,10 +31,8 @@ from workers.imports.source import Source, image_key, read_category_id, read_id,
 from workers.imports.wording import choose, compose_named, enumerate_words
 from workers.json_stream import Json
 from workers.labels.origins import SEG, Origin
-from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
 
-_FOLDER = "train2014"  # where images lie that are given by `file_name`
 _RARELY = 10  # of so many names one is the category's, though there is a better one
 
 
@@ -53,15 +51,10 @@ def _read_entry(source: Source, entry: Json) -> GoldRecord:
     origin = Origin(image=name if isinstance(name, str) else "", image_key=key)
     return make_record(
         read_id(entry.get("id", name)),
-        partial(_find_image, name, key, source),
+        partial(source.find_named, name, key),
         _read_questions(entry, origin, source),
         read_size(entry.get("height"), entry.get("width")),
     )
-
-
-def _find_image(name: object, key: str, source: Source) -> tuple[ImageRef, ...]:
-    by_address = key == "coco_url"
-    return source.find_coco_image(name) if by_address else source.find_image(name, _FOLDER)
 
 
 def _read_questions(entry: Json, origin: Origin, source: Source) -> Iterator[GoldQuestion]:

@@ -21,8 +21,11 @@ Referring = Literal["single", "multi", "both"]
 MaskOf = Literal["instance", "category"]
 READ_BYTES = 2**20
 COCO_LISTS = ("images", "annotations", "categories")
-COCO_FOLDERS = ("train2017", "val2017")
-"""Where images lie that are named by their address on the web."""
+ImageKey = Literal["file_name", "coco_url"]
+FILE_FOLDER = "train2014"
+"""Where images of COCO lie that are named by their file, as in MUSE and RefCOCO."""
+ADDRESS_FOLDERS = ("train2017", "val2017")
+"""Where those lie that are named by their address on the web."""
 NAMES_LOOKED_AT = 10_000  # beside a file that is not there
 ABSENT = 3
 """Categories that an image has not, asked of each: about as many as it has."""
@@ -107,21 +110,26 @@ class Source:
         uris = [resolve_image(path, self.images, (self.images,)) for path in paths]
         return tuple(ImageRef(uri, None, None, None) for uri in dict.fromkeys(uris))
 
-    def find_coco_image(self, address: object) -> tuple[ImageRef, ...]:
-        """Where an image of COCO may lie that is named by its address on the web.
+    def find_named(self, name: object, key: ImageKey) -> tuple[ImageRef, ...]:
+        """Where an image of COCO may lie.
 
-        Only the address' end counts, and the folder that it names: nothing is fetched from there.
+        Of an address only the end counts, and the folder that it names: nothing is fetched from
+        there.
+
+        Args:
+            name: as the entry says it.
+            key: by which it says it (`image_key`).
 
         Raises:
-            RecordRejected: there is no address.
+            RecordRejected: there is no name, or it leads out of `images`.
         """
-        if not isinstance(address, str):
-            return self.find_image(address)
-        folder = next((each for each in COCO_FOLDERS if each in address), COCO_FOLDERS[-1])
-        return self.find_image(address.rpartition("/")[2], folder)
+        if key == "file_name" or not isinstance(name, str):
+            return self.find_image(name, FILE_FOLDER)
+        folder = next((each for each in ADDRESS_FOLDERS if each in name), ADDRESS_FOLDERS[-1])
+        return self.find_image(name.rpartition("/")[2], folder)
 
 
-def image_key(entry: Mapping[str, object]) -> Literal["file_name", "coco_url"]:
+def image_key(entry: Mapping[str, object]) -> ImageKey:
     """By which key an entry names its image: MUSE has both forms, LVIS has addresses only."""
     return "coco_url" if "file_name" not in entry and "coco_url" in entry else "file_name"
 
