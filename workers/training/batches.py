@@ -28,7 +28,7 @@ from workers.records.rejections import Reason
 from workers.storage.objects import Store
 from workers.storage.uris import shown
 from workers.training.conversations import Conversation, Writer, most_ids
-from workers.training.examples import Example, Skipped
+from workers.training.examples import Example, PictureKey, Skipped
 from workers.training.ordering import Order, from_left
 from workers.training.pictures import Pictures
 from workers.training.views import View, Views
@@ -56,8 +56,8 @@ class MadeBatch:
     """examples whose picture can't be had, by reason; stand-ins that failed are not counted"""
 
 
-_Seen = dict[tuple[str, str, str | None], PreparedImage | Skipped]
-"""Pictures of a batch, by their SHA-256 and where they lie."""
+_Seen = dict[PictureKey, PreparedImage | Skipped]
+"""Pictures of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class BatchMaker:
 
     def _open(self, example: Example, seen: _Seen) -> PreparedImage | Skipped:
         """Fetches, decodes and resizes, once for a batch; the full picture lives no longer."""
-        key = example.image_sha256, example.image.uri, example.image.member
+        key = example.picture_key
         if key not in seen:
             picture = self._pictures.open(example)
             try:

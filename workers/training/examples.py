@@ -115,6 +115,10 @@ class Split:
         return (place < self.held_out) == (self.side == "held_out")
 
 
+PictureKey = tuple[str, str, str | None]
+"""What a picture is known by: its SHA-256, and where it lies (URI, and member of an archive)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A question about an image with its right answer."""
@@ -135,6 +139,11 @@ class Example:
     """(h, w) each: pixels of which nobody says whether they belong to a mask"""
     alike: bool = False
     """whether no word of the answer tells its masks apart, so that their order means nothing"""
+
+    @property
+    def picture_key(self) -> PictureKey:
+        """What its picture is known by."""
+        return self.image_sha256, self.image.uri, self.image.member
 
 
 @dataclass(frozen=True, slots=True)

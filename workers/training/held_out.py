@@ -18,7 +18,14 @@ from workers.labels.schema import LabelRow
 from workers.storage.objects import Store
 from workers.training.chance import draw
 from workers.training.conversations import Conversation
-from workers.training.examples import Example, Skipped, Split, find_unwanted, read_example
+from workers.training.examples import (
+    Example,
+    PictureKey,
+    Skipped,
+    Split,
+    find_unwanted,
+    read_example,
+)
 from workers.training.plan import TrainPlan
 
 LIGHT = ("item_id", "image_sha256", "status", "origin", "review")
@@ -34,12 +41,6 @@ class Gold:
     row: LabelRow
     conversation: Conversation
     """the same as the model would learn it"""
-
-    @property
-    def image(self) -> tuple[str, str, str | None]:
-        """What its picture is known by: SHA-256, and where it lies."""
-        example = self.conversation.example
-        return example.image_sha256, example.image.uri, example.image.member
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,9 @@ class HeldOut:
     @property
     def images(self) -> tuple[tuple[Gold, ...], ...]:
         """The rows by their image."""
-        groups = defaultdict[tuple[str, str, str | None], list[Gold]](list)
+        groups = defaultdict[PictureKey, list[Gold]](list)
         for gold in self.golds:
-            groups[gold.image].append(gold)
+            groups[gold.conversation.example.picture_key].append(gold)
         return tuple(map(tuple, groups.values()))
 
     @property
