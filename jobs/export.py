@@ -18,7 +18,7 @@ from workers.exports.formats import FORMATS, export_run
 from workers.exports.selection import ExportOptions, ExportSummary
 from workers.exports.settings import ExportSettings
 from workers.storage.stores import open_store
-from workers.storage.uris import normalise_uri, shown
+from workers.storage.uris import shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,14 +34,16 @@ def _work(given: Sequence[str]) -> int:
 
 
 def _export(settings: ExportSettings) -> ExportSummary:
-    labels, output = normalise_uri(settings.labels), normalise_uri(settings.output)
     options = ExportOptions(
         segmentation=settings.segmentation,
         categories=read_categories(settings.categories),
         min_score=settings.min_score,
         cards=settings.cards,
     )
-    return export_run(settings.to, open_store(labels), labels, settings.run, output, options)
+    labels = settings.labels
+    return export_run(
+        settings.to, open_store(labels), labels, settings.run, settings.output, options
+    )
 
 
 def _describe(summary: ExportSummary, settings: ExportSettings) -> str:

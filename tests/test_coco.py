@@ -334,7 +334,7 @@ def check_lines(path):
 
 
 def test_another_form_is_a_function_that_writes_it_and_a_line_in_the_registry(monkeypatch):
-    lines = Format(write_lines, check_lines, "eyes", frozenset(), "lines.txt")
+    lines = Format("lines", write_lines, check_lines, "eyes", "lines.txt")
     monkeypatch.setitem(FORMATS, "lines", lines)
     store = MemoryStore()
     masks = [blob((1, 1)), blob((2, 2), (2, 3))]
@@ -351,7 +351,10 @@ def test_another_form_is_a_function_that_writes_it_and_a_line_in_the_registry(mo
 
 
 def test_the_forms_of_the_registry_are_those_that_the_flag_takes():
-    assert get_args(ExportSettings.model_fields["to"].annotation) == tuple(FORMATS)
+    field = ExportSettings.model_fields["to"]
+    assert get_args(field.annotation) == tuple(FORMATS)
+    for name, form in FORMATS.items():
+        assert f"{name} ({form.about})" in field.description
 
 
 def test_files_of_all_forms_may_lie_beside_one_another():
@@ -476,7 +479,7 @@ def test_the_job_takes_a_file_of_categories(labels, tmp_path):
         (["--segmentation", "png"], "--segmentation: input should be 'rle' or 'polygon'"),
         (["--to", "voc"], "--to"),
         (["--categories", "/nowhere/map.json"], "neither 'phrase' nor 'object' nor a file"),
-        (["--labels", "ftp://host/out"], "no place for files"),
+        (["--labels", "ftp://host/out"], "--labels: 'ftp://host/out' is no place for files"),
         (["--cards", "3"], "--cards means nothing for --to coco, which takes --categories, "),
     ],
 )

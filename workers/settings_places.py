@@ -1,4 +1,4 @@
-"""Folders and files as settings take them: what is typed is their URI from then on."""
+"""Folders, files and runs as settings take them: a place that is typed is its URI from then on."""
 
 from typing import Annotated
 
@@ -21,6 +21,7 @@ def read_place(text: str) -> str:
         raise ValueError(f"{error}") from error
 
 
+# What `--help` writes behind a flag, in the place of its type.
 PLACE = TypeAliasType("PLACE", str)
-"""What `--help` writes behind a flag, in the place of its type."""
+RUN = TypeAliasType("RUN", str)
 Place = Annotated[PLACE, AfterValidator(read_place)]

@@ -32,37 +32,57 @@ from workers.storage.uris import shown
 class Format:
     """How one form is written, and how a file of it is looked at before anybody gets it."""
 
+    about: str
+    """what a file of it is, for people who know its name"""
     write: Callable[[BinaryIO, LabelTable, ExportOptions], ExportSummary]
     """raises `ExportError` where the table can't be written in this form"""
     check: Callable[[Path], list[str]]
     """what is wrong with a file, one sentence each; empty when it is sound"""
     checker: str
     """whose eyes the check sees with, for people"""
-    takes: frozenset[str]
-    """the fields of `ExportOptions` that mean something to it; flags for others are refused"""
     file: str
     """what a file of it is called where nobody names one"""
+    takes: frozenset[str] = frozenset()
+    """the fields of `ExportOptions` that mean something to it; flags for others are refused"""
 
 
 REREAD = "a second reading"
 
 FORMATS: Mapping[str, Format] = {
     "coco": Format(
+        "instances",
         write_coco,
         validate_coco,
         "pycocotools",
-        frozenset({"segmentation", "categories", "min_score"}),
         "coco.json",
+        frozenset({"segmentation", "categories", "min_score"}),
     ),
     "sheet": Format(
-        write_sheet, check_sheet, "Pillow", frozenset({"cards", "min_score"}), "sheet.png"
+        "a PNG of the first images with their masks and phrases",
+        write_sheet,
+        check_sheet,
+        "Pillow",
+        "sheet.png",
+        frozenset({"cards", "min_score"}),
     ),
-    "muse": Format(write_muse, check_muse, REREAD, frozenset(), "muse.json"),
-    "referring": Format(write_referring, check_referring, REREAD, frozenset(), "referring.json"),
-    "refcoco": Format(write_refcoco, check_refcoco, REREAD, frozenset(), "refcoco.json"),
-    "reasonseg": Format(write_reasonseg, check_reasonseg, REREAD, frozenset(), "reasonseg.zip"),
+    "muse": Format(
+        "questions about images with their answers", write_muse, check_muse, REREAD, "muse.json"
+    ),
+    "referring": Format(
+        "expressions with their masks", write_referring, check_referring, REREAD, "referring.json"
+    ),
+    "refcoco": Format(
+        "references beside instances", write_refcoco, check_refcoco, REREAD, "refcoco.json"
+    ),
+    "reasonseg": Format(
+        "a ZIP of a JSON for each image", write_reasonseg, check_reasonseg, REREAD, "reasonseg.zip"
+    ),
     "records": Format(
-        write_records, check_records, "the reader of records", frozenset(), "records.jsonl"
+        "JSONL of the questions alone, for --input of jobs/label.py",
+        write_records,
+        check_records,
+        "the reader of records",
+        "records.jsonl",
     ),
 }
 """By the name that `--to` takes."""

@@ -12,6 +12,7 @@ from typing_extensions import TypeAliasType
 from workers.exports.formats import FORMATS
 from workers.exports.selection import SHEET_CARDS, ExportOptions
 from workers.settings_names import flag_of
+from workers.settings_places import RUN, Place
 from workers.settings_sources import FlagSettings
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 else:
     FormatName = Literal[tuple(FORMATS)]  # so that --help and the error message list them
 
-# What `--help` writes behind a flag, in the place of its type.
-PLACE = TypeAliasType("PLACE", str)
 RULE = TypeAliasType("RULE", str)
-RUN = TypeAliasType("RUN", str)
+"""What `--help` writes behind a flag, in the place of its type."""
 
 MAX_CARDS = 100
 """A picture of 17,000 lines and some 80 MB of memory; viewers refuse those of 90 megapixels."""
+_FORMS = ", ".join(f"{name} ({each.about})" for name, each in FORMATS.items())
+_AGAIN = "jobs/convert.py reads again those that its --from names"
 _OPTIONS = frozenset(field.name for field in fields(ExportOptions))
 
 
@@ -36,14 +37,11 @@ class ExportSettings(FlagSettings):
     python jobs/export.py --labels labels --output sheet.png --to sheet
     """
 
-    labels: PLACE
+    labels: Place
     """the --output of jobs/label.py: a folder, or s3://bucket/prefix"""
-    output: PLACE
+    output: Place
     """the file to write: a path, or s3://bucket/key"""
-    to: FormatName = "coco"
-    """the form to write: coco, sheet (a PNG of the first images with their masks and phrases),
-    questions with their answers as jobs/convert.py reads them: muse, referring, refcoco, reasonseg
-    (a ZIP), or records (JSONL): the questions alone, for --input of jobs/label.py"""
+    to: FormatName = Field(default="coco", description=f"the form to write: {_FORMS}; {_AGAIN}")
     segmentation: Literal["rle", "polygon"] = "rle"
     """of coco: masks as compressed run lengths, or as polygons (for tools that can't read run
     lengths)"""

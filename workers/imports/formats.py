@@ -22,6 +22,8 @@ from workers.imports.source import Source, digest_file
 class Format:
     """How one form is read, and by what its input is known."""
 
+    about: str
+    """what an input of it is, for people who know its name"""
     read: Callable[[Source, Counter[str]], Iterator[GoldRecord]]
     """in an order that is always the same; what is left out on purpose is counted by reason"""
     digest: Callable[[Source], str]
@@ -53,14 +55,28 @@ def _digest_folder(source: Source) -> str:
 
 
 FORMATS: Mapping[str, Format] = {
-    "muse": Format(read_muse, _digest_input, frozenset({"sentence_form"})),
-    "referring": Format(read_referring, _digest_input, frozenset({"sentence_form"})),
+    "muse": Format("MUSE and MMR", read_muse, _digest_input, frozenset({"sentence_form"})),
+    "referring": Format(
+        "a list of images with expressions and masks",
+        read_referring,
+        _digest_input,
+        frozenset({"sentence_form"}),
+    ),
     "refcoco": Format(
-        read_refcoco, _digest_refs, frozenset({"instances", "split", "referring", "name_form"})
+        "RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO as JSON",
+        read_refcoco,
+        _digest_refs,
+        frozenset({"instances", "split", "referring", "name_form"}),
     ),
     "reasonseg": Format(
-        read_reasonseg, _digest_folder, frozenset({"sentence_form", "name_form"}), is_folder=True
+        "a folder with a JSON beside each image",
+        read_reasonseg,
+        _digest_folder,
+        frozenset({"sentence_form", "name_form"}),
+        is_folder=True,
     ),
-    "coco": Format(read_coco, _digest_input, frozenset({"absent", "mask_of", "name_form"})),
+    "coco": Format(
+        "instances", read_coco, _digest_input, frozenset({"absent", "mask_of", "name_form"})
+    ),
 }
 """By the name that `--from` takes."""

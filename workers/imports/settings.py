@@ -31,6 +31,7 @@ def _form(text: str) -> str:
 FORM = TypeAliasType("FORM", str)
 SPLIT = TypeAliasType("SPLIT", str)
 Form = Annotated[FORM, AfterValidator(_form)]
+_FORMS = ", ".join(f"{name} ({each.about})" for name, each in FORMATS.items())
 _OPTIONS = frozenset().union(*(each.takes for each in FORMATS.values()))
 
 
@@ -42,10 +43,7 @@ class ConvertSettings(FlagSettings):
     A second start of the same command finishes what is left, and does nothing when all is done.
     """
 
-    form: FormatName = Field(alias="from")
-    """the form of the input: muse (MUSE and MMR), referring (a list of images with expressions and
-    masks), refcoco (RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO as JSON), reasonseg (a folder with a JSON
-    beside each image), coco (instances)"""
+    form: FormatName = Field(alias="from", description=f"the form of the input: {_FORMS}")
     input: Place
     """the file, or the folder of reasonseg: a path or s3://bucket/key"""
     output: Place

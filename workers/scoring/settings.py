@@ -10,7 +10,7 @@ from workers.errors import SettingsError
 from workers.labels.calibration import RAW_SCORES
 from workers.scoring.options import MuseMode, ScoringOptions
 from workers.scoring.thresholds import Minimum, read_minimum
-from workers.settings_places import Place
+from workers.settings_places import RUN, Place
 from workers.settings_sources import FlagSettings
 from workers.storage.uris import shown
 
@@ -42,7 +42,6 @@ def _endpoint(text: str) -> str:
 
 
 # What `--help` writes behind a flag, in the place of its type.
-RUN = TypeAliasType("RUN", str)
 URL = TypeAliasType("URL", str)
 NAME = TypeAliasType("NAME", str)
 MINIMUM = TypeAliasType("MINIMUM", tuple[Annotated[str, AfterValidator(_minimum)], ...])
