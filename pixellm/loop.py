@@ -21,6 +21,8 @@ from pixellm.errors import TrainingDiverged
 from pixellm.peers import Alone, Peers
 
 Batch = TypeVar("Batch")
+RateShape = Literal["linear", "cosine"]
+"""How a learning rate falls."""
 
 REMEMBERED = 50
 """Steps whose losses a new one is compared with."""
@@ -37,7 +39,7 @@ class Schedule:
     """highest learning rate"""
     warm_up: int = 100
     """steps in which it rises from 0"""
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: RateShape = "linear"
     """how it falls from then on"""
     floor: float = 0.0
     """to which share of the highest one"""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -31,7 +32,8 @@ from pixellm.loop import Schedule
 from pixellm.model import PixelLM
 from pixellm.tokenizer import Tokenizer, train_tokenizer
 
-STAGES = ("vision", "words", "language", "align", "joint")
+StageName = Literal["vision", "words", "language", "align", "joint"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they are run."""
 NEEDS = {
     "vision": (),

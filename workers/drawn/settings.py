@@ -6,12 +6,12 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from typing_extensions import TypeAliasType
 
-from pixellm.drawn.recipe import SCHEDULES, STAGES, Recipe, small_schedule
+from pixellm.drawn.recipe import SCHEDULES, STAGES, Recipe, StageName, small_schedule
+from pixellm.loop import Schedule
 from workers.drawn.plan import DrawnPlan
 from workers.settings_places import Place
 from workers.settings_sources import FlagSettings
 
-StageName = Literal["vision", "words", "language", "align", "joint"]
 NAMES = TypeAliasType("NAMES", tuple[StageName, ...])
 
 
@@ -28,7 +28,7 @@ class DrawnSettings(FlagSettings):
     """what is trained here"""
     output: Place
     """folder or s3://bucket/prefix for states, metrics and the result"""
-    stages: NAMES = STAGES  # type: ignore[assignment]
+    stages: NAMES = STAGES
     """those to run now, with commas; each begins with what those before it have learned"""
     seed: int = Field(default=Recipe().seed, ge=0)
     """first scene seed, and seed of the initial weights"""
@@ -85,7 +85,7 @@ class DrawnSettings(FlagSettings):
     @property
     def plan(self) -> DrawnPlan:
         """The same in the words of `workers.drawn`."""
-        schedules = {
+        schedules: dict[str, Schedule] = {
             name: small_schedule(getattr(self, f"{name}_steps"), getattr(self, f"{name}_rate"))
             for name in STAGES
         }

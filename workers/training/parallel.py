@@ -16,12 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pixellm.peers import Peers
 
-Kind = Literal["ddp", "fsdp"]
+ParallelKind = Literal["ddp", "fsdp"]
 Value = TypeVar("Value")
 
 
 def share(
-    learner: nn.Module, layers: list[nn.Module], kind: Kind, *, some_idle: bool = False
+    learner: nn.Module, layers: list[nn.Module], kind: ParallelKind, *, some_idle: bool = False
 ) -> nn.Module:
     """Makes a module one that learns with those of the other workers.
 

@@ -11,9 +11,12 @@ from pixellm.losses import LossWeights
 from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
 from workers.training.ordering import Order
-from workers.training.parallel import Kind
+from workers.training.parallel import ParallelKind
 from workers.training.views import Views
 
+Precision = Literal["fp32", "bf16"]
+Result = Literal["merged", "adapter"]
+"""A whole model, or what was learned beside it."""
 PAPER_LOSSES = LossWeights(refinement=2.0)
 """The paper has the target refinement loss, the released code hasn't (spec, section 7)."""
 
@@ -59,8 +62,8 @@ class TrainPlan:
     """batches of each worker that make up a step"""
     held_out: float = 0.2
     """share of the images that is not learned from, by a hash of each; 0: all are"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    parallel: Kind = "ddp"
+    precision: Precision = "fp32"
+    parallel: ParallelKind = "ddp"
     recompute: bool = False
     """compute a layer of the language model again for its gradients: less memory, more time"""
     save_every: int = 500
@@ -75,8 +78,7 @@ class TrainPlan:
     """the score by which the weights of the result are chosen"""
     tensorboard: str | None = None
     """folder for TensorBoard's files"""
-    result: Literal["merged", "adapter"] = "merged"
-    """a whole model, or what was learned beside it"""
+    result: Result = "merged"
 
     @property
     def result_folder(self) -> str:

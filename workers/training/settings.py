@@ -1,13 +1,13 @@
 """What a training run can be told: flags only, so that a forgotten variable can't change it."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import TypeAliasType
 
 from pixellm.learners import Linear, Tuning
-from pixellm.loop import Schedule
+from pixellm.loop import RateShape, Schedule
 from pixellm.losses import LossWeights
 from workers.settings import SHIPPED_MODEL
 from workers.settings_places import Place, read_place
@@ -15,8 +15,9 @@ from workers.settings_sources import FlagSettings
 from workers.training.evaluation import Choice
 from workers.training.examples import TrainOn
 from workers.training.ordering import Order
-from workers.training.plan import PAPER_LOSSES, DataSet, TrainPlan
-from workers.training.views import Views
+from workers.training.parallel import ParallelKind
+from workers.training.plan import PAPER_LOSSES, DataSet, Precision, Result, TrainPlan
+from workers.training.views import ViewKind, Views
 
 
 def _data(text: str) -> str:
@@ -69,7 +70,7 @@ class TrainSettings(FlagSettings):
     model: Place = SHIPPED_MODEL
     """the model that learns: a folder, or one in a bucket; without it, the small model that comes
     with the project, which knows drawn scenes only"""
-    result: Literal["merged", "adapter"] = "merged"
+    result: Result = "merged"
     """merged: a whole model, in OUTPUT/model; adapter: what was learned and no more, in
     OUTPUT/adapter, as PEFT writes it, for jobs/label.py --model MODEL --adapter OUTPUT/adapter"""
     steps: int = Field(default=Schedule().steps, ge=1)
@@ -78,7 +79,7 @@ class TrainSettings(FlagSettings):
     """highest learning rate"""
     warm_up: int = Field(default=Schedule().warm_up, ge=0)
     """steps in which the rate rises from 0"""
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: RateShape = "linear"
     """how the rate falls after that, to its floor at the last step"""
     floor: float = Field(default=Schedule().floor, ge=0, le=1)
     """share of the highest rate that is left at the last step"""
@@ -118,7 +119,7 @@ class TrainSettings(FlagSettings):
     refinement: float = Field(default=PAPER_LOSSES.refinement, ge=0)
     """weight of the target refinement loss, where masks of a question overlap; 0 as in the
     released code"""
-    views: Literal["plain", "mirrored", "turned"] = "plain"
+    views: ViewKind = "plain"
     """how pictures are seen, so that few of them teach more: as they are; half of them mirrored,
     left for right; or turned by quarters, too, for pictures without up and down. Where question or
     answer speak of a direction (in English), the picture stays as it is"""
@@ -134,7 +135,7 @@ class TrainSettings(FlagSettings):
     """rows with a mask of a lower score are passed over"""
     people_only: bool = False
     """learn only rows that people made, accepted or corrected, not what only a model said"""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """of the arithmetic; weights that learn are fp32"""
     recompute: bool = False
     """compute the language model's layers again for their gradients: less memory, more time"""
@@ -158,7 +159,7 @@ class TrainSettings(FlagSettings):
     num_workers: int = Field(default=1, ge=0)
     """processes that learn together on Ray, each with a GPU where there are any: on the cluster
     that RAY_ADDRESS names, as in a job, else on this machine. 0: this process, without Ray"""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: ParallelKind = "ddp"
     """what several workers hold: each the whole model (ddp), or each a part of all weights, for
     models that are too large for one GPU (fsdp)"""
     cpus: int | None = Field(default=None, ge=1)

@@ -15,7 +15,7 @@ from pixellm.images import PreparedImage
 from workers.training.chance import draw
 from workers.training.examples import Example
 
-Kind = Literal["plain", "mirrored", "turned"]
+ViewKind = Literal["plain", "mirrored", "turned"]
 _DIRECTIONS = re.compile(
     r"\b(left|right|top|bottom|upper|lower|above|below|under|over|beneath|underneath|clockwise"
     r"|north|south|east|west)",
@@ -64,7 +64,7 @@ PLAIN = View()
 class Views:
     """Which views there are."""
 
-    kind: Kind = "plain"
+    kind: ViewKind = "plain"
     """mirrored: half of the pictures, left for right; turned: also by quarter turns, for pictures
     that have no up and down, from above or through a microscope"""
     jitter: float = 0.0
