@@ -2,7 +2,8 @@
 
 The tree has every module with the first sentence of its docstring, the columns have the line below
 each field in `workers.labels.schema`, the speeds are those of `tests/benchmarks/results`, what was
-learned from real photos is that of `tests/domain_results`.
+learned from real photos is that of `tests/domain_results`, and the ablations are those of
+`tests/ablation_results`, as `jobs/ablate.py` wrote them.
 
 python -m tests.readme_tree          says whether README.md is up to date
 python -m tests.readme_tree --write  brings it up to date (make docs)
@@ -38,6 +39,8 @@ COLUMNS_BEGIN, COLUMNS_END = "<!-- columns: make docs -->\n", "<!-- end of colum
 SPEED_BEGIN, SPEED_END = "<!-- speed: make docs -->\n", "<!-- end of speed -->\n"
 GPU_BEGIN, GPU_END = "<!-- gpu: make docs -->\n", "<!-- end of gpu -->\n"
 DOMAINS_BEGIN, DOMAINS_END = "<!-- domains: make docs -->\n", "<!-- end of domains -->\n"
+ABLATION_BEGIN, ABLATION_END = "<!-- ablation: make docs -->\n", "<!-- end of ablation -->\n"
+ABLATION = ROOT / "tests" / "ablation_results" / "table.md"
 SCHEMA = ROOT / "workers" / "labels" / "schema.py"
 
 
@@ -100,6 +103,11 @@ def columns() -> str:
     return COLUMNS_BEGIN + "\n".join([*lines, "</details>"]) + "\n" + COLUMNS_END
 
 
+def ablation() -> str:
+    """The table of the ablations, with what its columns mean."""
+    return ABLATION.read_text(encoding="utf-8")
+
+
 def main() -> int:
     """Checks or writes the blocks."""
     readme = ROOT / "README.md"
@@ -110,6 +118,7 @@ def main() -> int:
         (SPEED_BEGIN, SPEED_END, SPEED_BEGIN + speeds() + SPEED_END),
         (GPU_BEGIN, GPU_END, GPU_BEGIN + gpu_speeds() + GPU_END),
         (DOMAINS_BEGIN, DOMAINS_END, DOMAINS_BEGIN + domains() + DOMAINS_END),
+        (ABLATION_BEGIN, ABLATION_END, ABLATION_BEGIN + ablation() + ABLATION_END),
     )
     for begin, end, block in blocks:
         new = re.sub(f"{begin}.*?{end}", lambda _, block=block: block, new, flags=re.S)
