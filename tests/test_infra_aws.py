@@ -11,6 +11,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from tests.deployment import INFRA, ROOT, head, objects
 from workers.doctor.storage import PROBES
 from workers.labels.commits import MARKERS
+from workers.training.claims import RUNNING
 from workers.training.states import STATES
 from workers.watching.cursor import MARKED, WATCH
 from workers.watching.leases import LEASES
@@ -102,6 +103,7 @@ def test_the_labelling_role_can_do_with_the_queue_what_the_watcher_does():
 REMOVED = {
     "workers/doctor/storage.py": ("label", f"{LABELS}/{PROBES}/probe-0a1b"),
     "workers/labels/commits.py": ("label", f"{LABELS}/friday/{MARKERS}/_probe-0a1b"),
+    "workers/training/claims.py": ("train", f"{TUNED}/{RUNNING}"),
     "workers/training/states.py": ("train", f"{TUNED}/{STATES}/00000100/rest.json"),
     "workers/watching/cursor.py": ("label", f"{LABELS}/{WATCH}/{MARKED}/friday/0a1b.jsonl.gz"),
     "workers/watching/leases.py": ("label", f"{LABELS}/{WATCH}/{LEASES}/friday/00000007.json"),
