@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from jobs.convert import main
-from tests.gold import PHOTOS, convert, instances, problems, read, write
+from tests.gold import PHOTOS, convert, instances, problems, read, what_counts, write
 from tests.labels import label_photos
 from tests.photos import FOLDER
+from tests.trouble import Trouble
 from workers.errors import SettingsError
 from workers.imports.formats import FORMATS
 from workers.imports.settings import ConvertSettings
@@ -231,6 +232,26 @@ def test_an_output_that_takes_nothing_is_told(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "harm"), [("PUT", "drop"), ("PUT", "refuse"), ("PUT", "500"), ("GET", "cut")]
+)
+def test_a_bucket_that_refuses_or_loses_answers_changes_no_row(
+    s3_server, bucket, tmp_path, monkeypatch, method, harm
+):
+    source = write(tmp_path / "asked.json", entries(12))
+    plain = convert("referring", source, tmp_path / "gold", "--records-per-part", "4")
+    store = open_store(f"s3://{bucket}/in")
+    for image in PHOTOS:
+        name = image["file_name"]
+        store.put(f"s3://{bucket}/in/{name}", (FOLDER / name).read_bytes())
+    with Trouble(s3_server, method, harm, 2) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        output, flags = f"s3://{bucket}/gold", ("--records-per-part", "4")
+        rows = convert("referring", source, output, *flags, images=f"s3://{bucket}/in")
+        assert proxy.left < 0, "there was trouble, and more calls than that"
+    assert [what_counts(row) for row in rows] == [what_counts(row) for row in plain]
+
+
 def test_source_images_and_table_may_lie_in_a_bucket(bucket):
     store = open_store(f"s3://{bucket}/x")
     for image in PHOTOS[:2]:

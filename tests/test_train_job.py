@@ -15,6 +15,7 @@ from pixellm.tiny import tiny_checkpoint
 from tests.readme_tree import ROOT
 from tests.test_model_folders import put_folder
 from tests.training_tables import put_local_photos
+from tests.trouble import Trouble
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.storage.local import LocalStore
@@ -22,6 +23,7 @@ from workers.storage.stores import Anywhere
 from workers.training.claims import RUNNING, claimed
 from workers.training.plan import DataSet
 from workers.training.settings import read_data
+from workers.training.states import States
 
 
 @pytest.fixture
@@ -119,6 +121,47 @@ def label_table(place, output, model, *more):
     store, where = Anywhere(), f"{place}/{output}"
     rows = read_rows(store, where, current_commits(store, where))
     return sorted(rows, key=lambda row: row.item_id)
+
+
+@pytest.mark.slow
+def test_a_bucket_that_refuses_loses_answers_and_cuts_them_changes_nothing(
+    place, s3_server, bucket, monkeypatch
+):
+    plain = ("--evaluate-every", "0", "--save-every", "1")
+    assert train(flags(place, *plain)) == 0
+    expected = (place / "out" / "model" / "model.safetensors").read_bytes()
+    for method, harm, times in [
+        ("PUT", "drop", 3),
+        ("PUT", "refuse", 3),
+        ("PUT", "500", 3),
+        ("GET", "cut", 2),
+        ("GET", "refuse", 3),
+    ]:
+        output = f"s3://{bucket}/{method}-{harm}"
+        with Trouble(s3_server, method, harm, times) as proxy, monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            assert train([*flags(place, *plain), "--output", output]) == 0
+            assert proxy.left < 0, "there was trouble, and more calls than that"
+        store = Anywhere()
+        assert store.get(f"{output}/model/model.safetensors") == expected, (method, harm)
+        assert States(store, output, print).steps() == [4, 3]
+
+
+def test_a_bucket_that_goes_away_ends_a_run_that_can_be_gone_on_with(
+    place, s3_server, bucket, monkeypatch, capsys
+):
+    monkeypatch.setattr("workers.storage.s3.ATTEMPTS", 1)
+    output, plain = f"s3://{bucket}/out", ("--evaluate-every", "0", "--save-every", "1")
+    with Trouble(s3_server, "DELETE", "refuse", 10**6) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        # the third state is kept when the first should go, which the store refuses
+        assert train([*flags(place, *plain), "--output", output]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert train([*flags(place, *plain), "--output", output]) == 0
+    assert "going on from step 3 of 4" in capsys.readouterr().err
+    assert train(flags(place, *plain)) == 0
+    expected = (place / "out" / "model" / "model.safetensors").read_bytes()
+    assert Anywhere().get(f"{output}/model/model.safetensors") == expected
 
 
 @pytest.mark.slow

@@ -1,6 +1,12 @@
 import pytest
 
-from workers.errors import AccessDenied, ConditionUnsupported, SettingsError
+from tests.workbench import FlakyStore
+from workers.errors import (
+    AccessDenied,
+    ConditionUnsupported,
+    SettingsError,
+    StorageUnavailable,
+)
 from workers.storage.memory import MemoryStore
 from workers.training.claims import RUNNING, claimed
 
@@ -51,6 +57,18 @@ def test_a_run_that_breaks_off_leaves_no_claim():
     with pytest.raises(KeyboardInterrupt), claimed(store, OUTPUT, "plan"):
         raise KeyboardInterrupt
     assert store.find(CLAIM) is None
+
+
+def test_a_store_that_is_gone_does_not_hide_why_a_run_ended():
+    store = FlakyStore()
+
+    def run():
+        with claimed(store, OUTPUT, "plan"):
+            store.trouble[RUNNING] = [StorageUnavailable("no answer")]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
 
 
 def test_what_a_killed_run_left_is_named_and_can_be_deleted():

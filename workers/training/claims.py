@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from workers.errors import AccessDenied, ConditionUnsupported, ObjectMissing, SettingsError
+from workers.errors import (
+    CommitError,
+    ConditionUnsupported,
+    ObjectMissing,
+    SettingsError,
+    StorageError,
+)
 from workers.labels.commits import JsonFile, now
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown
@@ -73,9 +79,9 @@ def _read(store: Store, uri: str) -> Owner | None:
 
 
 def _release(store: Store, uri: str, own: Owner) -> None:
-    there = _read(store, uri)
-    if there is not None and (there.plan, there.model) == (own.plan, own.model):
-        with suppress(AccessDenied):  # then it stays; training needs no right to delete
+    with suppress(StorageError, CommitError):  # then it stays: how the run ended is what counts
+        there = _read(store, uri)
+        if there is not None and (there.plan, there.model) == (own.plan, own.model):
             store.delete(uri)
 
 
