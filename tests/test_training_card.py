@@ -7,6 +7,7 @@ import yaml
 from pixellm.learners import Tuning
 from tests.test_training_record import SECRET, record_of
 from workers.training.card import write_card
+from workers.training.evaluation import Graded
 from workers.training.plan import DataSet
 from workers.training.record import Ancestor
 
@@ -28,7 +29,7 @@ def section(page, title):
 
 
 def test_it_tells_what_it_is_how_to_use_it_and_where_it_comes_from():
-    page = page_of(scores={"giou": 0.61234})
+    page = page_of(graded=Graded(7, {"giou": 0.61234}))
     assert "# A fine-tuned PixelLM\n" in page
     use = section(page, "Use")
     assert "    python jobs/label.py --model /out/model --input photos --output labels " in use
@@ -67,7 +68,7 @@ def test_the_hub_reads_what_stands_at_its_top():
 
 
 def test_scores_of_an_earlier_step_say_so():
-    scores = section(page_of(scores={"step": 1500, "giou": 0.5}), "How good it is")
+    scores = section(page_of(graded=Graded(1500, {"giou": 0.5})), "How good it is")
     assert "On images that it has not learned from, with the weights of step 1,500:" in scores
     assert "| step |" not in scores
 
@@ -87,7 +88,7 @@ def test_all_that_the_base_descends_from_is_named():
 
 def test_words_of_users_break_nothing():
     lineage = (Ancestor(HARM, HARM, (HARM,), HARM),)
-    more = {"runs": ((HARM,),), "passed_over": {HARM: 1}, "scores": {HARM: 1.0}}
+    more = {"runs": ((HARM,),), "passed_over": {HARM: 1}, "graded": Graded(7, {HARM: 1.0})}
     page = adapter_page(lineage=lineage, data=(DataSet(HARM),), code_version=HARM, **more)
     heads = [line for line in page.splitlines() if line.lstrip().startswith("#")]
     assert len(heads) == len([line for line in adapter_page().splitlines() if line.startswith("#")])

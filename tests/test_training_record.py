@@ -31,7 +31,7 @@ def record_of(lineage=(BASE,), data=(GOLD,), **more):
         "runs": (("run-1",),) * len(data),
         "losses": {"ce": 0.5, "bce": 0.25},
         "loss_steps": 7,
-        "scores": {},
+        "graded": None,
         "finished_at": "2026-11-25T12:00:00.000000+00:00",
         "code_version": "0.1.0",
     }

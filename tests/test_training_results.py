@@ -20,6 +20,7 @@ from tests.test_training_worker import OUTPUT, PLAN, Killed
 from tests.test_tuning import learned
 from tests.training_tables import memory_table, photo_rows
 from workers.storage.memory import MemoryStore
+from workers.training.evaluation import Graded
 from workers.training.examples import Split
 from workers.training.learner import Learner
 from workers.training.metrics import Metrics
@@ -38,7 +39,7 @@ def bench_of(store, plan=PLAN, peers=None, folder=None):
     return Bench(checkpoint, store, States(store, plan.output, print), peers or Alone(), folder)
 
 
-def run(plan, store, die_after=None, scores=None, folder=None):
+def run(plan, store, die_after=None, graded=None, folder=None):
     """What a worker does; returns where the result lies."""
     bench = bench_of(store, plan, folder=folder)
     metrics = Metrics(store, plan.output, 4)
@@ -50,7 +51,7 @@ def run(plan, store, die_after=None, scores=None, folder=None):
         if report.step == die_after:
             raise Killed
 
-    return write_result(train(plan, bench, hear).tuned, plan, bench, scores)
+    return write_result(train(plan, bench, hear).tuned, plan, bench, graded)
 
 
 def record(store, place):
@@ -153,7 +154,7 @@ def test_only_the_last_losses_make_the_mean_and_other_lines_are_read_over(done, 
 def test_scores_and_the_line_of_descent_stand_on_the_page(done, tmp_path):
     store = done[0]
     (tmp_path / "training.json").write_text(json.dumps(record(store, done[1])))
-    place = run(ADAPTER, store, scores={"giou": 0.5}, folder=tmp_path)
+    place = run(ADAPTER, store, graded=Graded(6, {"giou": 0.5}), folder=tmp_path)
     page = store.get(f"{place}/README.md").decode()
     assert "| giou | 0.5000 |" in page
     assert f"which had learned from `{PLAN.data[0].prefix}`, finished at 20" in page

@@ -34,7 +34,7 @@ from workers.scoring.sums import ALL
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
 from workers.training.best import BEST
-from workers.training.evaluation import REPORTED, Evaluation, take_reported
+from workers.training.evaluation import REPORTED, Evaluation, Graded, take_reported
 from workers.training.examples import Split
 from workers.training.held_out import choose_rows
 from workers.training.pictures import Pictures
@@ -126,22 +126,22 @@ def test_the_weights_with_the_best_score_are_the_result(whole):
     best = min(losses, key=losses.get)
     assert best == 4  # or this would show nothing
     assert learned.graded.step == best
-    assert learned.scores == {"step": best, **scores_of(events)[best]}
+    assert learned.graded == Graded(best, scores_of(events)[best])
     assert f"up to step {best}: loss {losses[best]:.3f}" in told[-1]
 
 
 def test_what_is_written_scores_what_was_said_of_it(whole, tmp_path):
     learned, _, _, store = whole
     bench = bench_of(store, [])
-    place = write_result(learned.tuned, PLAN, bench, learned.scores)
+    place = write_result(learned.tuned, PLAN, bench, learned.graded)
     for info in store.list(place):
         (tmp_path / info.uri.rpartition("/")[2]).write_bytes(store.get(info.uri))
     written = load_checkpoint(tmp_path)
     held_out = choose_rows(PLAN, store, tiny_maker(store, 497).encode)
     tried = Trial(written, store, PLAN.losses, PLAN.order, ()).try_images(held_out.images)
-    assert round(tried.loss / tried.rows, 6) == learned.scores["loss"]
+    assert round(tried.loss / tried.rows, 6) == learned.graded.scores["loss"]
     card = json.loads((tmp_path / "training.json").read_text())
-    assert card["scores"] == learned.scores
+    assert card["scores"] == {"step": learned.graded.step, **learned.graded.scores}
 
 
 def test_a_run_that_is_scored_learns_the_same_as_one_that_is_not(whole):
@@ -168,7 +168,7 @@ def test_a_run_that_was_killed_ends_with_the_same_best_and_the_same_scores(whole
     saved = die_at[0] - 2  # the state of its step was still to come
     assert list(scores_of(after)) == [step for step in (2, 4, 6) if step > saved]
     assert scores_of(before) | scores_of(after) == scores_of(whole[1])
-    assert learned.scores == whole[0].scores
+    assert learned.graded == whole[0].graded
     assert objects_in(store, BEST) == objects_in(whole[3], BEST)
     weights = dict(whole[0].tuned.merged_state())
     for name, value in learned.tuned.merged_state():
@@ -190,14 +190,14 @@ def test_killed_while_the_best_is_written_it_ends_the_same(whole, where, monkeyp
     assert run(PLAN, store)[0] is None
     monkeypatch.setattr(store, "put", put)
     learned, _, _ = run(PLAN, store)
-    assert learned.scores == whole[0].scores
+    assert learned.graded == whole[0].graded
     assert objects_in(store, BEST) == objects_in(whole[3], BEST)
 
 
 def test_a_run_that_is_done_says_its_best_again_and_asks_nothing(whole):
     learned, events, _ = run(PLAN, copy_of(whole[3]))
     assert events == []
-    assert learned.scores == whole[0].scores
+    assert learned.graded == whole[0].graded
 
 
 def test_where_an_average_is_kept_it_is_what_is_scored_and_what_is_written():
@@ -222,7 +222,7 @@ def test_a_run_that_was_done_without_scores_is_scored_when_it_is_asked_for(whole
     run(replace(PLAN, evaluate_every=0), store)
     learned, events, _ = run(replace(PLAN, best="last"), store)
     assert scores_of(events) == {6: scores_of(whole[1])[6]}
-    assert learned.scores == {"step": 6, **scores_of(whole[1])[6]}
+    assert learned.graded == Graded(6, scores_of(whole[1])[6])
 
 
 def test_a_best_that_is_damaged_is_told_of_and_the_last_is_the_result(whole):
@@ -231,7 +231,7 @@ def test_a_best_that_is_damaged_is_told_of_and_the_last_is_the_result(whole):
         if uri.endswith(".safetensors"):
             store.put(uri, b"damaged")
     learned, _, told = run(PLAN, store)
-    assert learned.scores == {"step": 6, **scores_of(whole[1])[6]}
+    assert learned.graded == Graded(6, scores_of(whole[1])[6])
     assert any("passed over" in line for line in told)
     assert told[-1] == "no best weights are kept: the result is what was learned last"
 
@@ -326,7 +326,7 @@ def test_a_run_that_goes_on_is_scored_by_the_rows_that_it_began_with(whole):
     put_table(store, TABLE, photo_rows(2), run_id="run-2", finish=True)
     learned, events, _ = run(PLAN, store)
     assert scores_of(events)[6] == scores_of(whole[1])[6]
-    assert learned.scores == whole[0].scores
+    assert learned.graded == whole[0].graded
 
 
 # ---- what is said --------------------------------------------------------------------------------

@@ -113,12 +113,10 @@ def _tell_data(record: TrainingRecord) -> list[str]:
 
 def _tell_scores(record: TrainingRecord) -> list[str]:
     lines = ["## How good it is", ""]
-    if record.scores:
-        scores = dict(record.scores)
-        step = scores.pop("step", None)
-        when = "" if step is None else f", with the weights of step {step:,.0f}"
-        rows = [[escape(name), f"{value:.4f}"] for name, value in scores.items()]
-        lines += [f"On images that it has not learned from{when}:", ""]
+    if graded := record.graded:
+        rows = [[escape(name), f"{value:.4f}"] for name, value in graded.scores.items()]
+        when = f"with the weights of step {graded.step:,}"
+        lines += [f"On images that it has not learned from, {when}:", ""]
         lines += table(["score", ""], rows)
     else:
         lines += ["Not scored while it learned. `jobs/evaluate.py` holds its labels to yours.", ""]

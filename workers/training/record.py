@@ -15,6 +15,7 @@ from pixellm.config import read_json
 from pixellm.errors import ConfigError
 from workers.errors import SettingsError
 from workers.storage.uris import redact
+from workers.training.evaluation import Graded
 
 if TYPE_CHECKING:  # a labelling run reads records, and can do without PEFT, which takes seconds
     from workers.training.plan import TrainPlan
@@ -59,9 +60,8 @@ class TrainingRecord:
     losses: Mapping[str, float]
     """weighted parts, means over the last `loss_steps`"""
     loss_steps: int
-    scores: Mapping[str, float]
-    """on images that were not learned from, and the `step` whose weights they are of, if that is
-    known; empty where nothing was scored"""
+    graded: Graded | None
+    """scores on images that were not learned from, if any were taken"""
     finished_at: str
     code_version: str
 
@@ -69,6 +69,8 @@ class TrainingRecord:
         """The file."""
         base = self.lineage[0]
         values = asdict(self) | {"trained_from": base.model, "trained_from_sha256": base.sha256}
+        del values["graded"]
+        values["scores"] = {"step": self.graded.step, **self.graded.scores} if self.graded else {}
         return redact(json.dumps(values, indent=2, sort_keys=True)) + "\n"
 
 

@@ -23,6 +23,7 @@ from workers.storage.folders import put_folder
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri
 from workers.training.card import CARD_FILE, write_card
+from workers.training.evaluation import Graded
 from workers.training.metrics import METRICS
 from workers.training.plan import TrainPlan
 from workers.training.progress import Progress
@@ -41,7 +42,7 @@ _LAST: Mapping[str, Callable[[str], bool]] = {
 
 
 def write_result(
-    tuned: TunedModel, plan: TrainPlan, bench: Bench, scores: Mapping[str, float] | None = None
+    tuned: TunedModel, plan: TrainPlan, bench: Bench, graded: Graded | None = None
 ) -> str:
     """Writes the folder: all workers gather the weights, the first one writes.
 
@@ -49,8 +50,7 @@ def write_result(
         tuned: what was learned.
         plan: of the run.
         bench: what this worker has at hand.
-        scores: of these weights on images that were not learned from, if there are any, and the
-            `step` at which they were taken.
+        graded: scores of these weights on images that were not learned from, if there are any.
 
     Returns:
         Where it lies.
@@ -69,14 +69,14 @@ def write_result(
             tuned.save_adapter(folder, whole)
         else:
             tuned.save_merged(bench.checkpoint.tokenizer, folder, whole=whole)
-        record = _sum_up(plan, bench, scores or {})
+        record = _sum_up(plan, bench, graded)
         (folder / RECORD_FILE).write_text(record.to_json(), encoding="utf-8")
         (folder / CARD_FILE).write_text(write_card(record), encoding="utf-8")
         put_folder(folder, place, bench.store, last=_LAST[plan.result])
     return place
 
 
-def _sum_up(plan: TrainPlan, bench: Bench, scores: Mapping[str, float]) -> TrainingRecord:
+def _sum_up(plan: TrainPlan, bench: Bench, graded: Graded | None) -> TrainingRecord:
     """The record, from what the states and the metrics of the run say."""
     progress = Progress.from_json(bench.states.newest_rest())
     recent = list(_recent_losses(bench.store, plan.output))
@@ -89,7 +89,7 @@ def _sum_up(plan: TrainPlan, bench: Bench, scores: Mapping[str, float]) -> Train
         runs=progress.data.runs,
         losses=_mean_of(recent),
         loss_steps=len(recent),
-        scores=scores,
+        graded=graded,
         finished_at=now(),
         code_version=code_version(),
     )

@@ -7,7 +7,7 @@ All workers do the same with other rows of the same batches. The first of them w
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -52,11 +52,6 @@ class Learned:
     """with the weights that are its result"""
     graded: Graded | None
     """their scores, if they are known"""
-
-    @property
-    def scores(self) -> Mapping[str, float] | None:
-        """The scores, and the step that they are of."""
-        return {"step": self.graded.step, **self.graded.scores} if self.graded else None
 
 
 def work(plan: TrainPlan, folder: Path, device: torch.device, peers: Peers, say: Say) -> str:
@@ -105,7 +100,7 @@ def work(plan: TrainPlan, folder: Path, device: torch.device, peers: Peers, say:
             metrics.write()
 
     learned = train(plan, bench, hear)
-    return write_result(learned.tuned, plan, bench, learned.scores)
+    return write_result(learned.tuned, plan, bench, learned.graded)
 
 
 def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
