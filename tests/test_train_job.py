@@ -83,6 +83,7 @@ def test_a_second_start_goes_on_or_has_nothing_to_do(place, capsys):
     first = (place / "out" / "model" / "model.safetensors").read_bytes()
     assert train(flags(place)) == 0
     assert "going on from step 4 of 4" in capsys.readouterr().err
+    assert not (place / "out" / RUNNING).exists()
     assert (place / "out" / "model" / "model.safetensors").read_bytes() == first
     assert len(steps_in(place / "out")) == 4
 

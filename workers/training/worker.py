@@ -8,7 +8,7 @@ All workers do the same with other rows of the same batches. The first of them w
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -122,7 +122,8 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
     feed, validation = start_feed(plan, bench, before), start_validation(plan, bench, before)
     device = bench.checkpoint.model.device
     batches = iter(feed)
-    with _alone_in_output(plan, bench, before):
+    # of workers that have nothing to learn, one may be gone before another claims anything
+    with nullcontext() if loop.done else _alone_in_output(plan, bench, before):
         while not loop.done:
             taken, position = _take(batches, plan.accumulate)
             hear(_learn(loop, [to_device(each, device) for each in taken], bench.peers))
