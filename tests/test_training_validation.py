@@ -457,6 +457,16 @@ def test_pictures_that_are_gone_leave_their_rows_out_and_are_told_of():
     assert tried.rows == 8 - len(first)
 
 
+def test_each_picture_is_fetched_once_for_its_answers_and_its_losses(monkeypatch):
+    store, fetched = memory_table(), []
+    held_out = choose(store, replace(PLAN, evaluate_rows=40, held_out=0.5))
+    assert len(held_out.golds) > 4 * len(held_out.images)  # losses take several batches of each
+    get = store.get
+    monkeypatch.setattr(store, "get", lambda uri, *more: fetched.append(uri) or get(uri, *more))
+    Trial(tiny(), store, PLAN.losses, PLAN.order, ()).try_images(held_out.images)
+    assert len(fetched) == len(set(fetched)) == len(held_out.images)
+
+
 def test_the_page_shows_the_first_rows_with_what_is_right_and_what_was_said(whole):
     _, events, _, store = whole
     pages = objects_in(store, "pages")

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.images import prepare_image
+from pixellm.images import PreparedImage, prepare_image
+from pixellm.run_lengths import RunMask
 from tests.photos import load_photos
 from tests.training_tables import memory_table, photo_rows, tiny
 from workers.training.batches import BatchLimits, BatchMaker
 from workers.training.examples import read_example
-from workers.training.views import PLAIN, View, Views
+from workers.training.views import PLAIN, WHOLE, View, Views, Window
 
 SIDE = 56
 WAYS = [View(mirrored, quarters) for mirrored, quarters in product((False, True), range(4))]
@@ -48,6 +49,29 @@ def test_light_changes_pixels_and_leaves_the_padding():
     assert not seen.pixels[:, 40:].any()
 
 
+@pytest.mark.parametrize("view", [replace(way, window=Window(0.1, 0.2, 0.7)) for way in WAYS])
+def test_a_mask_lies_on_its_thing_in_a_window_of_any_picture(view):
+    """The picture is larger than the model's side, so windows are cut before it is made small."""
+    rgb = np.zeros((160, 320, 3), np.uint8)
+    rgb[40:80, 80:120] = rgb[60:120, 80:100] = 255
+    mask = torch.from_numpy(rgb[..., 0] > 0)[None]
+    image = prepare_image(view.cut(rgb), SIDE)
+    seen, moved = view.of(image), view.move(mask)
+    assert image.original == (112, 4 * SIDE)
+    assert seen.original == tuple(moved.shape[1:])
+    height, width = seen.resized
+    small = torch.nn.functional.interpolate(moved[None].float(), size=seen.resized, mode="area")
+    assert torch.equal(seen.pixels[0, :height, :width] > 0, small[0, 0] > 0.5)
+    assert moved.sum() == mask.sum()  # all of it lies in the window
+
+
+def test_windows_of_a_side_have_all_places_and_at_least_a_pixel():
+    assert Window(0.5, 0.5, 0.5).slices((10, 21)) == (slice(5, 10), slice(10, 20))
+    assert Window(0.75, 0.0, 0.25).slices((4, 1)) == (slice(3, 4), slice(0, 1))
+    assert Window(0.9, 0.9, 0.1).slices((3, 3)) == (slice(2, 3), slice(2, 3))
+    assert WHOLE.slices((7, 9)) == (slice(0, 7), slice(0, 9))
+
+
 def examples():
     return [read_example(row) for row in photo_rows(8)]
 
@@ -68,10 +92,49 @@ def test_a_view_hangs_on_seed_picture_and_time_alone():
     assert {Views().draw(each, 7) for each in some} == {PLAIN}
 
 
+def a_thing(rows, columns, size=(100, 100)):
+    """An example whose one mask is a rectangle."""
+    pixels = np.zeros(size, np.bool_)
+    pixels[rows, columns] = True
+    first = next(each for each in examples() if each.masks)
+    return replace(first, size=size, masks=(RunMask.from_pixels(pixels),))
+
+
+def test_windows_show_half_of_every_mask_or_the_whole_picture_is_seen():
+    views, small = Views(zoom=4, seed=3), a_thing(slice(0, 10), slice(0, 10))
+    windows = [views.draw(small, when).window for when in range(400)]
+    near = [window for window in windows if window != WHOLE]
+    assert 0 < len(near) < 200  # a corner lies outside of most
+    shown = [small.masks[0].pixels()[each.slices((100, 100))].mean() for each in near]
+    assert len(set(near)) > len(near) / 2
+    for window in near:
+        inside = small.masks[0].pixels()[window.slices((100, 100))].sum()
+        assert inside >= small.masks[0].area / 2
+    assert min(shown) > 0
+    middle = a_thing(slice(49, 51), slice(49, 51))
+    free = [views.draw(middle, when).window for when in range(400)]
+    assert all(0.25 <= window.side <= 1 for window in free)
+    assert sum(window != WHOLE for window in free) > 200
+    both = replace(middle, masks=(*middle.masks, *small.masks))
+    assert [views.draw(both, when).window for when in range(400)].count(WHOLE) >= windows.count(
+        WHOLE
+    )
+
+
+def test_questions_about_a_picture_share_its_window_where_they_can():
+    views, middle = Views(zoom=2, seed=3), a_thing(slice(48, 52), slice(48, 52))
+    nothing = replace(middle, item_id="nothing", question="a fish", masks=())
+    for when in range(20):
+        window = views.draw(nothing, when).window
+        assert views.draw(middle, when).window in (window, WHOLE)
+        assert window.side >= 0.5
+    assert {Views(zoom=1).draw(nothing, when).window for when in range(20)} == {WHOLE}
+
+
 @pytest.mark.parametrize("place", ["question", "answer"])
 @pytest.mark.parametrize("words", ["the dog on the LEFT", "what lies under it", "the topmost one"])
 def test_what_is_said_of_directions_stays_true(place, words):
-    views = Views("turned", seed=3)
+    views = Views("turned", zoom=4, seed=3)
     told = [replace(each, **{place: words}) for each in examples()]
     assert {views.draw(each, 7) for each in told} == {PLAIN}
     untold = [replace(each, question="a sleeping bright dog") for each in examples()]
@@ -98,3 +161,24 @@ def test_rows_about_a_picture_share_it_only_if_they_see_it_alike():
     drawn = torch.from_numpy(np.stack([mask.pixels() for mask in plain[1].masks]))
     assert torch.equal(alike.masks[0][-len(drawn) :], view.move(drawn))
     assert torch.equal(apart.masks[1], drawn)
+
+
+def test_a_batch_holds_windows_of_pictures_with_masks_of_their_size():
+    store, views = memory_table(), Views("mirrored", zoom=3, seed=5)
+    some = [read_example(row) for row in photo_rows(1)]
+    maker = BatchMaker(tiny().tokenizer, SIDE, "", store, BatchLimits(400), views)
+    batch = maker.make([maker.encode(each) for each in some], range(len(some)), 2).batch
+    seen = [views.draw(each, 2) for each in some]
+    assert 0 < [view.window for view in seen].count(WHOLE) < len(seen)
+    for view, example, masks in zip(seen, some, batch.masks, strict=True):
+        drawn = torch.from_numpy(np.stack([mask.pixels() for mask in example.masks]))
+        assert torch.equal(masks, view.move(drawn))
+    whole = BatchMaker(tiny().tokenizer, SIDE, "", store, BatchLimits(400))
+    plain = whole.make([whole.encode(each) for each in some], range(len(some)), 2).batch
+    for at, view in enumerate(seen):
+        same = torch.equal(batch.pixels[at], view.of(_image(plain, at)).pixels)
+        assert same == (view.window == WHOLE)
+
+
+def _image(batch, at):
+    return PreparedImage(batch.pixels[at], batch.resized[at], batch.masks[at].shape[1:])

@@ -8,7 +8,7 @@ Shapes: B images, R rows, L ids of a row; n_i masks of image i, h0 and w0 its or
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +31,7 @@ from workers.training.conversations import Conversation, Writer, most_ids
 from workers.training.examples import Example, PictureKey, Skipped
 from workers.training.ordering import Order, from_left
 from workers.training.pictures import Pictures
-from workers.training.views import View, Views
+from workers.training.views import WHOLE, View, Views, Window
 
 TRIES = 32
 """Examples of a pool that are tried for one place. As many gone in a row are no bad files, but a
@@ -56,8 +56,8 @@ class MadeBatch:
     """examples whose picture can't be had, by reason; stand-ins that failed are not counted"""
 
 
-_Seen = dict[PictureKey, PreparedImage | Skipped]
-"""Pictures of a batch."""
+_Seen = dict[tuple[PictureKey, Window], PreparedImage | Skipped]
+"""Pictures of a batch, and what is seen of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +116,30 @@ class BatchMaker:
         """The ids of an example, or why it has none; its picture is not looked at."""
         return self._writer.write(example)
 
-    def make(self, pool: Sequence[Conversation], places: Iterable[int], when: int = 0) -> MadeBatch:
+    def make(
+        self,
+        pool: Sequence[Conversation],
+        places: Iterable[int],
+        when: int = 0,
+        opened: Mapping[PictureKey, PreparedImage] | None = None,
+    ) -> MadeBatch:
         """Makes a batch of some rows of a pool.
 
         Args:
             pool: what stands in where a picture can't be had, from the place on, and round.
             places: of the batch's rows in the pool, at least one.
             when: another number for each pool: pictures are seen otherwise then.
+            opened: whole pictures that are there already.
 
         Raises:
             SettingsError: `TRIES` pictures in a row can't be had.
             StorageError: the store failed.
         """
-        seen: _Seen = {}
+        seen: _Seen = {(key, WHOLE): image for key, image in (opened or {}).items()}
         skipped = Counter[str]()
         rows = []
         for place in places:
-            first = self._open(pool[place].example, seen)
+            first, _ = self._open(pool[place].example, seen, when)
             if isinstance(first, Skipped):
                 skipped[first.reason] += 1
             rows.append(self._fill(pool, place, seen, when))
@@ -148,28 +155,32 @@ class BatchMaker:
         """The row of a place, or what stands in for it."""
         tries = [pool[(place + step) % len(pool)] for step in range(min(TRIES, len(pool)))]
         for each in tries:
-            image = self._open(each.example, seen)
+            image, view = self._open(each.example, seen, when)
             if isinstance(image, PreparedImage):
-                return _Row(each, image, self._views.draw(each.example, when))
+                return _Row(each, image, view)
         raise SettingsError(
             f"{len(tries)} pictures in a row can't be had, {shown(tries[0].example.image.uri)} for"
             " one. Were they moved since they were labelled?"
         )
 
-    def _open(self, example: Example, seen: _Seen) -> PreparedImage | Skipped:
+    def _open(
+        self, example: Example, seen: _Seen, when: int
+    ) -> tuple[PreparedImage | Skipped, View]:
         """Fetches, decodes and resizes, once for a batch; the full picture lives no longer."""
-        key = example.picture_key
+        view = self._views.draw(example, when)
+        key = example.picture_key, view.window
         if key not in seen:
-            picture = self._pictures.open(example)
-            try:
-                seen[key] = (
-                    picture
-                    if isinstance(picture, Skipped)
-                    else prepare_image(picture.rgb, self._image_side)
-                )
-            except ImageError:
-                seen[key] = Skipped(Reason.IMAGE_BROKEN, example.item_id)
-        return seen[key]
+            seen[key] = self._prepare(example, view)
+        return seen[key], view
+
+    def _prepare(self, example: Example, view: View) -> PreparedImage | Skipped:
+        picture = self._pictures.open(example)
+        if isinstance(picture, Skipped):
+            return picture
+        try:
+            return prepare_image(view.cut(picture.rgb), self._image_side)
+        except ImageError:
+            return Skipped(Reason.IMAGE_BROKEN, example.item_id)
 
     def _collate(self, rows: Sequence[_Row]) -> TrainingBatch:
         """Rows about one picture share it, if they see it alike, and stand in its order."""

@@ -139,7 +139,7 @@ def _list_settings(plan: TrainPlan) -> list[str]:
         "weights of the losses": f"words {losses.ce:g}, BCE {losses.bce:g}, Dice {losses.dice:g},"
         f" refinement {losses.refinement:g}",
         "largest gradient": f"{schedule.clip:g}",
-        "pictures": f"{plan.views.kind}, jitter {plan.views.jitter:g}",
+        "pictures": f"{plan.views.kind}, jitter {plan.views.jitter:g}, zoom {plan.views.zoom:g}",
         "order of masks that no word tells apart": plan.order,
         "rows that count": _name_rows(plan.train_on),
         "arithmetic": plan.precision,

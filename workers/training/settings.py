@@ -125,6 +125,9 @@ class TrainSettings(FlagSettings):
     answer speak of a direction (in English), the picture stays as it is"""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """by how much contrast and brightness of pictures are changed, at most; 0.2 is little"""
+    zoom: float = Field(default=1.0, ge=1, le=16)
+    """how much larger things are seen at most: with 2, windows of a half to all of each side, which
+    show at least half of every mask of the answer (else the whole picture is seen)"""
     order: Order = "left-to-right"
     """of masks that no word of their answer tells apart ("They are [SEG] and [SEG]."): told another
     order each time, a model learns the mean of all"""
@@ -215,7 +218,7 @@ class TrainSettings(FlagSettings):
             ),
             losses=LossWeights(self.words, self.bce, self.dice, self.refinement),
             train_on=TrainOn(checked_only=self.people_only, min_score=self.min_score),
-            views=Views(self.views, self.jitter, self.seed),
+            views=Views(self.views, self.jitter, self.zoom, self.seed),
             order=self.order,
             per_worker=self.batch,
             accumulate=self.accumulate,

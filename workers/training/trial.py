@@ -18,7 +18,7 @@ from pixellm.answers import Answer
 from pixellm.checkpoints import Checkpoint, empty_model, official_state
 from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
-from pixellm.images import prepare_image
+from pixellm.images import PreparedImage, prepare_image
 from pixellm.losses import LossWeights
 from pixellm.model import PixelLM
 from pixellm.training import training_losses
@@ -93,6 +93,16 @@ def merge_weights(tuned: TunedModel, whole: Whole, dtype: torch.dtype) -> PixelL
     return model.eval()
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An image that is there, and what is asked about it."""
+
+    golds: Sequence[Gold]
+    picture: Picture
+    image: PreparedImage
+    """of the picture"""
+
+
 class Trial:
     """Asks one model.
 
@@ -134,13 +144,14 @@ class Trial:
         return Tried.total(parts)
 
     def _try(self, images: Sequence[Sequence[Gold]]) -> Tried:
-        left_out, opened = Counter[str](), list[tuple[Sequence[Gold], Picture]]()
+        left_out, opened = Counter[str](), list[_Opened]()
         for golds in images:
             picture = self._pictures.open(golds[0].conversation.example)
             if isinstance(picture, Skipped):
                 left_out[picture.reason] += len(golds)
             else:
-                opened.append((golds, picture))
+                image = prepare_image(picture.rgb, self._model.config.image_side)
+                opened.append(_Opened(golds, picture, image))
         pairs, shown = list[tuple[Entry, Entry | None]](), list[ShownRow]()
         for gold, picture, answer in self._ask(opened):
             said = write_row(gold, picture, answer) if answer else None
@@ -150,36 +161,33 @@ class Trial:
                 shown.append(show_row(gold.row, said, picture.rgb, _find_iou(*pair)))
         return Tried(
             score_pairs(pairs, SCORING, Counter()).scored,
-            sum(self._sum_losses(golds) for golds, _ in opened),
+            sum(map(self._sum_losses, opened)),
             len(pairs),
             left_out,
             tuple(shown),
         )
 
-    def _ask(
-        self, opened: Sequence[tuple[Sequence[Gold], Picture]]
-    ) -> Iterator[tuple[Gold, Picture, Answer | None]]:
+    def _ask(self, opened: Sequence[_Opened]) -> Iterator[tuple[Gold, Picture, Answer | None]]:
         """Each row with its answer; None where the model has none."""
-        side = self._model.config.image_side
         jobs = [
-            self._engine.add(
-                Sample(prepare_image(picture.rgb, side), tuple(g.row.instruction for g in golds))
-            )
-            for golds, picture in opened
+            self._engine.add(Sample(each.image, tuple(gold.row.instruction for gold in each.golds)))
+            for each in opened
         ]
         while self._engine.busy:
             self._engine.step()
-        for (golds, picture), job in zip(opened, jobs, strict=True):
-            for gold, row in zip(golds, job.rows, strict=True):
-                yield gold, picture, row.answer
+        for each, job in zip(opened, jobs, strict=True):
+            for gold, row in zip(each.golds, job.rows, strict=True):
+                yield gold, each.picture, row.answer
 
     @torch.no_grad()
-    def _sum_losses(self, golds: Sequence[Gold]) -> float:
+    def _sum_losses(self, opened: _Opened) -> float:
         """The loss of each row of an image, added up."""
-        total, talks = 0.0, [gold.conversation for gold in golds]
+        total, talks = 0.0, [gold.conversation for gold in opened.golds]
+        image = {talks[0].example.picture_key: opened.image}
         for at in range(0, len(talks), LOSS_ROWS):
             places = range(at, min(at + LOSS_ROWS, len(talks)))
-            batch = to_device(self._maker.make(talks, places).batch, self._model.device)
+            made = self._maker.make(talks, places, opened=image).batch
+            batch = to_device(made, self._model.device)
             losses = training_losses(self._model, batch, self._losses)
             total += len(places) * float(losses.total)
         return total

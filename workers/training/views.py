@@ -1,4 +1,4 @@
-"""The same picture seen otherwise, so that few teach more: mirrored, turned, in other light.
+"""The same picture seen otherwise, so that few teach more: mirrored, turned, near, in other light.
 
 A view is drawn for each picture and each time that it comes by, from the seed alone: workers see
 the same, however many they are, and a run that goes on sees what one without a break would.
@@ -7,11 +7,14 @@ Questions and answers that speak of directions keep their picture as it is.
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pixellm.images import PreparedImage
+from pixellm.run_lengths import RunMask
 from workers.training.chance import draw
 from workers.training.examples import Example
 
@@ -22,6 +25,31 @@ _DIRECTIONS = re.compile(
     re.IGNORECASE,
 )
 """What words begin with that are true of one view only."""
+KEPT = 0.5
+"""Of each mask's pixels, what a window must show, or the whole picture is seen: a thing that hardly
+looks in is not what was labelled."""
+
+
+class Window(NamedTuple):
+    """A part of a picture, in shares of its height and width."""
+
+    top: float = 0.0
+    left: float = 0.0
+    side: float = 1.0
+    """of both; so a window has the picture's proportions"""
+
+    def slices(self, size: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of a picture of (h, w), at least one of each."""
+        return _span(self.top, self.side, size[0]), _span(self.left, self.side, size[1])
+
+
+def _span(start: float, share: float, length: int) -> slice:
+    count = max(1, round(share * length))
+    first = min(round(start * length), length - count)
+    return slice(first, first + count)
+
+
+WHOLE = Window()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +62,36 @@ class View:
     contrast: float = 1.0
     brightness: float = 0.0
     """is added, in standard deviations of the pixels that CLIP was trained on"""
+    window: Window = WHOLE
+    """what is seen of the picture"""
 
-    def move(self, planes: Tensor) -> Tensor:
-        """(..., h, w) as it is seen: (..., h, w), or (..., w, h) after an odd number of turns."""
+    def cut(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(h0, w0, 3) -> the window of it, before it is made small: so what is near is sharp."""
+        return rgb[self.window.slices((rgb.shape[0], rgb.shape[1]))]
+
+    def move(self, masks: Tensor) -> Tensor:
+        """(n, h0, w0) -> their windows as they are seen; h and w change places with odd turns."""
+        rows, columns = self.window.slices((masks.shape[-2], masks.shape[-1]))
+        return self._lay(masks[..., rows, columns])
+
+    def of(self, image: PreparedImage) -> PreparedImage:
+        """A picture that was cut, as it is seen; its padding stays below it and to its right."""
+        if replace(self, window=WHOLE) == PLAIN:
+            return image
+        height, width = image.resized
+        seen = self._lay(image.pixels[:, :height, :width]) * self.contrast + self.brightness
+        pixels = image.pixels.new_zeros(image.pixels.shape)
+        resized = self._size(image.resized)
+        pixels[:, : resized[0], : resized[1]] = seen
+        return replace(image, pixels=pixels, resized=resized, original=self._size(image.original))
+
+    def _lay(self, planes: Tensor) -> Tensor:
         if self.mirrored:
             planes = planes.flip(-1)
         return planes.rot90(self.quarters, (-2, -1)) if self.quarters else planes
 
-    def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) as it is seen."""
+    def _size(self, size: tuple[int, int]) -> tuple[int, int]:
         return (size[1], size[0]) if self.quarters % 2 else size
-
-    def of(self, image: PreparedImage) -> PreparedImage:
-        """A picture as it is seen; its padding stays below it and to its right."""
-        if self == PLAIN:
-            return image
-        height, width = image.resized
-        seen = self.move(image.pixels[:, :height, :width]) * self.contrast + self.brightness
-        pixels = image.pixels.new_zeros(image.pixels.shape)
-        resized = self.size(image.resized)
-        pixels[:, : resized[0], : resized[1]] = seen
-        return replace(image, pixels=pixels, resized=resized, original=self.size(image.original))
 
 
 PLAIN = View()
@@ -69,6 +106,8 @@ class Views:
     that have no up and down, from above or through a microscope"""
     jitter: float = 0.0
     """largest change of contrast, and of brightness"""
+    zoom: float = 1.0
+    """how much larger things are seen at most, at least 1"""
     seed: int = 0
 
     def draw(self, example: Example, when: int) -> View:
@@ -83,7 +122,28 @@ class Views:
             contrast=1 + self.jitter * (2 * draw("contrast", *key) - 1),
             brightness=self.jitter * (2 * draw("brightness", *key) - 1),
         )
-        if self.kind == "plain" or _DIRECTIONS.search(f"{example.question} {example.answer}"):
+        if _DIRECTIONS.search(f"{example.question} {example.answer}"):
             return light
-        quarters = int(4 * draw("quarters", *key)) if self.kind == "turned" else 0
-        return replace(light, mirrored=draw("mirrored", *key) < 0.5, quarters=quarters)
+        window = self._draw_window(key)
+        if not all(_shows(window, mask) for mask in example.masks):
+            window = WHOLE
+        return replace(
+            light,
+            mirrored=self.kind != "plain" and draw("mirrored", *key) < 0.5,
+            quarters=int(4 * draw("quarters", *key)) if self.kind == "turned" else 0,
+            window=window,
+        )
+
+    def _draw_window(self, key: tuple[int | str, ...]) -> Window:
+        """One that hangs on the picture alone, so that most questions about it share it."""
+        if self.zoom == 1:
+            return WHOLE
+        side = 1 - (1 - 1 / self.zoom) * draw("side", *key)
+        top, left = ((1 - side) * draw(edge, *key) for edge in ("top", "left"))
+        return Window(top, left, side)
+
+
+def _shows(window: Window, mask: RunMask) -> bool:
+    if window == WHOLE:
+        return True
+    return int(mask.pixels()[window.slices(mask.size)].sum()) >= KEPT * mask.area
