@@ -13,6 +13,7 @@ from workers.sheets.sheet import (
     PHOTO_BOX,
     Card,
     CardTarget,
+    draw_photo,
     draw_sheet,
     fit_photo,
     make_card,
@@ -51,6 +52,17 @@ def test_each_target_has_a_colour_of_its_own_in_photo_and_legend():
         assert has_colour(photo, colour)
         assert has_colour(legend, colour)
     assert not has_colour(sheet, COLOURS[3])
+
+
+def test_a_mask_that_is_too_small_for_the_card_has_its_number_where_it_lies():
+    photo, mask = np.zeros((3000, 4000, 3), np.uint8), np.zeros((3000, 4000), np.bool_)
+    mask[2000, 1000] = True
+    tiny = Card(photo, "a speck", (CardTarget(mask, "speck", 0.5),))
+    painted = np.asarray(draw_photo(tiny))
+    rows, columns = np.nonzero(painted.any(-1))
+    assert abs(int(columns.mean()) - 100) < 3  # the speck and, above it, its number
+    assert 150 < rows.min() < rows.max() == 200
+    assert tuple(painted[200, 100]) == COLOURS[0]
 
 
 def test_rows_of_real_photos_become_cards():

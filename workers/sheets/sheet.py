@@ -233,5 +233,11 @@ def _group_by_phrase(targets: Sequence[CardTarget]) -> list[tuple[str, list[int]
 
 
 def _resize_mask(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
+    """A mask as large as a picture of (width, height); one that has a pixel keeps one."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR)) >= 128
+    resized = np.asarray(image.resize(size, Image.Resampling.BILINEAR)) >= 128
+    if mask.any() and not resized.any():  # too small to be seen, yet its number must lie somewhere
+        resized = np.zeros(resized.shape, np.bool_)
+        rows, columns = np.nonzero(mask)
+        resized[rows * size[1] // mask.shape[0], columns * size[0] // mask.shape[1]] = True
+    return resized
