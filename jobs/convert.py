@@ -52,14 +52,21 @@ def _describe(summary: "ConvertSummary") -> str:
         " start",
         f"rows       {summary.rows:,}{entries}",
         *(f"  {status:<15}{count:>10,}" for status, count in sorted(summary.counts.items())),
-        *(f"    {code:<21}{count:>10,}" for code, count in reasons),
+        *(
+            f"    {code:<21}{count:>10,}{_example(summary.examples.get(code))}"
+            for code, count in reasons
+        ),
         *(f"left out   {count:,} {why}" for why, count in sorted(summary.left_out.items())),
-        f"masks      {summary.targets:,}",
+        f"masks      {summary.targets:,}, with regions to ignore",
         f"labels     {shown(summary.output)}",
     ]
     if reasons:
         lines.append("The column error_message says of each rejected row what was wrong with it.")
     return "\n".join(lines)
+
+
+def _example(message: str | None) -> str:
+    return f"  for one: {message}" if message else ""
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from jobs.evaluate import main as evaluate_main
 from tests.gold import (
     CATEGORIES,
     COCO,
@@ -19,6 +20,7 @@ from tests.gold import problems as problems_of
 from workers.imports.wording import NOTHING
 from workers.labels.rle import decode_mask
 from workers.labels.targets import IGNORE_REGION
+from workers.training.examples import Example, Skipped, read_example
 
 NAME_FORM = "What is {} in this image? Please output segmentation mask."
 
@@ -123,6 +125,108 @@ def test_images_of_lvis_are_found_by_the_end_of_their_address(tmp_path):
     lvis = convert("coco", path, tmp_path / "lvis")
     assert {row.status for row in lvis} == {"ok", "empty"}
     assert masks_of(lvis) == masks_of(plain)
+
+
+def small(photo, annotations, categories, **more):
+    """A COCO file about one photo: (category id, box as x, y, w, h, iscrowd) each."""
+    return {
+        "images": [{**photo, **more}],
+        "categories": [{"id": number, "name": name} for number, name in categories.items()],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": photo["id"],
+                "category_id": category,
+                "iscrowd": int(crowd),
+                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            }
+            for number, (category, (x, y, w, h), crowd) in enumerate(annotations, start=5)
+        ],
+    }
+
+
+def test_a_crowd_alone_is_neither_there_nor_not(tmp_path):
+    boxes = [(7, (10, 10, 30, 20), True), (9, (60, 60, 20, 20), False)]
+    path = source(tmp_path, small(PHOTOS[0], boxes, {7: "person", 9: "dog"}))
+    rows = {row.requested_classes: row for row in convert("coco", path, tmp_path / "gold")}
+    crowd, dog = rows[("person",)], rows[("dog",)]
+    assert (crowd.status, crowd.answer_text, crowd.n_targets) == ("partial", None, 1)
+    assert (dog.status, dog.n_targets) == ("ok", 1)
+    assert isinstance(read_example(crowd), Skipped)  # no model learns that nobody is there
+    assert isinstance(read_example(dog), Example)
+    back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json").read_text())
+    assert {(each["category_id"], each["iscrowd"]) for each in back["annotations"]} == {
+        (7, 1),
+        (9, 0),
+    }
+    assert "neg_category_ids" not in back["images"][0]
+    muse = json.loads(export("muse", tmp_path / "gold", tmp_path / "muse.json").read_text())
+    assert "person" not in json.dumps(muse)
+
+
+def test_a_crowd_alone_is_not_scored(tmp_path, capsys):
+    boxes = [(7, (10, 10, 30, 20), True), (9, (60, 60, 20, 20), False)]
+    path = source(tmp_path, small(PHOTOS[0], boxes, {7: "person", 9: "dog"}))
+    convert("coco", path, tmp_path / "gold")
+    place = str(tmp_path / "gold")
+    flags = ["--gold", place, "--labels", place, "--output", str(tmp_path / "scores.json")]
+    assert evaluate_main(flags) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["groups"]["all"]["sums"]["questions"] == 1
+    assert scores["told"]["gold rows without an answer"] == 1
+
+
+def test_categories_that_differ_by_case_alone_are_one_question(tmp_path):
+    """Two would have the same words, and other masks."""
+    boxes = [(3, (10, 10, 30, 20), False), (33, (60, 60, 20, 20), False)]
+    names = {3: "Person", 33: "person", 4: "Car", 44: "car"}
+    path = source(tmp_path, small(PHOTOS[0], boxes, names))
+    rows = convert("coco", path, tmp_path / "gold", "--absent", "5", "--name-form", "the {}")
+    assert [(row.instruction, row.status, row.n_targets) for row in rows] == [
+        ("the person", "ok", 2),
+        ("the car", "empty", 0),
+    ]
+    back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json").read_text())
+    assert sorted(each["category_id"] for each in back["annotations"]) == [3, 33]
+    assert back["images"][0]["neg_category_ids"] == [4]
+    assert {each["id"]: each["name"] for each in back["categories"]} == {
+        3: "Person",
+        33: "person",
+        4: "Car",
+    }
+
+
+def test_a_category_keeps_the_id_0(tmp_path):
+    path = source(tmp_path, small(PHOTOS[0], [(0, (10, 10, 30, 20), False)], {0: "boat", 1: "man"}))
+    convert("coco", path, tmp_path / "gold")
+    back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json").read_text())
+    assert back["categories"] == [{"id": 0, "name": "boat"}, {"id": 1, "name": "man"}]
+    assert back["annotations"][0]["category_id"] == 0
+    assert back["images"][0]["neg_category_ids"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "absent"),
+    [
+        ("phrase", [["cat", "cow"]]),
+        ("object", [None]),
+        ({"dog": "animal", "cat": "animal", "cow": "animal"}, [None]),
+        ({"dog": "pet", "*": "other"}, [None]),
+        ({"dog": "pet", "cow": "cattle", "*": "other"}, [["cattle"]]),
+    ],
+)
+def test_what_was_asked_in_vain_is_said_only_of_its_own_category(tmp_path, rule, absent):
+    boxes = [(9, (60, 60, 20, 20), False)]
+    path = source(tmp_path, small(PHOTOS[0], boxes, {9: "dog", 10: "cat", 11: "cow"}))
+    convert("coco", path, tmp_path / "gold")
+    if isinstance(rule, dict):
+        (tmp_path / "map.json").write_text(json.dumps(rule))
+        rule = str(tmp_path / "map.json")
+    flags = ("--categories", rule)
+    back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json", *flags).read_text())
+    names = {each["id"]: each["name"] for each in back["categories"]}
+    found = [image.get("neg_category_ids") for image in back["images"]]
+    assert [ids and sorted(names[each] for each in ids) for ids in found] == absent
 
 
 def masks_of(rows):

@@ -195,6 +195,33 @@ def test_images_that_were_missing_are_looked_for_again_when_asked_to(tmp_path):
     assert problems(convert("referring", source, output, images=images)) == []
 
 
+def test_images_that_lie_elsewhere_are_told_before_every_row_is_rejected(tmp_path, capsys):
+    source, output = write(tmp_path / "refs.json", entries(2)), tmp_path / "gold"
+    convert("referring", source, output, images=tmp_path / "typo", code=2)
+    assert f"there is no file under --images '{tmp_path}/typo'" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_the_summary_has_one_message_of_each_reason(tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(FOLDER / PHOTOS[0]["file_name"], images)
+    convert(
+        "referring", write(tmp_path / "refs.json", entries(3)), tmp_path / "gold", images=images
+    )
+    told = capsys.readouterr().out
+    assert told.count("for one: ") == 1
+    (line,) = (each for each in told.splitlines() if "image_missing" in each)
+    assert line.split()[1] == "2"
+    assert f"{images}/{PHOTOS[1]['file_name']}" in line
+
+
+def test_a_folder_in_the_place_of_the_file_is_told(tmp_path, capsys):
+    write(tmp_path / "refs.json", entries(1))
+    convert("referring", tmp_path, tmp_path / "gold", code=2)
+    assert f"no file '{tmp_path}'; it is a folder: give the file in it" in capsys.readouterr().err
+
+
 def test_a_file_that_is_cut_off_ends_the_import_and_is_not_taken_for_a_whole_one(tmp_path, capsys):
     text = json.dumps(entries(5))
     source, output = tmp_path / "refs.json", tmp_path / "gold"

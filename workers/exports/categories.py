@@ -59,6 +59,18 @@ def name_asked(row: LabelRow, rule: Categories) -> str | None:
     return _find((_only_class(row), row.instruction), rule)
 
 
+def name_absent(row: LabelRow, rule: Categories) -> str | None:
+    """The category that there is nothing of where a question found nothing.
+
+    None where that is not known: an image without a dog may have another `animal`, or `object`.
+    """
+    name = None if rule == "object" else name_asked(row, rule)
+    if not isinstance(rule, CategoryMap):
+        return name
+    lines = [phrase for phrase, category in rule.names.items() if category == name]
+    return name if len(lines) == 1 and lines != [EVERYTHING_ELSE] else None
+
+
 def find_own_category(row: LabelRow) -> tuple[str, int] | None:
     """Name and id of the category that was asked for, where the file it came from has one."""
     name, number = _only_class(row), Origin.of(row).category_id
@@ -94,7 +106,7 @@ class GivenIds:
         """Category -> id, where a category has one id, and no other has the same."""
         times = Counter(number for numbers in self._of.values() for number in numbers)
         single = {name: min(ids) for name, ids in self._of.items() if len(ids) == 1}
-        return {name: id_ for name, id_ in single.items() if id_ > 0 and times[id_] == 1}
+        return {name: id_ for name, id_ in single.items() if id_ >= 0 and times[id_] == 1}
 
     def spell(self, names: Iterable[str]) -> dict[str, str]:
         """Name -> as a file writes it: `traffic light`, which a model said, is its `Traffic Light`.

@@ -70,8 +70,7 @@ def _images(found: Survey) -> Iterator[Mapping[str, object]]:
 
 def _absent(found: Survey, sha256: str) -> Mapping[str, object]:
     """What the image has nothing of, as LVIS says it."""
-    names = found.absent.get(sha256)
-    ids = sorted(found.categories[found.spelling.get(name, name)] for name in names or ())
+    ids = sorted(found.categories[name] for name in found.absent.get(sha256, ()))
     return {"neg_category_ids": ids} if ids else {}
 
 

@@ -42,11 +42,15 @@ def _find_problems(path: Path) -> list[str]:
     images, categories, annotations = parts
     problems = [
         *_check_ids(images, "image"),
-        *_check_ids(categories, "category"),
+        *_check_ids(categories, "category", first=0),  # as many tools number them
         *_check_ids(annotations, "annotation"),
         *_check_images(images),
     ]
-    known = _Known({each.get("id"): each for each in images}, {c.get("id") for c in categories})
+    known = _Known(
+        {each.get("id"): each for each in images},
+        {each.get("id") for each in categories},
+        {(each.get("image_id"), each.get("category_id")) for each in annotations},
+    )
     for image in images:
         problems += _check_absent(image, known)
     for annotation in annotations:
@@ -62,6 +66,8 @@ class _Known:
 
     images: Mapping[object, Entry]
     categories: set[object]
+    there: set[tuple[object, object]]
+    """image and category of what is annotated"""
 
 
 def _entries(document: object, name: str) -> list[Entry]:
@@ -71,11 +77,11 @@ def _entries(document: object, name: str) -> list[Entry]:
     return entries
 
 
-def _check_ids(entries: list[Entry], what: str) -> Iterator[str]:
+def _check_ids(entries: list[Entry], what: str, first: int = 1) -> Iterator[str]:
     ids = [each.get("id") for each in entries]
     for number in ids:
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            yield f"{what} id {number!r}: ids are whole numbers from 1"
+        if not isinstance(number, int) or isinstance(number, bool) or number < first:
+            yield f"{what} id {number!r}: ids are whole numbers from {first}"
     for number, times in Counter(map(str, ids)).items():
         if times > 1:
             yield f"{what} id {number} occurs {times} times"
@@ -94,6 +100,8 @@ def _check_absent(image: Entry, known: _Known) -> Iterator[str]:
     for number in image.get("neg_category_ids", ()):
         if number not in known.categories:
             yield f"image {image.get('id')!r}: there is no category {number!r} for it to have not"
+        elif (image.get("id"), number) in known.there:
+            yield f"image {image.get('id')!r} has masks of category {number!r}, which it has not"
 
 
 def _is_size(value: object) -> bool:

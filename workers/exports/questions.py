@@ -89,6 +89,9 @@ def _read(row: LabelRow, left_out: Counter[str]) -> Question | None:
         left_out["rows without an answer"] += 1
         return None
     targets = tuple(each for each in row.targets if not is_region(each))
+    if not targets and row.status == "partial" and not row.answer_text:
+        left_out["rows without an answer"] += 1
+        return None
     ignored = tuple(each for each in row.targets if is_region(each))
     if (row.answer_text or "").count(SEG_MARK) != len(targets):
         left_out["answers whose text marks other targets than they have masks"] += 1

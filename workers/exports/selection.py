@@ -17,6 +17,7 @@ from workers.exports.categories import (
     Categories,
     GivenIds,
     find_own_category,
+    name_absent,
     name_asked,
     name_category,
     number_categories,
@@ -93,7 +94,8 @@ class Survey:
     spelling: dict[str, str] = field(default_factory=dict)
     """names that are written in another way than a file that was imported, and how"""
     absent: dict[str, set[str]] = field(default_factory=dict)
-    """SHA-256 of an image -> the categories that people say it has nothing of"""
+    """SHA-256 of an image -> the categories that people say it has nothing of, and nobody has
+    found in it"""
     masks: int = 0
     regions: int = 0
     """to ignore"""
@@ -116,7 +118,7 @@ class SelectedMask:
 def survey(rows: RowSource, options: ExportOptions) -> Survey:
     """Goes through the rows without their masks."""
     found, once, given = Survey(), _Once(), GivenIds()
-    names: set[str] = set()
+    names = set[str]()
     for row in rows((*_ITEM, *_LIGHT)):
         if row.width == 0:
             found.left_out["rows whose image could not be read"] += 1
@@ -128,14 +130,16 @@ def survey(rows: RowSource, options: ExportOptions) -> Survey:
             found.left_out["rows that repeat another"] += 1
     found.images = dict(sorted(found.images.items()))
     if options.categories == "phrase":
-        found.spelling = given.spell(names)
+        found.spelling = given.spell(names.union(*found.absent.values()))
     names = {found.spelling.get(name, name) for name in names}
+    if found.absent:
+        names |= _settle_absent(rows, options, found)
     found.categories = number_categories(names, options.categories, given.kept())
     return found
 
 
 def _take_in(row: LabelRow, found: Survey, given: GivenIds, options: ExportOptions) -> set[str]:
-    """Counts what goes out of a row; the names of its categories."""
+    """Counts what goes out of a row; the names of its masks' categories."""
     for target in row.targets:
         if target.category and target.category_id is not None:
             given.add(target.category, target.category_id)
@@ -145,11 +149,9 @@ def _take_in(row: LabelRow, found: Survey, given: GivenIds, options: ExportOptio
     regions = sum(mask.ignored for mask in chosen)
     found.regions += regions
     found.masks += len(chosen) - regions
-    names = {mask.category for mask in chosen}
     if absent := _find_absent(row, options):
         found.absent.setdefault(row.image_sha256, set()).add(absent)
-        names.add(absent)
-    return names
+    return {mask.category for mask in chosen}
 
 
 def _find_absent(row: LabelRow, options: ExportOptions) -> str | None:
@@ -157,19 +159,33 @@ def _find_absent(row: LabelRow, options: ExportOptions) -> str | None:
     asked = row.requested_classes or ()
     if row.origin != "human" or row.targets or len(asked) != 1:
         return None
-    return name_asked(row, options.categories)
+    return name_absent(row, options.categories)
 
 
-def select_masks(rows: RowSource, options: ExportOptions, found: Survey) -> Iterator[SelectedMask]:
+def _settle_absent(rows: RowSource, options: ExportOptions, found: Survey) -> set[str]:
+    """Spells what is absent, and takes away what a mask contradicts; the names that stay."""
+    found.absent = {
+        sha256: {found.spelling.get(name, name) for name in names}
+        for sha256, names in found.absent.items()
+    }
+    for mask in select_masks(rows, options, found, _LIGHT):
+        found.absent.get(mask.row.image_sha256, set()).discard(mask.category)
+    return set().union(*found.absent.values())
+
+
+def select_masks(
+    rows: RowSource, options: ExportOptions, found: Survey, columns: Sequence[str] = ("targets",)
+) -> Iterator[SelectedMask]:
     """Yields the masks and regions that go out, in the order of the table, as `survey` found them.
 
     Args:
         rows: the same as for `survey`.
         options: likewise.
         found: by `survey`.
+        columns: that are read of the targets.
     """
     once, counted_before = _Once(), Counter[str]()
-    for row in rows((*_ITEM, "targets")):
+    for row in rows((*_ITEM, *columns)):
         if row.width and once.passes(row):
             for mask in _masks_of(row, options, counted_before):
                 yield replace(mask, category=found.spelling.get(mask.category, mask.category))

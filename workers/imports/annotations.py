@@ -25,6 +25,8 @@ class Annotations:
 
     images: dict[Id, Json] = field(default_factory=dict)
     categories: dict[Id, str] = field(default_factory=dict)
+    namesakes: dict[str, Id] = field(default_factory=dict)
+    """name in lower case -> the first category that is called so"""
     texts: dict[Id, bytes] = field(default_factory=dict)
     """id of an annotation -> the annotation"""
     of_image: dict[Id, list[Id]] = field(default_factory=dict)
@@ -41,6 +43,7 @@ class Annotations:
                 return self.images.setdefault(number, value) is value
             case "categories":
                 name = str(value.get("name") or number)
+                self.namesakes.setdefault(name.lower(), number)
                 return self.categories.setdefault(number, name) is name
             case "annotations":
                 return self._add_annotation(number, value, entry.text)
@@ -80,6 +83,11 @@ class Annotations:
                 Reason.ANNOTATION_MISSING, f"there is no category {quote(number)} in the file"
             )
         return self.categories[key]
+
+    def first_namesake(self, category: Id) -> Id:
+        """The first category of that name, whatever its case: they are asked for alike."""
+        name = self.categories.get(category)
+        return category if name is None else self.namesakes[name.lower()]
 
     def make_target(self, annotation: Json, phrase: str) -> GoldTarget:
         """An annotation as the target of a question that names it.

@@ -1,9 +1,10 @@
 """COCO instances: every category of an image is asked for, and some that the image has not.
 
 Crowds (`iscrowd`) are no instances that anybody told apart: their pixels count neither for nor
-against. Categories that an image has not are "nothing matches"; which of them are asked is taken
-from `neg_category_ids` where an image has it (LVIS), else chosen from all. Memory: about twice that
-of the file.
+against, and where an image has a category as a crowd only, its row is `partial`, without an answer.
+Categories that differ by case alone are asked for together. Categories that an image has not are
+"nothing matches"; which of them are asked is taken from `neg_category_ids` where an image has it
+(LVIS), else chosen from all. Memory: about twice that of the file.
 """
 
 from collections import Counter
@@ -67,7 +68,7 @@ def _ask(
     by_category: dict[object, list[Json]] = {}
     for each in known.of_image.get(number, ()):
         annotation = known.get(each)
-        by_category.setdefault(_key(annotation), []).append(annotation)
+        by_category.setdefault(_key(annotation, known), []).append(annotation)
     count = source.absent if image else 0  # of an image that the file has not, nothing is known
     absent = _choose_absent(number, image, by_category, known)[:count]
     for place, category in enumerate([*by_category, *absent]):
@@ -75,10 +76,10 @@ def _ask(
         yield _ask_category(category, by_category.get(category, ()), known, source, origin)
 
 
-def _key(annotation: Json) -> object:
+def _key(annotation: Json, known: Annotations) -> object:
     """By what annotations are put together; one without a category stands alone."""
     category = read_key(annotation.get("category_id"))
-    return (annotation.get("id"),) if category is None else category
+    return (annotation.get("id"),) if category is None else known.first_namesake(category)
 
 
 def _ask_category(
@@ -103,7 +104,8 @@ def _ask_category(
     if source.mask_of == "category" and targets:
         shapes = tuple(each.shape for each in targets)
         targets = [replace(targets[0], shape=Union(shapes))]
-    answer = compose_unnamed(len(targets), f"{origin.image}\n{name}")
+    untold = ignored is not None and not targets
+    answer = "" if untold else compose_unnamed(len(targets), f"{origin.image}\n{name}")
     return answer_question(asked, answer, targets, origin, ignored)
 
 
@@ -117,6 +119,6 @@ def _choose_absent(
     """Categories that the image has not, in an order that is always the same for an image."""
     checked = image.get("neg_category_ids")
     pool = [read_key(each) for each in checked] if isinstance(checked, list) else known.categories
-    free = [key for key in pool if key is not None and key in known.categories]
-    away = [key for key in free if key not in present]
+    free = [known.first_namesake(key) for key in pool if key is not None]
+    away = {key for key in free if key in known.categories and key not in present}
     return sorted(away, key=lambda key: choose(f"{number}\n{key}", 2**60))

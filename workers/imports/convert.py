@@ -31,6 +31,8 @@ from workers.wording import Say
 THREADS = 8  # that fetch and decode images; a bucket takes some 30 ms for each
 TOLD_EVERY = 20  # parts
 
+_Examples = dict[str | None, str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class ConvertSummary(Sums):
@@ -45,6 +47,8 @@ class ConvertSummary(Sums):
     """of the source; None when it was not read, since all was done"""
     left_out: Counter[str] = field(default_factory=Counter)
     """entries that were not asked for, by reason"""
+    examples: _Examples = field(default_factory=dict)
+    """`error_code` -> the message of one row, of those of this start"""
 
 
 def convert(conversion: Conversion, say: Say) -> ConvertSummary:
@@ -65,15 +69,19 @@ def convert(conversion: Conversion, say: Say) -> ConvertSummary:
     if done := read_manifest(ledger.store, ledger.output, ledger.run_id):
         say(f"nothing to do: {done.shards:,} parts, all committed")
         sums = Sums(rows=done.rows, counts=done.counts, errors=done.errors, targets=done.targets)
-        return _summarise(conversion, sums, done.shards, done.shards, None, Counter())
+        return _summarise(conversion, sums, done.shards, done.shards, None, Counter(), {})
+    _require_images(conversion)
     _probe(ledger, say)
     committed, left_out = ledger.committed_ids(), Counter[str]()
     records = FORMATS[conversion.settings.form].read(conversion.source, left_out)
-    entries, parts, without_pixels = 0, list[str](), 0
+    entries, parts, without_pixels, examples = 0, list[str](), 0, _Examples()
     with ThreadPoolExecutor(THREADS) as threads:
         for shard_id, batch in _cut(records, conversion.settings.records_per_part):
             if shard_id not in committed:
-                without_pixels += _commit(shard_id, batch, conversion, threads)
+                rows = _commit(shard_id, batch, conversion, threads)
+                without_pixels += sum("empty_mask" in row.qa_flags for row in rows)
+                told = {each.error_code: each.error_message for each in reversed(rows)}
+                examples = told | examples
             parts.append(shard_id)
             entries += len(batch)
             if len(parts) % TOLD_EVERY == 0:
@@ -93,7 +101,7 @@ def convert(conversion: Conversion, say: Say) -> ConvertSummary:
         fingerprint=conversion.provenance.label_fingerprint,
     )
     found = len(committed.intersection(parts))
-    return _summarise(conversion, manifest, len(parts), found, entries, left_out)
+    return _summarise(conversion, manifest, len(parts), found, entries, left_out, examples)
 
 
 def _summarise(
@@ -103,6 +111,7 @@ def _summarise(
     found: int,
     entries: int | None,
     left_out: Counter[str],
+    examples: _Examples,
 ) -> ConvertSummary:
     return ConvertSummary(
         rows=sums.rows,
@@ -115,6 +124,7 @@ def _summarise(
         found_committed=found,
         entries=entries,
         left_out=left_out,
+        examples=examples,
     )
 
 
@@ -128,8 +138,8 @@ def _cut(records: Iterator[GoldRecord], size: int) -> Iterator[tuple[str, Sequen
 
 def _commit(
     shard_id: str, batch: Sequence[GoldRecord], conversion: Conversion, threads: ThreadPoolExecutor
-) -> int:
-    """Makes a part of some entries; returns how many of its rows have a mask without a pixel."""
+) -> Sequence[LabelRow]:
+    """Makes a part of some entries; its rows."""
     run, limits = conversion.provenance, conversion.settings.picture_limits
     attempt = Attempt(run, shard_id, 1, datetime.now(UTC))
 
@@ -148,7 +158,13 @@ def _commit(
             source=conversion.settings.input,
             source_etag=conversion.digest,
         )
-    return sum("empty_mask" in row.qa_flags for row in rows)
+    return rows
+
+
+def _require_images(conversion: Conversion) -> None:
+    """With a mistyped place every row would be rejected, and the run be done."""
+    if not conversion.source.store.any_under(images := conversion.source.images):
+        raise PlanError(f"there is no file under --images {shown(images)}")
 
 
 def _check_unchanged(conversion: Conversion) -> None:

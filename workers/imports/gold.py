@@ -57,7 +57,8 @@ class GoldQuestion:
 
     instruction: Instruction
     answer: str = ""
-    """with a `[SEG]` for each target"""
+    """with a `[SEG]` for each target; empty where nobody knows the targets, and only `ignored` says
+    where they are"""
     targets: tuple[GoldTarget, ...] = ()
     """in the order of the marks"""
     ignored: Shape | None = None

@@ -147,7 +147,9 @@ def digest_file(store: Store, uri: str) -> str:
             while data := file.read(READ_BYTES):
                 digest.update(data)
     except ObjectMissing as error:
-        raise PlanError(f"there is no file {shown(uri)}{_find_alike(store, uri)}") from error
+        folder = "; it is a folder: give the file in it" if store.any_under(uri) else ""
+        why = f"there is no file {shown(uri)}{folder or _find_alike(store, uri)}"
+        raise PlanError(why) from error
     return digest.hexdigest()
 
 

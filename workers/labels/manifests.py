@@ -167,7 +167,8 @@ def current_commits(store: Store, output: str, run_id: str | None = None) -> Ite
     names = _marker_names(store, output, run_id)
     if not names:
         of_run = f" by the run {run_id!r}" if run_id else ""
-        raise CommitError(f"nothing has been committed{of_run} under {shown(output)}")
+        made = "" if run_id else ", which is no --output of jobs/label.py or jobs/convert.py yet"
+        raise CommitError(f"nothing has been committed{of_run} under {shown(output)}{made}")
     if len(names) > 1:
         raise CommitError(
             f"several runs are under way and none is finished under {shown(output)}: "

@@ -125,7 +125,8 @@ class LabelRow:
     """names that the targets were to be sorted into"""
     status: str
     """`ok`; `empty`: the model said that nothing matches; `partial`: the answer broke off or held a
-    malformed token group; `rejected_input`: with the reason; `failed`: ours, after retries"""
+    malformed token group, or a person only said where what was asked for is, as in a crowd of
+    COCO's; `rejected_input`: with the reason; `failed`: ours, after retries"""
     error_code: str | None
     """why there is no answer: a `Reason` of the input, or `model_failed`"""
     error_message: str | None

@@ -76,6 +76,12 @@ def make_entry(row: LabelRow) -> Entry:
     )
 
 
+def has_answer(row: LabelRow) -> bool:
+    """Whether a gold row says what is right: one with nothing but regions broke off before that."""
+    only_regions = row.status == "partial" and all(map(is_region, row.targets))
+    return row.status in LABELLED and not only_regions
+
+
 def pack_entries(entries: Iterable[Entry]) -> bytes:
     """What `unpack_entries` reads; nothing where there are none."""
     lines = [json.dumps(_to_list(entry), separators=(",", ":")) for entry in entries]

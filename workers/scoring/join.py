@@ -24,8 +24,14 @@ from numpy.typing import NDArray
 
 from workers.labels.commits import Commit
 from workers.labels.parts import LabelTable
-from workers.labels.rows import LABELLED
-from workers.scoring.entries import COLUMNS, Entry, make_entry, pack_entries, unpack_entries
+from workers.scoring.entries import (
+    COLUMNS,
+    Entry,
+    has_answer,
+    make_entry,
+    pack_entries,
+    unpack_entries,
+)
 from workers.scoring.measures import Side
 from workers.storage.stores import Anywhere, open_store
 from workers.storage.uris import join_uri
@@ -154,7 +160,7 @@ def _read_entries(piece: Piece, plan: Plan, told: Counter[str]) -> Iterator[Entr
             told[NO_GOLD] += part.rows
             continue
         for row in table.rows(COLUMNS):
-            if piece.side == "gold" and row.status not in LABELLED:
+            if piece.side == "gold" and not has_answer(row):
                 told["gold rows without an answer"] += 1
             elif not _is_wanted(row.item_id, plan.wanted):
                 told[NO_GOLD] += 1
