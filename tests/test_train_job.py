@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.storage.local import LocalStore
 from workers.storage.stores import Anywhere
+from workers.training import worker
 from workers.training.claims import RUNNING, claimed
 from workers.training.plan import DataSet
 from workers.training.settings import read_data
@@ -104,6 +106,25 @@ def test_an_output_in_which_another_run_learns_is_left_alone(place, capsys):
     assert not (place / "out" / "_states").exists()
     assert train(flags(place, "--evaluate-every", "0")) == 0
     assert not (place / "out" / RUNNING).exists()
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "same"), [(1, 2, True), (2, 2, False)])
+def test_a_step_of_another_size_is_another_run(place, monkeypatch, batch, accumulate, same):
+    """States tell them apart, but the first one comes late."""
+    claims = []
+
+    @contextmanager
+    def note(store, output, *who, **more):
+        claims.append(who)
+        yield
+
+    monkeypatch.setattr(worker, "claimed", note)
+    given = flags(place, "--evaluate-every", "0")
+    assert train(given) == 0
+    for name, value in (("--batch", batch), ("--accumulate", accumulate), ("--output", "o2")):
+        given[given.index(name) + 1] = f"{place}/o2" if name == "--output" else f"{value}"
+    assert train(given) == 0
+    assert (claims[0] == claims[1]) is same
 
 
 def label_flags(place, output, model, *more):

@@ -1,3 +1,6 @@
+import os
+import socket
+
 import pytest
 
 from tests.workbench import FlakyStore
@@ -99,4 +102,22 @@ def test_a_store_without_conditions_or_deletes_is_enough():
     with claimed(store, OUTPUT, "plan"):
         pass
     with pytest.raises(SettingsError, match="another training run learns"):
+        claimed(store, OUTPUT, "plan 2").__enter__()
+
+
+@pytest.mark.parametrize("data", [b"{}", b"no JSON", b'{"schema": 1, "plan": "p"}'])
+def test_a_claim_that_can_not_be_read_says_what_to_delete(data):
+    store = MemoryStore()
+    store.put(CLAIM, data)
+    with pytest.raises(SettingsError, match=r"If nobody does, delete 'mem://b/out/_running.json'"):
+        claimed(store, OUTPUT, "plan").__enter__()
+    assert store.get(CLAIM) == data
+
+
+def test_a_refusal_names_process_and_machine():
+    store = MemoryStore()
+    with (
+        claimed(store, OUTPUT, "plan"),
+        pytest.raises(SettingsError, match=f"process {os.getpid()} on {socket.gethostname()}"),
+    ):
         claimed(store, OUTPUT, "plan 2").__enter__()

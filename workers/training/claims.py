@@ -6,6 +6,8 @@ States tell runs apart too, but the first one comes late. A run that was killed 
 behind: the same command goes on, for any other the message says what to delete.
 """
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,11 +32,13 @@ class Owner(JsonFile):
     """A run that learns in an output; two starts of one run are the same but for the time."""
 
     plan: str
-    """digest of all that decides what is learned"""
+    """of all that decides what is learned: its digest, and what else there is"""
     model: str
     """SHA-256 of the weights that it begins with; empty where it begins with none"""
     began_at: str
     """UTC, ISO 8601"""
+    by: str
+    """process and machine, for people"""
 
 
 @contextmanager
@@ -56,14 +60,14 @@ def claimed(
         StorageError: the claim could not be written or read.
     """
     uri = join_uri(output, RUNNING)
-    own = Owner(plan, model, now())
+    own = Owner(plan, model, now(), f"process {os.getpid()} on {socket.gethostname()}")
     _create(store, uri, own)
     found = _read(store, uri) or own
     if (found.plan, found.model) != (plan, model):
         raise SettingsError(
             f"in {shown(output)} another training run learns, with other settings or another model:"
-            f" it began at {found.began_at}. Give another output; if that run was killed, delete"
-            f" {shown(uri)}"
+            f" {found.by} began it at {found.began_at}. Give another output; if that run was"
+            f" killed, delete {shown(uri)}"
         )
     try:
         yield
@@ -73,13 +77,19 @@ def claimed(
 
 
 def _read(store: Store, uri: str) -> Owner | None:
-    with suppress(ObjectMissing):  # another start of the same run has just ended
+    try:
         return Owner.from_json(store.get(uri), uri)
-    return None
+    except ObjectMissing:  # another start of the same run has just ended
+        return None
+    except CommitError as error:
+        raise SettingsError(
+            f"who learns in this output can't be read ({error}). If nobody does, delete"
+            f" {shown(uri)}"
+        ) from error
 
 
 def _release(store: Store, uri: str, own: Owner) -> None:
-    with suppress(StorageError, CommitError):  # then it stays: how the run ended is what counts
+    with suppress(StorageError, SettingsError):  # then it stays: how the run ended is what counts
         there = _read(store, uri)
         if there is not None and (there.plan, there.model) == (own.plan, own.model):
             store.delete(uri)

@@ -141,7 +141,9 @@ def train(plan: TrainPlan, bench: Bench, hear: Hear) -> Learned:
 def _alone_in_output(plan: TrainPlan, bench: Bench, before: Progress | None) -> Iterator[None]:
     """From here on something is written: what can't begin at all leaves nothing behind."""
     first, model = bench.peers.rank == 0, bench.checkpoint.sha256
-    with claimed(bench.store, plan.output, plan.digest, model, releases=first):
+    examples = plan.per_worker * plan.accumulate * bench.peers.world
+    learned = f"{plan.digest}, {examples} examples a step"
+    with claimed(bench.store, plan.output, learned, model, releases=first):
         if before is None and bench.states.steps():
             raise SettingsError(
                 f"another training run has begun in --output {shown(plan.output)} meanwhile. Give"
