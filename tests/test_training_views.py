@@ -163,6 +163,19 @@ def test_rows_about_a_picture_share_it_only_if_they_see_it_alike():
     assert torch.equal(apart.masks[1], drawn)
 
 
+@pytest.mark.parametrize("place", ["question", "answer"])
+@pytest.mark.parametrize("words", ["the largest of them", "in the Middle", "a mug on the far side"])
+def test_what_is_said_of_the_whole_picture_is_seen_in_the_whole(place, words):
+    views = Views("mirrored", zoom=4, seed=3)
+    middle = a_thing(slice(48, 52), slice(48, 52))
+    told = replace(middle, **{place: words})
+    drawn = [views.draw(told, when) for when in range(40)]
+    assert {view.window for view in drawn} == {WHOLE}
+    assert any(view.mirrored for view in drawn)
+    plain = replace(middle, question="all sides of a farm", answer="It is [SEG].")
+    assert any(views.draw(plain, when).window != WHOLE for when in range(40))
+
+
 def test_a_batch_holds_windows_of_pictures_with_masks_of_their_size():
     store, views = memory_table(), Views("mirrored", zoom=3, seed=5)
     some = [read_example(row) for row in photo_rows(1)]

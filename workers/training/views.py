@@ -25,6 +25,13 @@ _DIRECTIONS = re.compile(
     re.IGNORECASE,
 )
 """What words begin with that are true of one view only."""
+_OF_THE_WHOLE = re.compile(
+    r"\b(middle|cent(er|re|ral)|corner|edge|border|foreground|background|\w+est\b|(side|far|near"
+    r"|close|closer|most|least|more|less|only|first|second|third|last|than)\b)",
+    re.IGNORECASE,
+)
+"""What words begin with that may be untrue of a part of the picture: places in it, and comparisons
+with what would lie outside. Better a window too few: a `forest` has none either."""
 KEPT = 0.5
 """Of each mask's pixels, what a window must show, or the whole picture is seen: a thing that hardly
 looks in is not what was labelled."""
@@ -122,9 +129,10 @@ class Views:
             contrast=1 + self.jitter * (2 * draw("contrast", *key) - 1),
             brightness=self.jitter * (2 * draw("brightness", *key) - 1),
         )
-        if _DIRECTIONS.search(f"{example.question} {example.answer}"):
+        words = f"{example.question} {example.answer}"
+        if _DIRECTIONS.search(words):
             return light
-        window = self._draw_window(key)
+        window = WHOLE if _OF_THE_WHOLE.search(words) else self._draw_window(key)
         if not all(_shows(window, mask) for mask in example.masks):
             window = WHOLE
         return replace(
