@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Final
 
+from scipy import stats
+
 from pixellm.drawn.arm_scores import ArmScores
 from pixellm.drawn.arms import STUDIES
 from workers.errors import CommitError
@@ -19,14 +21,15 @@ HEAD: Final = """\
  exact |
 |---|---|---|---|---|---|---|---|
 """
+SELDOM: Final = 0.05
+"""Share of differences as large as one that is bold, where a setting changes nothing."""
 LEGEND: Final = """
 Means over seeds ± standard deviation. *To the paper's*: the difference to the paper's setting (the
-first line of each study) from the same seed, likewise; **bold** where it has the same sign for
-every seed and its mean is larger than twice its standard error. *Answers read*: the mask of every
-target when the right answer is read, which leaves nothing to chance but the weights. *Generated*:
-what the model says by itself; after so short a training, which things it names decides more than
-its masks do. Its gIoU counts a right "nothing matches" as 1, which `giou` of jobs/evaluate.py
-leaves out.
+first line of each study) from the same seed, likewise; **bold** where a paired t-test over the
+seeds gives p < 0.05, as chance alone does once in twenty. *Answers read*: the mask of every target
+when the right answer is read, which leaves nothing to chance but the weights. *Generated*: what the
+model says by itself; after so short a training, which things it names decides more than its masks
+do. Its gIoU counts a right "nothing matches" as 1, which `giou` of jobs/evaluate.py leaves out.
 """
 
 
@@ -107,13 +110,12 @@ def spread(values: Sequence[float]) -> str:
 
 
 def compare(differences: Sequence[float]) -> str:
-    """The same with a sign; bold where it is no chance, as far as so few seeds can tell."""
+    """The same with a sign; bold where chance would seldom make it as large."""
     if not differences:
         return ""
     text = f"{mean(differences):+.3f}"
     if len(differences) < 2:
         return text
     text += f" ± {stdev(differences):.3f}"
-    one_way = min(differences) > 0 or max(differences) < 0
-    error = stdev(differences) / len(differences) ** 0.5
-    return f"**{text}**" if one_way and abs(mean(differences)) > 2 * error else text
+    chance = stats.ttest_1samp(differences, 0.0).pvalue if stdev(differences) else 1.0
+    return f"**{text}**" if chance < SELDOM else text
