@@ -8,7 +8,7 @@ import torch
 
 from pixellm.drawn.bank import NOTHING, Bank, describe, find_cells, masks_of, patch_owners
 from pixellm.drawn.conversations import Conversations
-from pixellm.drawn.language_stage import LanguageStage, read_packed
+from pixellm.drawn.language_stage import LanguageStage, SpeakingParts, read_packed
 from pixellm.drawn.practice import practise
 from pixellm.drawn.questions import GROUP, ask
 from pixellm.drawn.recipe import LANGUAGE_SCENES, Recipe, drawn_tokenizer, small_schedule
@@ -210,6 +210,21 @@ def test_a_stage_learns_as_the_shipped_model_did():
     assert [schedule.rate_at(step) for step in (0, 49, 99)] == pytest.approx([0.02, 1.0, 2.0])
     assert schedule.rate_at(1000) == pytest.approx(0.04)
     assert (schedule.betas, schedule.decay, schedule.average) == ((0.9, 0.98), 0.05, 0.998)
+
+
+def test_a_model_starts_the_same_with_any_number_of_threads(tokenizer):
+    """Else a run could not go on from its states with another one: they hold a digest of it."""
+    before, states = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            model = start_model(small_config(tokenizer.vocab_size, layers=2), seed=0)
+            states.append(model.state_dict() | SpeakingParts(model, tokenizer).state_dict())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    first, second = states
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_every_worker_draws_scenes_of_its_own_at_every_step_and_the_same_again():

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixellm.drawn.bank import ATTRIBUTES, Described
+from pixellm.drawn.start import one_thread
 
 FREQUENCIES = 4
 """Octaves of the position code: the finest wave is 1/8 of the side, one language model cell."""
@@ -122,7 +123,8 @@ class Pointer(nn.Module):
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        frame = torch.linalg.qr(torch.randn(hidden, hidden))[0]
+        with one_thread():
+            frame = torch.linalg.qr(torch.randn(hidden, hidden))[0]
         self.query, self.key = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
         self.bias = nn.Parameter(torch.zeros(()))
         with torch.no_grad():

@@ -6,6 +6,8 @@ read is added unchanged.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -72,10 +74,24 @@ def start_model(config: PixelLMConfig, seed: int) -> PixelLM:
     """A PixelLM with initial weights, the same for the same seed."""
     torch.manual_seed(seed)
     model = PixelLM(config)
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         start_vision(model)
         start_language(model)
     return model
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A decomposition by several threads differs in its last digits from that by one.
+
+    So a run goes on from its states with another number of them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def start_vision(model: PixelLM) -> None:

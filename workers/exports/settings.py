@@ -38,7 +38,7 @@ class ExportSettings(FlagSettings):
     """
 
     labels: Place
-    """the --output of jobs/label.py: a folder, or s3://bucket/prefix"""
+    """the --output of jobs/label.py or jobs/convert.py: a folder, or s3://bucket/prefix"""
     output: Place
     """the file to write: a path, or s3://bucket/key"""
     to: FormatName = Field(default="coco", description=f"the form to write: {_FORMS}; {_AGAIN}")
@@ -46,8 +46,9 @@ class ExportSettings(FlagSettings):
     """of coco: masks as compressed run lengths, or as polygons (for tools that can't read run
     lengths)"""
     categories: RULE = "phrase"
-    """of coco: phrase (one category for each phrase), object (one for all), or a JSON or YAML file
-    that maps phrases to categories: {"red mug": "mug", "plate": {"id": 7, "name": "dish"}}"""
+    """of coco: phrase (one category for each phrase; those of an imported file keep names and ids),
+    object (one for all), or a JSON or YAML file that maps phrases to categories: {"red mug": "mug",
+    "plate": {"id": 7, "name": "dish"}}"""
     cards: int = Field(default=SHEET_CARDS, ge=1, le=MAX_CARDS)
     """of a sheet: how many answers it shows, one for each image and instruction"""
     run: RUN | None = None
