@@ -48,11 +48,20 @@ def test_ids_are_kept_and_the_others_fill_the_gaps():
 
 def test_ids_of_an_imported_file_are_kept_where_they_are_of_one_category():
     given = GivenIds()
-    for name, number in [("Car", 3), ("bus", 9), ("van", 9), ("dog", 4), ("dog", 5), ("sky", 0)]:
+    for name, number in [
+        ("Car", 3),
+        ("bus", 9),
+        ("van", 9),
+        ("dog", 4),
+        ("dog", 5),
+        ("sky", 0),
+        ("?", -1),
+    ]:
         given.add(name, number)
-    assert given.kept() == {"Car": 3}
+    assert given.kept() == {"Car": 3, "sky": 0}
     names = {"Car", "bus", "dog", "tree"}
     assert number_categories(names, "phrase", given.kept()) == {
+        "sky": 0,
         "bus": 1,
         "dog": 2,
         "Car": 3,
