@@ -15,7 +15,7 @@ from tests.gold import PHOTOS, convert, instances, problems, read, what_counts, 
 from tests.labels import label_photos
 from tests.photos import FOLDER
 from tests.trouble import Trouble
-from workers.errors import SettingsError
+from workers.errors import AccessDenied, SettingsError
 from workers.imports.formats import FORMATS
 from workers.imports.settings import ConvertSettings
 from workers.imports.source import Source
@@ -200,6 +200,15 @@ def test_images_that_lie_elsewhere_are_told_before_every_row_is_rejected(tmp_pat
     convert("referring", source, output, images=tmp_path / "typo", code=2)
     assert f"there is no file under --images '{tmp_path}/typo'" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_who_may_read_images_need_not_be_allowed_to_list_them(tmp_path, monkeypatch):
+    def deny(*_):
+        raise AccessDenied("no lists")
+
+    monkeypatch.setattr(Anywhere, "any_under", deny)
+    source = write(tmp_path / "refs.json", entries(2))
+    assert [row.status for row in convert("referring", source, tmp_path / "gold")] == ["ok", "ok"]
 
 
 def test_the_summary_has_one_message_of_each_reason(tmp_path, capsys):
