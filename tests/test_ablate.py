@@ -78,7 +78,7 @@ def test_the_table_has_means_spread_and_the_difference_to_the_paper_from_the_sam
         ([0.01, 0.3, 0.02], "+0.110 ± 0.165"),
         ([0.02, 0.04, 0.06], "+0.040 ± 0.020"),  # t 3.46 with 2 degrees of freedom: p 0.07
         ([-0.02, -0.04, -0.05, -0.06], "**-0.043 ± 0.017**"),  # t 4.98 with 3: p 0.02
-        ([0.1, 0.1, 0.1], "+0.100 ± 0.000"),  # the same thing thrice
+        ([0.3 - 0.2, 0.4 - 0.3, 0.5 - 0.4], "+0.100 ± 0.000"),  # the same thing thrice
     ],
 )
 def test_a_difference_is_bold_where_chance_seldom_makes_it(differences, text):

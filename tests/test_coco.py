@@ -362,6 +362,29 @@ def test_files_of_all_forms_may_lie_beside_one_another():
     assert len(set(files)) == len(files)
 
 
+def test_what_one_person_looked_for_in_vain_and_another_has_found_is_not_absent():
+    """Two questions about a picture, in other words, of one category."""
+    photo = load_photos()[0]
+    found = replace(label_photo(photo), origin="human", requested_classes=("Cat",))
+    found = replace(
+        found, targets=tuple(replace(each, category="Cat", phrase=None) for each in found.targets)
+    )
+    vain = replace(
+        found,
+        item_id="x" * 40,
+        instruction="any cat?",
+        requested_classes=("cat",),
+        status="empty",
+        targets=(),
+        n_targets=0,
+    )
+    dog = replace(vain, item_id="y" * 40, requested_classes=("dog",))
+    document, _ = export([found, vain, dog])
+    names = {each["id"]: each["name"] for each in document["categories"]}
+    (image,) = document["images"]
+    assert [names[each] for each in image["neg_category_ids"]] == ["dog"]
+
+
 # ---- the validator -------------------------------------------------------------------------------
 
 

@@ -196,6 +196,34 @@ def test_categories_that_differ_by_case_alone_are_one_question(tmp_path):
     }
 
 
+def test_a_category_that_is_refused_takes_no_name(tmp_path):
+    """Its id was there before; the next one of that name is another category."""
+    document = small(PHOTOS[0], [(9, (60, 60, 20, 20), False)], {3: "person", 9: "dog"})
+    document["categories"].insert(1, {"id": 3, "name": "dog"})
+    rows = convert("coco", source(tmp_path, document), tmp_path / "gold")
+    asked = {row.requested_classes: row.status for row in rows if row.requested_classes}
+    assert asked == {("dog",): "ok", ("person",): "empty"}
+
+
+def test_a_list_of_what_an_image_has_not_may_name_a_twin(tmp_path):
+    names = {3: "Person", 33: "person", 9: "dog"}
+    boxes = [(9, (60, 60, 20, 20), False)]
+    document = small(PHOTOS[0], boxes, names, neg_category_ids=[33])
+    rows = convert("coco", source(tmp_path, document), tmp_path / "gold")
+    assert [row.requested_classes for row in rows if row.status == "empty"] == [("Person",)]
+    document = small(PHOTOS[0], [(3, (60, 60, 20, 20), False)], names, neg_category_ids=[33])
+    rows = convert("coco", source(tmp_path, document), tmp_path / "gold 2")
+    assert [row.status for row in rows] == ["ok"], "a twin is there"
+
+
+def test_a_crowd_without_a_pixel_is_neither_there_nor_not(tmp_path):
+    document = small(PHOTOS[0], [(7, (10_000, 10, 5, 5), True)], {7: "person"})
+    (row,) = convert("coco", source(tmp_path, document), tmp_path / "gold")
+    assert (row.status, row.targets) == ("partial", ())
+    back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json").read_text())
+    assert "neg_category_ids" not in back["images"][0]
+
+
 def test_a_category_keeps_the_id_0(tmp_path):
     path = source(tmp_path, small(PHOTOS[0], [(0, (10, 10, 30, 20), False)], {0: "boat", 1: "man"}))
     convert("coco", path, tmp_path / "gold")

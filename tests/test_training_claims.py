@@ -114,6 +114,18 @@ def test_a_claim_that_can_not_be_read_says_what_to_delete(data):
     assert store.get(CLAIM) == data
 
 
+def test_a_run_that_goes_on_after_a_kill_is_named_by_its_own_process():
+    store = MemoryStore()
+    killed = claimed(store, OUTPUT, "plan")
+    killed.__enter__()
+    dead = store.get(CLAIM).replace(f"process {os.getpid()}".encode(), b"process 1")
+    store.put(CLAIM, dead)
+    with claimed(store, OUTPUT, "plan", releases=False):
+        assert store.get(CLAIM) == dead, "the one that writes says who it is"
+    with claimed(store, OUTPUT, "plan"):
+        assert f"process {os.getpid()} on".encode() in store.get(CLAIM)
+
+
 def test_a_refusal_names_process_and_machine():
     store = MemoryStore()
     with (

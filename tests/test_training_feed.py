@@ -24,6 +24,7 @@ from tests.training_tables import (
 from workers.errors import ObjectMissing, SettingsError, StorageUnavailable
 from workers.storage.memory import MemoryStore
 from workers.storage.stores import Anywhere
+from workers.training.batches import BatchMaker, MadeBatch
 from workers.training.feed import AHEAD, Feed, FeedPosition
 from workers.training.mixing import Mix
 
@@ -138,6 +139,24 @@ def test_the_global_batches_are_the_same_for_any_number_of_workers(
     # and so they are when training goes on with another number of them
     goes_on = steps_of(store, world, per_worker, accumulate, 3, alone[1][1])
     assert goes_on == alone[2:]
+
+
+def test_pictures_are_seen_otherwise_in_every_step(store, monkeypatch):
+    """All slices of a step, on all workers, see them alike; a run that goes on, as before."""
+    made = lambda self, pool, places, when: MadeBatch(when, Counter())  # noqa: E731
+    monkeypatch.setattr(BatchMaker, "make", made)
+
+    def whens(count, **more):
+        return [when for when, _ in take(feed_of(store, accumulate=2, **more), count)]
+
+    alone = whens(2 * POOL + 2, per_worker=2)
+    steps = alone[::2]
+    assert alone[1::2] == steps
+    assert len(set(steps)) == len(steps) == POOL + 1
+    for rank in (0, 1):
+        assert whens(len(alone), per_worker=1, rank=rank, world=2) == alone
+    (*_, (_, position)) = take(feed_of(store, per_worker=2, accumulate=2), 3)
+    assert whens(len(alone) - 3, per_worker=2, position=position) == alone[3:]
 
 
 def test_workers_share_no_row_of_a_step(store):

@@ -23,6 +23,8 @@ HEAD: Final = """\
 """
 SELDOM: Final = 0.05
 """Share of differences as large as one that is bold, where a setting changes nothing."""
+SAME: Final = 1e-9
+"""Standard deviation of values that differ by rounding only."""
 LEGEND: Final = """
 Means over seeds ± standard deviation. *To the paper's*: the difference to the paper's setting (the
 first line of each study) from the same seed, likewise; **bold** where a paired t-test over the
@@ -117,5 +119,7 @@ def compare(differences: Sequence[float]) -> str:
     if len(differences) < 2:
         return text
     text += f" ± {stdev(differences):.3f}"
-    chance = stats.ttest_1samp(differences, 0.0).pvalue if stdev(differences) else 1.0
+    if stdev(differences) < SAME:  # a seed that changes nothing says nothing of chance
+        return text
+    chance = stats.ttest_1samp(differences, 0.0).pvalue
     return f"**{text}**" if chance < SELDOM else text

@@ -193,10 +193,10 @@ def _read_line(phrase: object, value: object, where: str) -> tuple[str, int | No
     key = "name" if isinstance(value, str) else "id"
     entry: dict[str, object] = value if isinstance(value, dict) else {key: value}
     name, number = entry.get("name", phrase), entry.get("id")
-    is_id = isinstance(number, int) and not isinstance(number, bool) and number > 0
+    is_id = isinstance(number, int) and not isinstance(number, bool) and number >= 0
     if isinstance(name, str) and name and (number is None or is_id):
         return name, cast(int | None, number)
     raise SettingsError(
-        f"{where}: {phrase!r} leads to {value!r}; give a name, an id from 1, or both as"
+        f"{where}: {phrase!r} leads to {value!r}; give a name, an id from 0, or both as"
         ' {"id": 7, "name": "dish"}'
     )

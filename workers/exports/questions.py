@@ -13,7 +13,7 @@ from pixellm.answers import SEG_MARK
 from workers.exports.images import ExportImage, add_image, name_images
 from workers.labels.origins import Origin
 from workers.labels.parts import LabelTable
-from workers.labels.rows import LABELLED
+from workers.labels.rows import has_answer
 from workers.labels.schema import LabelRow, TargetRow
 from workers.labels.targets import is_region
 
@@ -85,13 +85,10 @@ def _order(row: LabelRow) -> tuple[int, str, int, str]:
 
 
 def _read(row: LabelRow, left_out: Counter[str]) -> Question | None:
-    if row.status not in LABELLED:
+    if not has_answer(row):
         left_out["rows without an answer"] += 1
         return None
     targets = tuple(each for each in row.targets if not is_region(each))
-    if not targets and row.status == "partial" and not row.answer_text:
-        left_out["rows without an answer"] += 1
-        return None
     ignored = tuple(each for each in row.targets if is_region(each))
     if (row.answer_text or "").count(SEG_MARK) != len(targets):
         left_out["answers whose text marks other targets than they have masks"] += 1

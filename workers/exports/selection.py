@@ -1,7 +1,8 @@
 """What of a label table goes out: which images, which masks, under which categories.
 
-Nothing is read at once: the rows come by twice, first without their masks (`survey`: which images,
-which categories, how many masks), then with them (`select_masks`). All of it is the same for every
+Nothing is read at once: the rows come by first without their masks (`survey`: which images, which
+categories, how many masks; once more where people say what an image has not), then with them
+(`select_masks`). All of it is the same for every
 form that lists masks; one that only shows some has `keeps` in common with them.
 """
 
@@ -157,7 +158,7 @@ def _take_in(row: LabelRow, found: Survey, given: GivenIds, options: ExportOptio
 def _find_absent(row: LabelRow, options: ExportOptions) -> str | None:
     """The category that people looked for in vain; that a model found none proves nothing."""
     asked = row.requested_classes or ()
-    if row.origin != "human" or row.targets or len(asked) != 1:
+    if row.origin != "human" or row.status != "empty" or row.targets or len(asked) != 1:
         return None
     return name_absent(row, options.categories)
 

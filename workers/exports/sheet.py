@@ -17,7 +17,7 @@ from PIL import Image
 from workers.errors import ExportError
 from workers.exports.selection import ExportOptions, ExportSummary, keeps
 from workers.labels.parts import LabelTable
-from workers.labels.rows import LABELLED
+from workers.labels.rows import has_answer
 from workers.labels.schema import LabelRow
 from workers.sheets.photos import find_photos
 from workers.sheets.sheet import Card, draw_sheet, make_card
@@ -77,7 +77,7 @@ def _first_rows(
     first = nsmallest(options.cards, light)
     orders, numbers = {order for order, _ in first}, sorted({number for _, number in first})
     rows = table.only(numbers).rows()
-    chosen = (row for row in rows if row.status in LABELLED and _order(row) in orders)
+    chosen = (row for row in rows if has_answer(row) and _order(row) in orders)
     shown = sorted(chosen, key=_order)[: options.cards]
     left_out["rows without an answer"] = seen[False]
     more = f"answered rows after the first {options.cards}; --cards takes more"
@@ -87,7 +87,7 @@ def _first_rows(
 
 def _tally(row: LabelRow, seen: Counter[bool]) -> bool:
     """Whether a row has an answer; it is counted either way."""
-    answered = row.status in LABELLED
+    answered = has_answer(row)
     seen[answered] += 1
     return answered
 

@@ -42,11 +42,16 @@ class Annotations:
             case "images":
                 return self.images.setdefault(number, value) is value
             case "categories":
-                name = str(value.get("name") or number)
-                self.namesakes.setdefault(name.lower(), number)
-                return self.categories.setdefault(number, name) is name
+                return self._add_category(number, str(value.get("name") or number))
             case "annotations":
                 return self._add_annotation(number, value, entry.text)
+        return True
+
+    def _add_category(self, number: Id, name: str) -> bool:
+        if number in self.categories:
+            return False
+        self.categories[number] = name
+        self.namesakes.setdefault(name.lower(), number)
         return True
 
     def _add_annotation(self, number: Id, value: Json, text: str) -> bool:

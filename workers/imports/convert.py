@@ -10,12 +10,11 @@ read over, and no image is fetched.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count, islice
 
-from workers.errors import AccessDenied, PlanError
+from workers.errors import AccessDenied, ObjectMissing, PlanError
 from workers.imports.formats import FORMATS
 from workers.imports.gold import GoldRecord
 from workers.imports.plan import Conversion
@@ -165,9 +164,14 @@ def _commit(
 def _require_images(conversion: Conversion) -> None:
     """With a mistyped place every row would be rejected, and the run be done."""
     images = conversion.source.images
-    with suppress(AccessDenied):  # who may read images need not be allowed to list them
-        if not conversion.source.store.any_under(images):
-            raise PlanError(f"there is no file under --images {shown(images)}")
+    try:
+        if conversion.source.store.any_under(images):
+            return
+    except AccessDenied:  # who may read images need not be allowed to list them
+        return
+    except ObjectMissing as error:
+        raise PlanError(f"--images {shown(images)}: {error}") from error
+    raise PlanError(f"there is no file under --images {shown(images)}")
 
 
 def _check_unchanged(conversion: Conversion) -> None:

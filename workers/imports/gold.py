@@ -57,8 +57,7 @@ class GoldQuestion:
 
     instruction: Instruction
     answer: str = ""
-    """with a `[SEG]` for each target; empty where nobody knows the targets, and only `ignored` says
-    where they are"""
+    """with a `[SEG]` for each target; empty, with `ignored`, where nobody told targets apart"""
     targets: tuple[GoldTarget, ...] = ()
     """in the order of the marks"""
     ignored: Shape | None = None

@@ -137,9 +137,11 @@ def _answer(
         for made, gold in zip(row.targets, question.targets, strict=True)
     )
     row = replace(row, targets=tuple(named))
+    if question.ignored is None:
+        return row
     if not question.answer:  # what is there was not told apart, so nothing can be answered
         row = replace(row, status="partial", answer_text=None)
-    return _ignore(row, question.ignored.cut(size)) if question.ignored else row
+    return _ignore(row, question.ignored.cut(size))
 
 
 def _make_target(index: int, gold: GoldTarget, mask: RunMask) -> Target:

@@ -1,12 +1,13 @@
 """What is imported, and where its files lie."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from typing import Literal
 
-from workers.errors import ObjectMissing, PlanError, RecordRejected
+from workers.errors import AccessDenied, ObjectMissing, PlanError, RecordRejected
 from workers.imports.gold import GoldRecord, Size, refuse_record
 from workers.imports.wording import NAME_FORM, SENTENCE_FORM
 from workers.json_stream import Entry, read_entries
@@ -147,17 +148,19 @@ def digest_file(store: Store, uri: str) -> str:
             while data := file.read(READ_BYTES):
                 digest.update(data)
     except ObjectMissing as error:
-        folder = "; it is a folder: give the file in it" if store.any_under(uri) else ""
-        why = f"there is no file {shown(uri)}{folder or _find_alike(store, uri)}"
-        raise PlanError(why) from error
+        raise PlanError(f"there is no file {shown(uri)}{_find_alike(store, uri)}") from error
     return digest.hexdigest()
 
 
 def _find_alike(store: Store, uri: str) -> str:
     """MUSE comes as `MUSE_train.json` as often as `muse_train.json`."""
-    beside = islice(store.list(uri.rpartition("/")[0]), NAMES_LOOKED_AT)
-    alike = (info.uri for info in beside if info.uri.lower() == uri.lower())
-    return next((f"; {shown(found)} is there" for found in alike), "")
+    with suppress(AccessDenied, ObjectMissing):  # who may read a file may not list, perhaps
+        if store.any_under(uri):
+            return "; it is a folder: give the file in it"
+        beside = islice(store.list(uri.rpartition("/")[0]), NAMES_LOOKED_AT)
+        alike = (info.uri for info in beside if info.uri.lower() == uri.lower())
+        return next((f"; {shown(found)} is there" for found in alike), "")
+    return ""
 
 
 def read_size(height: object, width: object) -> Size | None:

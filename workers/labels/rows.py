@@ -5,7 +5,8 @@ about an image, with its outcome:
 
     ok              the answer has targets
     empty           the model said that nothing matches
-    partial         codebook tokens were left over, or the answer was cut off: whole groups are kept
+    partial         codebook tokens were left over, or the answer was cut off: whole groups are
+                    kept; or, without an answer, a person said only where things are: in a crowd
     rejected_input  the image or the instruction can't be used, with the reason
     failed          our side failed, after retries
 
@@ -29,10 +30,15 @@ from workers.records.record import ImageRef, Record
 from workers.records.rejections import Rejection
 
 LABELLED = ("ok", "empty", "partial")
-"""The statuses of rows that a model or a person has answered."""
+"""The statuses of rows that a model or a person has answered, if only in part."""
 MODEL_FAILED = "model_failed"
 """The `error_code` of rows of status `failed`."""
 _UNREAD = PictureFacts(sha256="", width=0, height=0, exif_orientation=0)
+
+
+def has_answer(row: LabelRow) -> bool:
+    """Whether something was answered; of a row's columns, `status` and `answer_text` are needed."""
+    return row.status in LABELLED and (row.status != "partial" or bool(row.answer_text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ COLUMNS = (
     "item_id",
     "image_sha256",
     "status",
+    "answer_text",
     "instruction_kind",
     "model_sha256",
     "adapter_sha256",
@@ -74,12 +75,6 @@ def make_entry(row: LabelRow) -> Entry:
         row.adapter_sha256,
         tuple(map(_make_target, row.targets)),
     )
-
-
-def has_answer(row: LabelRow) -> bool:
-    """Whether a gold row says what is right: one with nothing but regions broke off before that."""
-    only_regions = row.status == "partial" and all(map(is_region, row.targets))
-    return row.status in LABELLED and not only_regions
 
 
 def pack_entries(entries: Iterable[Entry]) -> bytes:

@@ -24,14 +24,8 @@ from numpy.typing import NDArray
 
 from workers.labels.commits import Commit
 from workers.labels.parts import LabelTable
-from workers.scoring.entries import (
-    COLUMNS,
-    Entry,
-    has_answer,
-    make_entry,
-    pack_entries,
-    unpack_entries,
-)
+from workers.labels.rows import has_answer
+from workers.scoring.entries import COLUMNS, Entry, make_entry, pack_entries, unpack_entries
 from workers.scoring.measures import Side
 from workers.storage.stores import Anywhere, open_store
 from workers.storage.uris import join_uri

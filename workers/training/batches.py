@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from pixellm.config import PixelLMConfig
-from pixellm.errors import ImageError
 from pixellm.images import PreparedImage, prepare_image
 from pixellm.prompts import system_text
 from pixellm.run_lengths import RunMask
@@ -24,7 +23,6 @@ from pixellm.tokenizer import Tokenizer
 from pixellm.training import TrainingBatch, pad_conversations
 from workers.errors import SettingsError
 from workers.records.pictures import PictureLimits
-from workers.records.rejections import Reason
 from workers.storage.objects import Store
 from workers.storage.uris import shown
 from workers.training.conversations import Conversation, Writer, most_ids
@@ -139,48 +137,40 @@ class BatchMaker:
         skipped = Counter[str]()
         rows = []
         for place in places:
-            first, _ = self._open(pool[place].example, seen, when)
-            if isinstance(first, Skipped):
-                skipped[first.reason] += 1
-            rows.append(self._fill(pool, place, seen, when))
+            tries = [pool[(place + step) % len(pool)] for step in range(min(TRIES, len(pool)))]
+            rows.append(self._fill(tries, seen, when, skipped))
         return MadeBatch(self._collate(rows), skipped)
 
     def _fill(
-        self,
-        pool: Sequence[Conversation],
-        place: int,
-        seen: _Seen,
-        when: int,
+        self, tries: Sequence[Conversation], seen: _Seen, when: int, skipped: Counter[str]
     ) -> _Row:
-        """The row of a place, or what stands in for it."""
-        tries = [pool[(place + step) % len(pool)] for step in range(min(TRIES, len(pool)))]
+        """The first row whose picture can be had; the first of all is counted, where it is not."""
         for each in tries:
-            image, view = self._open(each.example, seen, when)
+            view = self._views.draw(each.example, when)
+            image = self._open(each.example, view, seen)
             if isinstance(image, PreparedImage):
                 return _Row(each, image, view)
+            if each is tries[0]:
+                skipped[image.reason] += 1
         raise SettingsError(
             f"{len(tries)} pictures in a row can't be had, {shown(tries[0].example.image.uri)} for"
             " one. Were they moved since they were labelled?"
         )
 
-    def _open(
-        self, example: Example, seen: _Seen, when: int
-    ) -> tuple[PreparedImage | Skipped, View]:
-        """Fetches, decodes and resizes, once for a batch; the full picture lives no longer."""
-        view = self._views.draw(example, when)
+    def _open(self, example: Example, view: View, seen: _Seen) -> PreparedImage | Skipped:
+        """Fetches, decodes and resizes what is seen of a picture, once for a batch.
+
+        The full picture lives no longer: with two windows of it in a batch, it is fetched twice.
+        """
         key = example.picture_key, view.window
         if key not in seen:
-            seen[key] = self._prepare(example, view)
-        return seen[key], view
-
-    def _prepare(self, example: Example, view: View) -> PreparedImage | Skipped:
-        picture = self._pictures.open(example)
-        if isinstance(picture, Skipped):
-            return picture
-        try:
-            return prepare_image(view.cut(picture.rgb), self._image_side)
-        except ImageError:
-            return Skipped(Reason.IMAGE_BROKEN, example.item_id)
+            picture = self._pictures.open(example)
+            seen[key] = (
+                picture
+                if isinstance(picture, Skipped)
+                else prepare_image(view.cut(picture.rgb), self._image_side)
+            )
+        return seen[key]
 
     def _collate(self, rows: Sequence[_Row]) -> TrainingBatch:
         """Rows about one picture share it, if they see it alike, and stand in its order."""

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 from workers.errors import (
     CommitError,
@@ -39,6 +40,7 @@ class Owner(JsonFile):
     """UTC, ISO 8601"""
     by: str
     """process and machine, for people"""
+    LATER: ClassVar[tuple[str, ...]] = ("by",)
 
 
 @contextmanager
@@ -69,6 +71,8 @@ def claimed(
             f" {found.by} began it at {found.began_at}. Give another output; if that run was"
             f" killed, delete {shown(uri)}"
         )
+    if releases and found.by != own.by:  # after a kill, or beside the same command
+        store.put(uri, own.to_json())
     try:
         yield
     finally:

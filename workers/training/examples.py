@@ -22,8 +22,8 @@ from workers.records.record import ImageRef
 from workers.training.ordering import are_alike
 
 LEARNED = ("ok", "empty")
-"""The statuses of rows that can be learned from. `partial` ones broke off, and a model that learns
-them learns to break off."""
+"""The statuses of rows that can be learned from. `partial` ones broke off, or are a crowd; a model
+that learns them learns to break off."""
 CHECKED = ("accepted", "corrected")
 """Reviews after which a row is a person's word."""
 COLUMNS = (

@@ -78,6 +78,9 @@ class _Slice:
 
     pool: Pool
     rows: range
+    when: int
+    """examples before its global batch, as they were drawn: a picture that comes by in another one
+    is seen otherwise"""
     position: FeedPosition
     """behind it"""
     is_first: bool
@@ -147,8 +150,7 @@ class Feed:
 
             def begin() -> tuple[_Slice, Future[MadeBatch]]:
                 each = next(slices)
-                when = each.pool.start.taken
-                return each, makers.submit(self._maker.make, each.pool.rows, each.rows, when)
+                return each, makers.submit(self._maker.make, each.pool.rows, each.rows, each.when)
 
             begun = deque(planner.submit(begin) for _ in range(AHEAD))
             try:
@@ -176,10 +178,11 @@ class Feed:
         )
         for pool in pools:
             while at.pool == pool.start:
-                first = pool.batches[at.batches].start + at.rows + self._rank * self._per_worker
-                after = _advance(at, step, pool)
+                batch = pool.batches[at.batches].start
+                first = batch + at.rows + self._rank * self._per_worker
+                when, after = pool.start.taken + batch, _advance(at, step, pool)
                 is_first = at.batches == at.rows == 0
-                yield _Slice(pool, range(first, first + self._per_worker), after, is_first)
+                yield _Slice(pool, range(first, first + self._per_worker), when, after, is_first)
                 at = after
 
     def _check_position(self) -> None:

@@ -127,8 +127,9 @@ class TrainSettings(FlagSettings):
     """by how much contrast and brightness of pictures are changed, at most; 0.2 is little"""
     zoom: float = Field(default=1.0, ge=1, le=16)
     """how much larger things are seen at most: with 2, windows of a half to all of each side, which
-    show at least half of every mask of the answer. The whole picture is seen where none does, and
-    where words may be untrue of a part ("the largest", "in the middle"; in English)"""
+    show at least half of every mask of the answer. The whole picture is seen where none of eight
+    does, and where question or answer have a word that compares or names a place ("the largest",
+    "in the middle"; a list of English ones)"""
     order: Order = "left-to-right"
     """of masks that no word of their answer tells apart ("They are [SEG] and [SEG]."): told another
     order each time, a model learns the mean of all"""

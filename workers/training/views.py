@@ -1,11 +1,12 @@
 """The same picture seen otherwise, so that few teach more: mirrored, turned, near, in other light.
 
-A view is drawn for each picture and each time that it comes by, from the seed alone: workers see
+A view is drawn for each picture and each step that it comes by in, from the seed alone: workers see
 the same, however many they are, and a run that goes on sees what one without a break would.
 Questions and answers that speak of directions keep their picture as it is.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -26,15 +27,21 @@ _DIRECTIONS = re.compile(
 )
 """What words begin with that are true of one view only."""
 _OF_THE_WHOLE = re.compile(
-    r"\b(middle|cent(er|re|ral)|corner|edge|border|foreground|background|\w+est\b|(side|far|near"
-    r"|close|closer|most|least|more|less|only|first|second|third|last|than)\b)",
+    r"\b(mid|cent(er|re|ral)|corner|edge|border|front|back|rear|behind|beside|beneath|between|next"
+    r"|near|around|among|adjacent|opposite|distan|furthe|farthe|\w+est\b|\w+most\b|\d+(st|nd|rd|th)\b"
+    r"|(side|far|close|closer|outer|inner|most|least|more|less|fewer|only|other|odd|same|than|last)\b"
+    r"|(first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b"
+    r"|((small|bigg|larg|tall|short|long|old|young|thinn|thick|wid|narrow|dark|bright|light|heavi"
+    r"|high|low|fatt|fast|slow)er)\b)",
     re.IGNORECASE,
 )
 """What words begin with that may be untrue of a part of the picture: places in it, and comparisons
 with what would lie outside. Better a window too few: a `forest` has none either."""
 KEPT = 0.5
-"""Of each mask's pixels, what a window must show, or the whole picture is seen: a thing that hardly
-looks in is not what was labelled."""
+"""Of each mask's pixels, what a window must show: a thing that hardly looks in is not what was
+labelled."""
+TRIES = 8
+"""Windows of which the first that shows enough is seen; where none does, the whole picture is."""
 
 
 class Window(NamedTuple):
@@ -132,26 +139,27 @@ class Views:
         words = f"{example.question} {example.answer}"
         if _DIRECTIONS.search(words):
             return light
-        window = WHOLE if _OF_THE_WHOLE.search(words) else self._draw_window(key)
-        if not all(_shows(window, mask) for mask in example.masks):
-            window = WHOLE
+        may_zoom = self.zoom > 1 and not _OF_THE_WHOLE.search(words)
         return replace(
             light,
             mirrored=self.kind != "plain" and draw("mirrored", *key) < 0.5,
             quarters=int(4 * draw("quarters", *key)) if self.kind == "turned" else 0,
-            window=window,
+            window=self._find_window(example.masks, key) if may_zoom else WHOLE,
         )
 
-    def _draw_window(self, key: tuple[int | str, ...]) -> Window:
-        """One that hangs on the picture alone, so that most questions about it share it."""
-        if self.zoom == 1:
-            return WHOLE
+    def _find_window(self, masks: Sequence[RunMask], key: tuple[int | str, ...]) -> Window:
+        """The first that shows enough of all masks.
+
+        All questions about a picture try the same ones, so that many share what they see.
+        """
+        due = [(mask.pixels(), KEPT * mask.area) for mask in masks]
+        for number in range(TRIES):
+            window = self._draw_window(number, *key)
+            if all(pixels[window.slices(pixels.shape)].sum() >= least for pixels, least in due):
+                return window
+        return WHOLE
+
+    def _draw_window(self, *key: int | str) -> Window:
         side = 1 - (1 - 1 / self.zoom) * draw("side", *key)
         top, left = ((1 - side) * draw(edge, *key) for edge in ("top", "left"))
         return Window(top, left, side)
-
-
-def _shows(window: Window, mask: RunMask) -> bool:
-    if window == WHOLE:
-        return True
-    return int(mask.pixels()[window.slices(mask.size)].sum()) >= KEPT * mask.area
