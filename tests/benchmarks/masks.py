@@ -12,7 +12,6 @@ Shapes: N masks, m = side of the low logits.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +28,7 @@ from pixellm.checkpoints import load_checkpoint
 from pixellm.cutting import CutMask, cut_masks
 from pixellm.drawn.questions import ask
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
+from pixellm.drawn.start import one_thread
 from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
@@ -223,17 +223,6 @@ def enlarge(low: Tensor, frame: Frame) -> Tensor:
 
 
 # ---- the race ----
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """What is timed in here is timed on one core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run(options: Options) -> Iterator[Table]:
