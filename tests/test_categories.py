@@ -97,7 +97,6 @@ def test_without_a_file_categories_are_numbered_by_name():
         b"[]",
         b"{oops",
         b'{"a": -1}',
-        b'{"a": -1}',
         b'{"a": 1.5}',
         b'{"a": true}',
         b'{"a": ""}',
