@@ -4,12 +4,16 @@ Shapes: R rows (image, question pairs), L ids of a prompt, I image tokens, T = L
 H width, V vocabulary.
 """
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers import AttentionInterface, Cache, LlamaModel
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from transformers.utils.generic import TransformersKwargs
 
 from pixellm.config import PixelLMConfig
+from pixellm.kernel_choice import kernels_fit
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
 
@@ -21,6 +25,7 @@ class LanguageModel(nn.Module):
         llama = config.llama_config()
         self.model = LlamaModel(llama)
         _use_fused_norms(self.model)
+        _use_kernels(self.model)
         self.lm_head = nn.Linear(llama.hidden_size, llama.vocab_size, bias=False)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -51,7 +56,7 @@ class LanguageModel(nn.Module):
         self,
         embeds: Tensor,
         keys: Tensor,
-        cache: DynamicCache | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Final hidden states, after the last norm.
 
@@ -127,6 +132,63 @@ def _use_fused_norms(model: LlamaModel) -> None:
     for name, norm in named:
         fused = nn.RMSNorm(norm.weight.shape[0], norm.variance_epsilon, device=norm.weight.device)
         model.set_submodule(name, fused.to(norm.weight.dtype))
+
+
+class RotatingAttention(LlamaAttention):
+    """LLaMA's attention with its rotation in one kernel, where there is one and nothing learns."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **named: Unpack[TransformersKwargs],
+    ) -> tuple[Tensor, Tensor]:
+        """As LlamaAttention's."""
+        if torch.is_grad_enabled() or not kernels_fit(hidden_states.device, self.head_dim):
+            return super().forward(
+                hidden_states, position_embeddings, attention_mask, past_key_values, **named
+            )
+        from pixellm.kernels import rotate_  # needs Triton
+
+        assert position_embeddings is not None, "LlamaModel makes them"
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(shape)
+        key = self.k_proj(hidden_states).view(shape)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        for each in (query, key):
+            rotate_(each, *position_embeddings)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attend = AttentionInterface()[self.config._attn_implementation]
+        out, weights = attend(
+            self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **named
+        )
+        return self.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), weights
+
+
+class GatedMLP(LlamaMLP):
+    """LLaMA's MLP with its gate in one kernel, where there is one and nothing learns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As LlamaMLP's."""
+        if torch.is_grad_enabled() or not kernels_fit(x.device):
+            return super().forward(x)  # type: ignore[no-untyped-call]
+        from pixellm.kernels import gate_  # needs Triton
+
+        gate = self.gate_proj(x)
+        gate_(gate, self.up_proj(x))
+        return self.down_proj(gate)
+
+
+def _use_kernels(model: LlamaModel) -> None:
+    """Puts layers in the place of those of transformers; weights and names stay."""
+    for layer in model.layers:
+        layer.self_attn.__class__ = RotatingAttention
+        if model.config.hidden_act == "silu":
+            layer.mlp.__class__ = GatedMLP
 
 
 def causal_bias(keys: Tensor, queries: int, dtype: torch.dtype) -> Tensor:

@@ -87,7 +87,7 @@ class PixelLM(nn.Module):
             pixels: (B, 3, side, side), normalised and padded.
             resized: (height, width) of each image inside its padding.
         """
-        valid = valid_pixels(resized, self.config.image_side).to(pixels.device)
+        valid = valid_pixels(resized, self.config.image_side, pixels.device)
         features = self.vision(pixels.to(self.dtype), valid)
         small = shrink_for_language(features[0], self.config.llm_grid)
         patches = nearest_resize(valid, self.config.grid)

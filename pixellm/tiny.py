@@ -53,6 +53,7 @@ def tiny_checkpoint(
     llm_grid: int = 4,
     mask_side: int = 32,
     max_positions: int = 256,
+    heads: int = 4,
     key_value_heads: int = 4,
     system_text: str | None = "",
     dtype: torch.dtype = torch.float32,
@@ -69,13 +70,14 @@ def tiny_checkpoint(
         llm_grid: image tokens per side for the language model.
         mask_side: side on which the scales are averaged.
         max_positions: of the language model, image included.
-        key_value_heads: of the language model, for 4 heads of queries.
+        heads: of the language model's queries; their width is 48 over it.
+        key_value_heads: of the language model; `heads` or less.
         system_text: text before "USER:"; None is the official one, about 200 ids here.
         dtype: precision of the weights.
     """
     tokenizer = train_tokenizer((*CORPUS, LETTERS), VOCABULARY, scales * tokens_per_scale)
     config = PixelLMConfig(
-        llama=_llama(tokenizer.vocab_size, max_positions, key_value_heads),
+        llama=_llama(tokenizer.vocab_size, max_positions, heads, key_value_heads),
         clip=_clip(scales, clip_side or image_side, patch),
         image_side=image_side,
         decoder=DecoderSizes(width=32, mlp=40, scales=scales),
@@ -89,12 +91,14 @@ def tiny_checkpoint(
     return Checkpoint(model, tokenizer, _digest(model))
 
 
-def _llama(vocabulary: int, max_positions: int, key_value_heads: int) -> dict[str, object]:
+def _llama(
+    vocabulary: int, max_positions: int, heads: int, key_value_heads: int
+) -> dict[str, object]:
     return {
         "hidden_size": HIDDEN,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
+        "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
         "max_position_embeddings": max_positions,
         "rms_norm_eps": 1e-6,

@@ -35,9 +35,11 @@ def resize_position_table(table: Tensor, side: int) -> Tensor:
     return torch.cat([rows, table[-1:]])
 
 
-def valid_pixels(resized: Sequence[tuple[int, int]], side: int) -> Tensor:
+def valid_pixels(
+    resized: Sequence[tuple[int, int]], side: int, device: torch.device | None = None
+) -> Tensor:
     """(B, side, side) float: 1 where the image is, 0 where it is padding on the right and below."""
-    mask = torch.zeros(len(resized), side, side)
+    mask = torch.zeros(len(resized), side, side, device=device)
     for row, (height, width) in zip(mask, resized, strict=True):
         row[:height, :width] = 1
     return mask

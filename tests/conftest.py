@@ -25,6 +25,12 @@ from pathlib import Path
 # each other at every step: a test of two minutes took twenty.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
+# Before transformers is imported, which imports Triton: without a GPU, kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import boto3
 import pytest
 from botocore.config import Config

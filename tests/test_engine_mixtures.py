@@ -163,7 +163,8 @@ def test_in_bfloat16_states_are_those_of_float32_but_for_its_rounding():
         for sample in samples:
             engine.add(sample)
         while engine.generator.busy:
-            ended += engine.generator.step()
+            engine.generator.launch()
+            ended += engine.generator.land()
         made.append({row.number: row.generation for row in ended})
     exact, rounded = made
     assert exact.keys() == rounded.keys()

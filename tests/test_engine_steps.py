@@ -108,10 +108,10 @@ def test_so_many_parts_as_rows_are_not_taken_for_all_rows_in_order():
 
 
 def test_rows_of_a_picture_read_its_prefix_together_unless_padding_would_cost_more():
-    even = plan([saying(slot) for slot in (0, 0, 1, 1, 2, 2)]).parts[0]
+    even = plan([saying(slot) for slot in (0, 0, 1, 1, 2, 2)]).parts[0].view
     assert even.entries.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert even.pictures == slice(0, 3)  # a view
-    uneven = plan([saying(slot) for slot in (0, 0, 0, 1, 1, 2)]).parts[0]
+    uneven = plan([saying(slot) for slot in (0, 0, 0, 1, 1, 2)]).parts[0].view
     assert 6 < uneven.entries.numel() <= PADDING * 6
     for part, slots in ((even, (0, 0, 1, 1, 2, 2)), (uneven, (0, 0, 0, 1, 1, 2))):
         order = torch.arange(16)[part.pictures].tolist()
@@ -124,7 +124,7 @@ def test_rows_of_a_picture_read_its_prefix_together_unless_padding_would_cost_mo
 def test_rows_of_which_each_reads_alone_are_not_gathered():
     for slots in (range(8), (0, 0, 0, 0, 0, 0, 1, 2, 3, 4)):  # of which padding would cost more
         for alike in (False, True):
-            part = plan([saying(slot) for slot in slots], alike=alike).parts[0]
+            part = plan([saying(slot) for slot in slots], alike=alike).parts[0].view
             assert (part.entries, part.seats) == (None, None)
             assert torch.arange(16)[part.pictures].tolist() == [*slots]
 
@@ -137,15 +137,16 @@ def test_groups_of_pictures_are_padded_to_few_shapes_unless_it_would_cost_too_mu
     assert even[0].shape == even[1].shape
     uneven = plan([saying(slot) for slot in (0, 0, 0, 0, 0, 0, 1, 2, 3, 4)], alike=True)
     assert not uneven.alike
-    assert uneven.parts[0].entries is None
+    assert uneven.parts[0].view.entries is None
 
 
 def test_a_token_looks_at_what_its_row_has_read_and_at_itself():
     made = plan([saying(0), saying(1, ids=(5, 6, 7, 8))])
-    seen = (made.parts[0].bias == 0).sum(-1).flatten().tolist()
+    seen = (made.parts[0].view.bias == 0).sum(-1).flatten().tolist()
     assert seen == [6, 8]
     assert (
-        plan([saying(slot) for slot in range(8)], alike=True).parts[0].bias.shape[-1] == WIDTH_ALIKE
+        plan([saying(slot) for slot in range(8)], alike=True).parts[0].view.bias.shape[-1]
+        == WIDTH_ALIKE
     )
 
 

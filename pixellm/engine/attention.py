@@ -3,7 +3,8 @@
 The tokens of a step lie behind one another, whatever rows they belong to: linear layers see no
 padding. Only attention looks at rows. It takes them in parts of equal length, and lets all rows of
 a picture read its prefix together, so that the prefix is read once per picture and not per row
-("cascade attention").
+("cascade attention"). On a GPU one kernel does all of it (`pixellm.kernels`): the first row of a
+picture reads its prefix from memory, the others find it in the GPU's cache.
 
 Shapes: T tokens of a step; r rows of a part, n tokens of each; E entries of up to m rows that share
 a picture; P slots of the prefix, S slots of a row; h key-value heads, g query heads per key-value
@@ -25,15 +26,11 @@ NAME = "pixellm_rows"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Tokens of some rows of a step, the same number from each."""
+class View:
+    """What torch looks at for the rows of a part; a kernel needs none of it."""
 
-    tokens: slice
-    """where they lie among the T tokens, row after row"""
     rows: slice | Tensor
     """a slice, or (r,) long"""
-    count: int
-    """r"""
     pictures: slice | Tensor
     """a slice of the pictures, or (E,) long: whose prefix each entry reads"""
     entries: Tensor | None
@@ -43,6 +40,34 @@ class Part:
     """(r,) long: where each row stands in the flattened entries; None with them"""
     bias: Tensor
     """(r, 1, n, S): 0 where a token may look among its row's slots, else the least"""
+
+    @property
+    def shape(self) -> object:
+        """Views of the same shape differ in what their tensors hold only."""
+        slices = [
+            each.stop if isinstance(each, slice) else None for each in (self.rows, self.pictures)
+        ]
+        return (*slices, *(tensor.shape for tensor in self.tensors))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What is read of it."""
+        indices = (self.rows, self.pictures, self.entries, self.seats)
+        return [*(each for each in indices if isinstance(each, Tensor)), self.bias]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens of some rows of a step, the same number from each."""
+
+    tokens: slice
+    """where they lie among the T tokens, row after row"""
+    count: int
+    """r"""
+    each: int
+    """n"""
+    view: View | None
+    """None: a kernel looks at its rows"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +81,8 @@ class StepPlan:
     """(T,) long: the row of each token"""
     places: Tensor
     """(T,) long: the slot of each token in its row"""
+    pictures: Tensor
+    """(R,) long: the slot of each row's picture, also of rows that pad the step"""
     parts: Sequence[Part]
     wanted: Tensor
     """(N,) long: tokens whose states predict an id"""
@@ -67,21 +94,16 @@ class StepPlan:
     @property
     def shape(self) -> object:
         """Plans of the same shape differ in what their tensors hold only."""
-        views = [
-            each.stop if isinstance(each, slice) else None
-            for part in self.parts
-            for each in (part.rows, part.pictures)
-        ]
-        return (*views, *(tensor.shape for tensor in self.tensors))
+        views = (None if part.view is None else part.view.shape for part in self.parts)
+        parts = ((part.count, part.each) for part in self.parts)
+        return (*parts, *views, *(tensor.shape for tensor in self.tensors))
 
     @property
     def tensors(self) -> list[Tensor]:
         """What a step reads of it; those of plans of one shape match one by one."""
-        own = [self.ids, self.owners, self.places]
-        for part in self.parts:
-            indices = (part.rows, part.pictures, part.entries, part.seats)
-            own += [each for each in indices if isinstance(each, Tensor)] + [part.bias]
-        return own
+        views = [part.view.tensors for part in self.parts if part.view is not None]
+        own = [self.ids, self.owners, self.places, self.pictures]
+        return own + [tensor for tensors in views for tensor in tensors]
 
     @property
     def positions(self) -> Tensor:
@@ -124,35 +146,60 @@ def rows_attention(
         return plain[0], None
     layer, slots = int(module.layer_idx), plan.slots  # type: ignore[arg-type]
     slots.write(layer, plan.owners, plan.places, key[0], value[0])
-    scaled = query[0].transpose(0, 1) * scaling  # (T, h * g, d)
-    out = torch.cat([_attend(scaled[part.tokens], part, slots, layer) for part in plan.parts])
-    return out[None], None
+    asked = query[0].transpose(0, 1)  # (T, h * g, d)
+    if any(part.view is None for part in plan.parts):
+        return _attend_by_kernel(asked, plan, layer, scaling)[None], None
+    asked = asked * scaling
+    out = [
+        _attend(asked[part.tokens], part, part.view, slots, layer)
+        for part in plan.parts
+        if part.view is not None
+    ]
+    return torch.cat(out)[None], None
 
 
-def _attend(query: Tensor, part: Part, slots: Slots, layer: int) -> Tensor:
+def _attend_by_kernel(query: Tensor, plan: StepPlan, layer: int, scaling: float) -> Tensor:
+    """(T, h * g, d) queries -> (T, h * g, d)."""
+    from pixellm.kernels import attend_rows  # needs Triton
+
+    slots, out = plan.slots, torch.empty_like(query)
+    for part in plan.parts:
+        attend_rows(
+            query[part.tokens],
+            out[part.tokens],
+            part.each,
+            (slots.prefix_keys[layer], slots.prefix_values[layer], slots.prefix_bias),
+            (slots.keys[layer], slots.values[layer]),
+            (plan.owners[part.tokens], plan.places[part.tokens], plan.pictures),
+            scaling,
+        )
+    return out
+
+
+def _attend(query: Tensor, part: Part, view: View, slots: Slots, layer: int) -> Tensor:
     """(r * n, h * g, d) queries -> (r * n, h * g, d)."""
     heads, width = slots.heads, slots.head_width
-    r, n, groups = part.count, part.bias.shape[2], query.shape[1] // heads
+    r, n, groups = part.count, part.each, query.shape[1] // heads
     # (r, h, g * n, d): query heads of one key-value head are like more tokens
     query = query.view(r, n, heads, groups, width).permute(0, 2, 3, 1, 4)
     query = query.reshape(r, heads, groups * n, width)
 
     # what the rows of a picture read together: (E, h, m * g * n, d) against (E, h, P, d)
-    joined = _together(query, part.entries)
-    shared = joined @ slots.prefix_keys[layer][part.pictures].transpose(-1, -2)
-    shared = shared + slots.prefix_bias[part.pictures][:, None, None]
-    shared = _per_row(shared, part)  # (r, h, g * n, P)
+    joined = _together(query, view.entries)
+    shared = joined @ slots.prefix_keys[layer][view.pictures].transpose(-1, -2)
+    shared = shared + slots.prefix_bias[view.pictures][:, None, None]
+    shared = _per_row(shared, view)  # (r, h, g * n, P)
 
     # what each reads alone: (r, h, g * n, S)
-    size = part.bias.shape[-1]
-    own = query @ slots.keys[layer][part.rows, :, :size].transpose(-1, -2)
-    own = (own.view(r, heads, groups, n, size) + part.bias[:, :, None]).flatten(2, 3)
+    size = view.bias.shape[-1]
+    own = query @ slots.keys[layer][view.rows, :, :size].transpose(-1, -2)
+    own = (own.view(r, heads, groups, n, size) + view.bias[:, :, None]).flatten(2, 3)
 
     scores = torch.cat([shared, own], dim=-1)
     weights = scores.softmax(-1)  # in single precision, whatever goes in and comes out
     there, here = weights.split([shared.shape[-1], size], dim=-1)
-    out = _together(there, part.entries) @ slots.prefix_values[layer][part.pictures]
-    out = _per_row(out, part) + here @ slots.values[layer][part.rows, :, :size]
+    out = _together(there, view.entries) @ slots.prefix_values[layer][view.pictures]
+    out = _per_row(out, view) + here @ slots.values[layer][view.rows, :, :size]
     out = out.view(r, heads, groups, n, width).permute(0, 3, 1, 2, 4)
     return out.reshape(r * n, heads * groups, width)
 
@@ -162,12 +209,12 @@ def _together(each: Tensor, entries: Tensor | None) -> Tensor:
     return each if entries is None else each[entries].transpose(1, 2).flatten(2, 3)
 
 
-def _per_row(joined: Tensor, part: Part) -> Tensor:
+def _per_row(joined: Tensor, view: View) -> Tensor:
     """(E, h, m * x, y) of entries -> (r, h, x, y) of rows."""
-    if part.entries is None:
+    if view.entries is None:
         return joined
-    split = joined.unflatten(2, (part.entries.shape[1], -1)).transpose(1, 2)
-    return split.flatten(0, 1)[part.seats]
+    split = joined.unflatten(2, (view.entries.shape[1], -1)).transpose(1, 2)
+    return split.flatten(0, 1)[view.seats]
 
 
 AttentionInterface.register(NAME, rows_attention)

@@ -5,13 +5,14 @@
 What is asked of it at any time joins what is under way, as soon as enough waits to be worth a step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pixellm.answers import Answer, DecodeSettings
 from pixellm.checkpoints import Checkpoint
+from pixellm.engine.aside import Aside
 from pixellm.engine.finishing import TARGETS_AT_ONCE, Finisher
 from pixellm.engine.generation import Generator, Predict
 from pixellm.engine.memory import Limits, too_large, try_in_memory
@@ -72,6 +73,7 @@ class Engine:
             self.model, self.tokenizer, self.settings, prefix, limits, predict, replay
         )
         self._finisher = Finisher(self.model, self.tokenizer, self.settings)
+        self._aside = Aside(self.model.device)
         self._jobs: dict[Row, Job] = {}  # of every row without an answer
         self._ended: list[Row] = []  # rows whose masks are still to be made
 
@@ -125,21 +127,25 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Job]:
-        """Brings everything under way one step on.
+        """Brings everything under way one step on, and makes masks of what ended before it.
 
         Returns:
             The samples whose last answer came with it.
         """
-        failed = self._advance()
+        self._aside.catch_up()
+        failed = self._advance(self.generator.launch)
         ready, self._ended = self._choose_ready(self._ended)
-        self._finish([row for row in ready if row.failure is None])
+        with self._aside.work():  # a GPU is at the step meanwhile
+            self._finish([row for row in ready if row.failure is None])
+        failed += self._advance(self._land)
         return self._settle([*ready, *failed])
 
     def _choose_ready(self, ended: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         """Which ended rows are finished now, and which wait: masks together cost less."""
         targets = {row: self._finisher.count_targets(row) for row in ended}
         having = [row for row in ended if targets[row]]
-        enough = sum(targets.values()) >= TARGETS_AT_ONCE
+        # beside a step in which questions enter, there is the most time for them
+        enough = self.generator.entered > 0 or sum(targets.values()) >= TARGETS_AT_ONCE
         # not all of them: who asked them must get on, and bring the next ones
         enough = enough or len(having) >= SHARE * len(self.generator.schedule.rows)
         ready = {row for row in ended if enough or not targets[row] or row.failure}
@@ -147,12 +153,11 @@ class Engine:
         in_order = sorted(ready, key=lambda row: row.number)
         return in_order, [row for row in ended if row not in ready]
 
-    def _advance(self) -> list[Row]:
-        """One step of the language model; a row that doesn't fit into memory alone comes back."""
+    def _land(self) -> None:
+        self._ended += self.generator.land()
 
-        def work() -> None:
-            self._ended += self.generator.step()
-
+    def _advance(self, work: Callable[[], None]) -> list[Row]:
+        """Half a step; a row that doesn't fit into memory alone comes back."""
         why = try_in_memory(work)
         if why is None:
             return []
@@ -234,8 +239,9 @@ class Engine:
         ]
         try:
             while self.generator.busy:
-                for row in self._advance():
-                    raise _describe(row)
+                for half in (self.generator.launch, self._land):
+                    for row in self._advance(half):
+                        raise _describe(row)
         except BaseException:
             self.abandon()
             raise

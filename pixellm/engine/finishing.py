@@ -26,6 +26,7 @@ from pixellm.engine.rows import NO_NUMBER, Generation, Picture, Row, join_images
 from pixellm.model import PixelLM
 from pixellm.phrases import find_phrases
 from pixellm.tokenizer import Tokenizer
+from pixellm.transfer import send
 
 TARGETS_AT_ONCE = 64
 """Targets that the pixel decoder takes at once: about 0.6 GB of fp32 maps at the released sizes."""
@@ -101,7 +102,7 @@ class Finisher:
             place = {picture: at for at, picture in enumerate(pictures)}
             image_of = torch.tensor([place[each.picture] for each in chunk])
             queries = self._model.codebook(torch.cat([each.states for each in chunk]))
-            low = self._model.decode(join_images(pictures), queries, image_of.to(queries.device))
+            low = self._model.decode(join_images(pictures), queries, send(image_of, queries.device))
             cuts = self._cut(low.logits, [each.picture for each in chunk])
             sound = low.logits.isfinite().flatten(1).all(1) & low.iou.isfinite()
             iou = low.iou.float().masked_fill(~sound, math.nan)

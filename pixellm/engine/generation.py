@@ -1,6 +1,6 @@
 """Questions in, ids out: greedy decoding with as many questions under way as memory holds.
 
-    waiting -> enter -> advance -> advance -> ... -> ended
+    waiting -> enter -> launch -> land -> launch -> land -> ... -> ended
 
 A picture is encoded, and what stands before the question is read, once for all its questions. A
 question enters when others have ended, whatever picture it is about (continuous batching), with as
@@ -13,11 +13,11 @@ slots of a row, H width, V vocabulary.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.attention import NAME, StepPlan
@@ -26,15 +26,26 @@ from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import NO_NUMBER, Picture, Row, join_images, split_images
 from pixellm.engine.schedule import Schedule
 from pixellm.engine.slots import Slots
-from pixellm.engine.steps import Wanted, lay_out, plan_step
+from pixellm.engine.steps import Layout, Wanted, lay_out, plan_step
+from pixellm.kernel_choice import kernels_fit
 from pixellm.model import PixelLM
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
+from pixellm.transfer import send_stacked
 
 PICTURES_AT_ONCE = 16
 """Pictures that the vision tower takes at once; what it needs of memory grows with them."""
 
 Predict = Callable[[Tensor, Sequence[Wanted]], Tensor]
 """(N, H) states, and what they predict -> (N, V) logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that was begun and has not landed."""
+
+    layout: Layout
+    chosen: Tensor
+    """(2, N): ids, and their log-probabilities"""
 
 
 class Generator:
@@ -67,8 +78,10 @@ class Generator:
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
         self._alike, self._run = replay, Replays(self._read, lambda: recorder_for(model.device))
+        self._by_kernel = kernels_fit(model.device, slots.head_width)
+        self._flight: Flight | None = None
         self._numbers = count()
-        self._steps = self._advanced = self._newest = 0
+        self._steps = self._advanced = self._newest = self._entered = 0
         self._predict = predict or (lambda states, _: model.language.lm_head(states))
 
     @property
@@ -85,6 +98,11 @@ class Generator:
     def in_step(self) -> int:
         """Questions that the newest step brought on."""
         return self._newest
+
+    @property
+    def entered(self) -> int:
+        """Questions that came under way with the newest step."""
+        return self._entered
 
     @property
     def recorded(self) -> int:
@@ -107,31 +125,42 @@ class Generator:
         return row
 
     @torch.inference_mode()
-    def step(self) -> list[Row]:
-        """Brings every question under way one step on; returns those that ended with it."""
+    def launch(self) -> None:
+        """Begins a step with every question under way; a GPU is not waited for until it lands."""
         # 1) questions that wait take the places of those that have ended
-        self._newest = 0
+        before, self._newest = len(self.schedule.rows), 0
         self._read_pictures(self.schedule.enter())
+        self._entered = len(self.schedule.rows) - before
         if not self.schedule.rows:
-            return []
+            return
         # 2) each reads what it said last, or all it was asked
         layout = lay_out(self.schedule.rows, self._alike)
         while not self.schedule.make_room(layout.length):  # some had to go back to wait
             layout = lay_out(self.schedule.rows, self._alike)
         slots, rows = self.schedule.slots, self.schedule.rows
-        plan = plan_step(layout, slots, rows)
+        plan = plan_step(layout, slots, rows, self._by_kernel)
         states = self._run(plan)
         slots.write_states(plan.owners, plan.places, states)
         # 3) and says the next word
-        self._choose(states, plan, layout.wanted)
+        self._flight = Flight(layout, self._choose(states, plan, layout.wanted))
         self._newest = len(rows)
         self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
-        for row, read in zip(rows, layout.read, strict=True):
+
+    @torch.inference_mode()
+    def land(self) -> list[Row]:
+        """Ends the step that was begun, if one was; returns the questions that ended with it."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return []
+        self._hear(flight)
+        rows = self.schedule.rows
+        for row, read in zip(rows, flight.layout.read, strict=True):
             row.read = read
         return self._take_out([at for at, row in enumerate(rows) if row.ended])
 
     def restart(self) -> None:
-        """Sends all back to wait and lets the memory go."""
+        """Sends all back to wait and lets the memory go; a step that was begun is forgotten."""
+        self._flight = None
         self._run.forget()
         self.schedule.restart()
 
@@ -144,6 +173,7 @@ class Generator:
         Returns:
             That row, which is asked no more; else None.
         """
+        self._flight = None
         self._run.forget()
         return self.schedule.make_way(last_try)
 
@@ -159,7 +189,7 @@ class Generator:
     def _encode(self, pictures: Sequence[Picture]) -> None:
         images = [picture.image for picture in pictures if picture.image is not None]
         if images:
-            pixels = torch.stack([image.pixels for image in images]).to(self._model.device)
+            pixels = send_stacked([image.pixels for image in images], self._model.device)
             encoded = self._model.encode_images(pixels, [image.resized for image in images])
             for picture, own in zip(pictures, split_images(encoded), strict=True):
                 picture.encoded = own.clone()  # or each would hold what all are views of
@@ -169,9 +199,8 @@ class Generator:
         words = language.embed(self._prefix).expand(len(pictures), -1, -1)
         ones = images.token_valid.new_ones(words.shape[:2])
         keys = torch.cat([ones, images.token_valid], dim=1)  # (B, P)
-        cache = DynamicCache(config=language.model.config)
+        cache = self.schedule.slots.prefixes([picture.place for picture in pictures], keys)
         language(torch.cat([words, images.tokens], dim=1), keys, cache)
-        self.schedule.slots.set_prefix([picture.place for picture in pictures], cache, keys)
 
     # ---- words ----
 
@@ -179,13 +208,16 @@ class Generator:
         """The (T, H) states of a step's tokens; their keys and values go into the slots."""
         return self._model.language.step(plan.ids[None], plan.positions[None], plan)[0]
 
-    def _choose(self, states: Tensor, plan: StepPlan, wanted: Sequence[Wanted]) -> None:
-        """The likeliest next id of every row; and how likely the ids were that had to come."""
+    def _choose(self, states: Tensor, plan: StepPlan, wanted: Sequence[Wanted]) -> Tensor:
+        """(2, N): the likeliest next id of every row, or the one that had to come; its logprob."""
         logits = self._predict(states[plan.wanted], wanted).float()  # (N, V)
         ids = torch.where(plan.given < 0, logits.argmax(-1), plan.given)
         logprobs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-        chosen = torch.stack([ids.float(), logprobs])  # together: a GPU is waited for once
-        for each, id_, logprob in zip(wanted, *chosen.tolist(), strict=True):
+        return torch.stack([ids.float(), logprobs])  # together: a GPU is waited for once
+
+    def _hear(self, flight: Flight) -> None:
+        """What rows have said."""
+        for each, id_, logprob in zip(flight.layout.wanted, *flight.chosen.tolist(), strict=True):
             each.row.logprobs.append(logprob)
             if each.given < 0:
                 self._say(each.row, int(id_))

@@ -18,7 +18,7 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
 
 from pixellm.language import LanguageModel, bias_of
 
@@ -59,6 +59,7 @@ class Slots:
         self.values = [like.new_zeros(own) for _ in range(self.layers)]
         self.states = like.new_zeros(0, 0, self.width)  # (R, S, H): what each slot's token became
         self.version = 0  # of the tensors: another one after each change of size
+        self._views = _Views()
 
     @property
     def prefix(self) -> int:
@@ -118,6 +119,7 @@ class Slots:
 
     def _resize(self, pictures: int, rows: int, length: int) -> None:
         self.version += 1
+        self._views.forget()  # or they would hold what is replaced
         for each in (self.prefix_keys, self.prefix_values):  # a layer after the other: the old
             for layer, tensor in enumerate(each):  # and the new of all would not fit together
                 each[layer] = _resized(tensor, (pictures, *tensor.shape[1:]))
@@ -127,19 +129,17 @@ class Slots:
         self.prefix_bias = _resized(self.prefix_bias, (pictures, self.prefix))
         self.states = _resized(self.states, (rows, length, self.width))
 
-    def set_prefix(self, pictures: Sequence[int], cache: DynamicCache, valid: Tensor) -> None:
-        """Fills the slots of pictures.
+    def prefixes(self, pictures: Sequence[int], valid: Tensor) -> "PrefixCache":
+        """A cache whose keys and values lie in the slots of pictures.
 
         Args:
-            pictures: their slots, b of them.
-            cache: of b prefixes.
+            pictures: their slots, behind one another.
             valid: (b, P), 0 on padding of the image.
         """
-        where = torch.tensor(pictures, device=valid.device)
-        for layer, (keys, values, *_) in enumerate(cache):
-            self.prefix_keys[layer][where] = keys
-            self.prefix_values[layer][where] = values
+        where = slice(pictures[0], pictures[0] + len(pictures))
+        assert list(pictures) == list(range(where.start, where.stop)), "they came together"
         self.prefix_bias[where] = bias_of(valid, self.prefix_bias.dtype)
+        return PrefixCache(self, where)
 
     def write(
         self, layer: int, owners: Tensor, places: Tensor, keys: Tensor, values: Tensor
@@ -162,11 +162,50 @@ class Slots:
 
     def move_rows(self, moves: Moves) -> None:
         """Rows that take the place of others that have ended."""
-        _move((*self.keys, *self.values, self.states), moves)
+        self._views.move("rows", (*self.keys, *self.values, self.states), moves)
 
     def move_pictures(self, moves: Moves) -> None:
         """Pictures that take the place of others about which nothing is asked any more."""
-        _move((*self.prefix_keys, *self.prefix_values, self.prefix_bias), moves)
+        tensors = *self.prefix_keys, *self.prefix_values, self.prefix_bias
+        self._views.move("pictures", tensors, moves)
+
+
+class _Views:
+    """Each slot of each tensor by itself: to make a view takes longer than to copy one."""
+
+    def __init__(self) -> None:
+        self._views: dict[str, list[tuple[Tensor, ...]]] = {}
+
+    def forget(self) -> None:
+        self._views.clear()
+
+    def move(self, kind: str, tensors: Sequence[Tensor], moves: Moves) -> None:
+        if not moves.old:
+            return
+        if kind not in self._views:
+            self._views[kind] = [tensor.unbind() for tensor in tensors]
+        views = self._views[kind]
+        # few kernels for all layers, and no indices that would have to be sent
+        torch._foreach_copy_(
+            [each[at] for each in views for at in moves.new],
+            [each[at] for each in views for at in moves.old],
+        )
+
+
+class PrefixCache(Cache):
+    """What a language model keeps of prefixes goes to their slots, layer by layer."""
+
+    def __init__(self, slots: Slots, where: slice) -> None:
+        super().__init__(layers=[])
+        self._slots, self._where = slots, where
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Keeps the (b, h, P, d) keys and values of a layer."""
+        self._slots.prefix_keys[layer_idx][self._where] = key_states
+        self._slots.prefix_values[layer_idx][self._where] = value_states
+        return key_states, value_states
 
 
 def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -176,10 +215,3 @@ def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     both = tuple(slice(0, min(sides)) for sides in zip(tensor.shape, shape, strict=True))
     resized[both] = tensor[both]
     return resized
-
-
-def _move(tensors: Sequence[Tensor], moves: Moves) -> None:
-    if moves.old:  # few kernels for all layers, and no indices that would have to be sent
-        old = [tensor[at] for tensor in tensors for at in moves.old]
-        new = [tensor[at] for tensor in tensors for at in moves.new]
-        torch._foreach_copy_(new, old)

@@ -10,16 +10,17 @@ like no other, and stays as it is.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pixellm.engine.attention import Part, StepPlan
+from pixellm.engine.attention import Part, StepPlan, View
 from pixellm.engine.rows import Row
 from pixellm.engine.slots import Slots, round_up
 from pixellm.language import bias_of
+from pixellm.transfer import send
 
 WIDTH = 16
 """Slots that attention looks at are a multiple: few shapes, little waste."""
@@ -139,49 +140,69 @@ def _add_spare(layout: Layout, count: int) -> None:
     layout.places.extend([0] * len(spare))
 
 
-def plan_step(layout: Layout, slots: Slots, rows: Sequence[Row]) -> StepPlan:
+def plan_step(
+    layout: Layout, slots: Slots, rows: Sequence[Row], by_kernel: bool = False
+) -> StepPlan:
     """A layout as the model needs it.
 
     Args:
         layout: of the step.
         slots: with room for it.
         rows: under way, that it was made of.
+        by_kernel: whether a kernel does its attention.
     """
     picture_of = [row.picture.place for row in rows]
-    sharing = [_share(members, picture_of, layout.alike) for members in layout.members]
-    lists: list[Sequence[int]] = [layout.ids, layout.owners, layout.places]
-    for members, shared in zip(layout.members, sharing, strict=True):
+    spare = max(len(layout.members[0].rows) - len(rows), 0)
+    shared = [] if by_kernel else [_share(m, picture_of, layout.alike) for m in layout.members]
+    lists: list[Sequence[int]] = [
+        *(layout.ids, layout.owners, layout.places, [*picture_of, *[0] * spare]),
+        *([each.token for each in layout.wanted], [each.given for each in layout.wanted]),
+    ]
+    for members, sharing in zip(layout.members, shared, strict=False):
         lists += [] if members.everyone else [members.rows]
-        lists += [] if shared.whole else [shared.pictures]
-        if not shared.alone:
-            lists += [[at for entry in shared.entries for at in entry], shared.seats]
-    lists += [[each.token for each in layout.wanted], [each.given for each in layout.wanted]]
+        lists += [] if sharing.whole else [sharing.pictures]
+        if not sharing.alone:
+            lists += [[at for entry in sharing.entries for at in entry], sharing.seats]
     tensors = iter(to_device(lists, slots.states.device))
-    ids, owners, places = next(tensors), next(tensors), next(tensors)
-    bias = _make_bias(places, layout, slots)
+    ids, owners, places, pictures, wanted, given = (next(tensors) for _ in range(6))
+    views = _make_views(layout, slots, places, shared, tensors) if shared else []
     parts, start = list[Part](), 0
-    for members, shared in zip(layout.members, sharing, strict=True):
-        count, entries = len(members.rows), len(shared.entries)
+    for number, members in enumerate(layout.members):
+        count = len(members.rows)
         tokens = slice(start, start := start + count * members.each)
-        part = Part(
-            tokens=tokens,
+        parts.append(Part(tokens, count, members.each, views[number] if views else None))
+    alike = layout.alike and all(sharing.alike for sharing in shared)
+    return StepPlan(slots, ids, owners, places, pictures, parts, wanted, given, alike)
+
+
+def _make_views(
+    layout: Layout,
+    slots: Slots,
+    places: Tensor,
+    shared: "Sequence[_Sharing]",
+    tensors: Iterator[Tensor],
+) -> list[View]:
+    """What torch looks at for each part; its tensors come in the order of the parts."""
+    bias, views, start = _make_bias(places, layout, slots), list[View](), 0
+    for members, sharing in zip(layout.members, shared, strict=True):
+        count, entries = len(members.rows), len(sharing.entries)
+        tokens = slice(start, start := start + count * members.each)
+        view = View(
             # a slice is a view: only parts of some rows copy what they look at
             rows=slice(0, count) if members.everyone else next(tensors),
-            count=count,
-            pictures=slice(0, entries) if shared.whole else next(tensors),
-            entries=None if shared.alone else next(tensors).view(entries, -1),
-            seats=None if shared.alone else next(tensors),
+            pictures=slice(0, entries) if sharing.whole else next(tensors),
+            entries=None if sharing.alone else next(tensors).view(entries, -1),
+            seats=None if sharing.alone else next(tensors),
             bias=bias[tokens].view(count, 1, members.each, -1),
         )
-        parts.append(part)
-    alike = layout.alike and all(shared.alike for shared in sharing)
-    return StepPlan(slots, ids, owners, places, parts, next(tensors), next(tensors), alike)
+        views.append(view)
+    return views
 
 
 def to_device(lists: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
-    """Numbers as tensors, all in one copy: a GPU is waited for with each."""
+    """Numbers as tensors, all in one copy."""
     together = torch.tensor([number for numbers in lists for number in numbers])
-    return list(together.to(device).split([len(numbers) for numbers in lists]))
+    return list(send(together, device).split([len(numbers) for numbers in lists]))
 
 
 def _make_bias(places: Tensor, layout: Layout, slots: Slots) -> Tensor:

@@ -73,10 +73,12 @@ from tests.benchmarks.roofline import Sizes, token_bytes
 from tests.benchmarks.sizes import released_config
 from tests.benchmarks.timing import say
 
-SECONDS, TOY_SECONDS = 8.0, 0.3
-"""For each case, and half as many before it; those of few rows take longer, as an answer does."""
+SECONDS, TOY_SECONDS = 40.0, 0.3
+"""For all windows of a case, at most; those of few rows take longer, as an answer does."""
+WARM_UP, TOY_WARM_UP = 4.0, 0.15
+"""Seconds before a case is measured, at most."""
 RECORDING = 16.0
-"""Seconds that a case may take longer before it is measured, where steps are recorded."""
+"""As much more, where steps are recorded."""
 TIME = 400.0
 """Seconds after which no case of the choice begins: all ends within ten minutes."""
 QUESTIONS, TOY_QUESTIONS = 256, 16
@@ -197,8 +199,9 @@ def count_costs(config: PixelLMConfig, prefix: int, length: int) -> Costs:
 
 def pace_of(case: Case, windows: int, *, toy: bool) -> Pace:
     """How long a case is measured."""
-    seconds = TOY_SECONDS if toy else SECONDS
-    return Pace(windows, seconds, seconds / 2 + RECORDING * (case.replay and not toy))
+    if toy:
+        return Pace(windows, TOY_SECONDS, TOY_WARM_UP)
+    return Pace(windows, SECONDS, WARM_UP + RECORDING * case.replay)
 
 
 def run_case(setup: Setup, case: Case, pace: Pace, until: float) -> Outcome:

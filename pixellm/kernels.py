@@ -1,0 +1,189 @@
+"""Kernels for GPUs, in Triton: what torch does in a dozen passes over memory, in one.
+
+    rotate_       rotary position embeddings, in place
+    gate_         the gate of LLaMA's MLP, in place
+    attend_rows   attention of rows that share their pictures' prefixes
+
+They do what torch does elsewhere (transformers' `apply_rotary_pos_emb` and `LlamaMLP`,
+`pixellm.engine.attention`), and round once, at their end. Triton comes with torch's builds for
+CUDA; whether this module may be imported says `pixellm.kernel_choice`.
+
+Shapes: T tokens; R rows; B pictures, P slots of a prefix, S slots of a row; h key-value heads, g
+query heads per key-value head, d width of a head.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+HEADS_AT_ONCE = 8
+"""Heads of a token that a program rotates."""
+NUMBERS_AT_ONCE = 4096
+"""Numbers of an MLP that a program gates."""
+FEWEST, MOST = 16, 64
+"""Queries that a program answers: tensor cores take 16 at least."""
+SLOTS_AT_ONCE = 64
+"""Slots that a program looks at together."""
+LOG2_E = 1.4426950408889634
+
+
+def rotate_(states: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Turns the halves of each head by its token's angles, in place (RoFormer, section 3.4.2).
+
+    Args:
+        states: (..., T, heads, d), without holes.
+        cos: (1, T, d), its halves alike.
+        sin: (1, T, d), likewise.
+    """
+    heads, width = states.shape[-2:]
+    assert all(each.is_contiguous() for each in (states, cos, sin)), "no holes"
+    assert cos.shape == sin.shape == (1, states.shape[-3], width), "an angle for each token"
+    grid = (states.numel() // (heads * width), triton.cdiv(heads, HEADS_AT_ONCE))
+    _rotate[grid](
+        states, cos, sin, states.shape[-3], heads, WIDTH=width, HEADS=HEADS_AT_ONCE
+    )  # fmt: skip
+
+
+def gate_(gate: Tensor, up: Tensor) -> None:
+    """SiLU of the gate, times what it lets through; in place of the gate (GLU Variants, SwiGLU).
+
+    Args:
+        gate: without holes.
+        up: as large.
+    """
+    assert all(each.is_contiguous() for each in (gate, up)), "no holes"
+    assert gate.shape == up.shape, "as large"
+    grid = (triton.cdiv(gate.numel(), NUMBERS_AT_ONCE),)
+    _gate[grid](gate, up, gate.numel(), NUMBERS=NUMBERS_AT_ONCE)
+
+
+def attend_rows(
+    query: Tensor,
+    out: Tensor,
+    each: int,
+    prefix: tuple[Tensor, Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
+    seats: tuple[Tensor, Tensor, Tensor],
+    scaling: float,
+) -> None:
+    """Attention of some rows' tokens to their pictures' prefixes and their own slots.
+
+    Args:
+        query: (r * n, h * g, d), n tokens of each of r rows behind one another.
+        out: (r * n, h * g, d), written.
+        each: n.
+        prefix: keys and values (B, h, P, d), and (B, P): 0 on slots that may be looked at; the
+            first one may.
+        own: keys and values (R, h, S, d).
+        seats: of each token its row and its slot there (r * n,), and (R,) the picture of each row.
+        scaling: of the scores.
+    """
+    prefix_keys, prefix_values, bias = prefix
+    keys, values = own
+    owners, places, pictures = seats
+    heads, width = keys.shape[1], keys.shape[3]
+    groups = query.shape[1] // heads
+    at_once = min(MOST, max(FEWEST, triton.next_power_of_2(each * groups)))
+    grid = (query.shape[0] // each, heads, triton.cdiv(each, at_once // groups))
+    _attend[grid](
+        query, out,
+        prefix_keys, prefix_values, bias,
+        keys, values,
+        owners, places, pictures,
+        scaling * LOG2_E,
+        each, bias.shape[1],
+        query.stride(0), query.stride(1), out.stride(0), out.stride(1),
+        prefix_keys.stride(0), prefix_keys.stride(1), keys.stride(0), keys.stride(1),
+        GROUPS=groups, WIDTH=width, QUERIES=at_once, SLOTS=SLOTS_AT_ONCE,
+    )  # fmt: skip
+
+
+@triton.jit
+def _rotate(states, cos, sin, length, heads, WIDTH: tl.constexpr, HEADS: tl.constexpr):
+    token, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * HEADS
+    head, half = first + tl.arange(0, HEADS)[:, None], tl.arange(0, WIDTH // 2)[None]
+    there = head < heads
+    at = states + (token * heads + head) * WIDTH + half
+    left = tl.load(at, mask=there).to(tl.float32)
+    right = tl.load(at + WIDTH // 2, mask=there).to(tl.float32)
+    angle = (token % length) * WIDTH + half
+    c, s = tl.load(cos + angle).to(tl.float32), tl.load(sin + angle).to(tl.float32)
+    tl.store(at, left * c - right * s, mask=there)
+    tl.store(at + WIDTH // 2, right * c + left * s, mask=there)
+
+
+@triton.jit
+def _gate(gate, up, count, NUMBERS: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * NUMBERS + tl.arange(0, NUMBERS)
+    there = at < count
+    opened = tl.load(gate + at, mask=there).to(tl.float32)
+    passed = tl.load(up + at, mask=there).to(tl.float32)
+    tl.store(gate + at, opened * tl.sigmoid(opened) * passed, mask=there)
+
+
+@triton.jit
+def _attend(
+    query, out,
+    prefix_keys, prefix_values, bias,
+    keys, values,
+    owners, places, pictures,
+    scaling,
+    each, prefix,
+    query_token, query_head, out_token, out_head,
+    prefix_picture, prefix_head, own_row, own_head,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    # rows lie side by side in time: those of one picture find its prefix in the cache
+    row, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    number = tl.arange(0, QUERIES)
+    offset, group = block * (QUERIES // GROUPS) + number // GROUPS, number % GROUPS
+    there = (number < QUERIES // GROUPS * GROUPS) & (offset < each)
+    token = (row * each + offset).to(tl.int64)
+    owner = tl.load(owners + row * each)
+    picture = tl.load(pictures + owner)
+    place = tl.load(places + token, mask=there, other=0)
+
+    column, slot = tl.arange(0, WIDTH), tl.arange(0, SLOTS)
+    at = token * query_token + (head * GROUPS + group) * query_head
+    asked = tl.load(query + at[:, None] + column[None], mask=there[:, None], other=0.0)
+    most = tl.full([QUERIES], -float("inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    found = tl.zeros([QUERIES, WIDTH], tl.float32)
+
+    # what the rows of a picture share
+    base = picture * prefix_picture + head * prefix_head
+    for start in range(0, prefix, SLOTS):
+        here = start + slot
+        inside = here < prefix
+        visible = tl.load(bias + picture * prefix + here, mask=inside, other=-1.0) == 0
+        near = base + here[:, None] * WIDTH + column[None]
+        key = tl.load(prefix_keys + near, mask=inside[:, None], other=0.0)
+        value = tl.load(prefix_values + near, mask=inside[:, None], other=0.0)
+        score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
+        score = tl.where(visible[None], score, -float("inf"))
+        higher = tl.maximum(most, tl.max(score, 1))
+        weight, shrink = tl.exp2(score - higher[:, None]), tl.exp2(most - higher)
+        total = total * shrink + tl.sum(weight, 1)
+        found = found * shrink[:, None]
+        found = tl.dot(weight.to(value.dtype), value, found, input_precision="ieee")
+        most = higher
+
+    # what each has to itself
+    base = owner * own_row + head * own_head
+    for start in range(0, tl.max(place) + 1, SLOTS):
+        here = start + slot
+        inside = here <= tl.max(place)
+        near = base + here[:, None] * WIDTH + column[None]
+        key = tl.load(keys + near, mask=inside[:, None], other=0.0)
+        value = tl.load(values + near, mask=inside[:, None], other=0.0)
+        score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
+        score = tl.where(here[None] <= place[:, None], score, -float("inf"))
+        higher = tl.maximum(most, tl.max(score, 1))
+        weight, shrink = tl.exp2(score - higher[:, None]), tl.exp2(most - higher)
+        total = total * shrink + tl.sum(weight, 1)
+        found = found * shrink[:, None]
+        found = tl.dot(weight.to(value.dtype), value, found, input_precision="ieee")
+        most = higher
+
+    at = token * out_token + (head * GROUPS + group) * out_head
+    tl.store(out + at[:, None] + column[None], found / total[:, None], mask=there[:, None])

@@ -1,0 +1,96 @@
+"""The kernels for GPUs, as Triton's interpreter runs them on a CPU: the same as what torch does."""
+
+from itertools import chain
+
+import pytest
+import torch
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from pixellm.answers import DecodeSettings
+from pixellm.engine.engine import Engine
+from pixellm.engine.memory import Limits
+from pixellm.tiny import tiny_checkpoint
+from tests.test_engine_mixtures import make_samples
+
+pytest.importorskip("triton", reason="there is no Triton for this system")
+kernels = pytest.importorskip("pixellm.kernels")
+
+LEAST = torch.finfo(torch.float32).min
+
+
+def test_heads_are_turned_as_transformers_does():
+    torch.manual_seed(0)
+    states, angles = torch.randn(2, 5, 11, 16), torch.randn(1, 5, 8)
+    cos, sin = (torch.cat([each] * 2, dim=-1) for each in (angles.cos(), angles.sin()))
+    by_head = states.transpose(1, 2)
+    wanted, _ = apply_rotary_pos_emb(by_head, by_head, cos, sin)
+    kernels.rotate_(states, cos, sin)
+    assert torch.equal(states.transpose(1, 2), wanted)
+
+
+def test_the_gate_lets_through_what_transformers_does():
+    torch.manual_seed(0)
+    gate, up = 3 * torch.randn(2, 5, 7, 300)
+    wanted = torch.nn.functional.silu(gate) * up
+    kernels.gate_(gate, up)
+    torch.testing.assert_close(gate, wanted, rtol=1e-6, atol=1e-6)
+
+
+def attend_plainly(query, prefix, own, seats, scaling):
+    """Token by token, with torch's softmax over exactly what the token may look at."""
+    prefix_keys, prefix_values, bias = prefix
+    keys, values = own
+    out, heads = torch.empty_like(query), keys.shape[1]
+    for token, (row, place) in enumerate(zip(*(each.tolist() for each in seats[:2]), strict=True)):
+        picture = seats[2][row]
+        seen = bias[picture] == 0
+        key, value = (
+            torch.cat([there[picture][:, seen], here[row][:, : place + 1]], dim=1)
+            for there, here in ((prefix_keys, keys), (prefix_values, values))
+        )
+        asked = query[token].view(heads, -1, query.shape[2])
+        weights = (asked @ key.transpose(1, 2) * scaling).softmax(-1)
+        out[token] = (weights @ value).flatten(0, 1)
+    return out
+
+
+@pytest.mark.parametrize(("each", "groups"), [(1, 1), (1, 3), (5, 2), (70, 1), (20, 4)])
+def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, groups):
+    torch.manual_seed(each)
+    rows, pictures, heads, slots, width, length = 6, 3, 2, 77, 16, 100
+    prefix = (
+        *torch.randn(2, pictures, heads, slots, width),
+        (torch.rand(pictures, slots) < 0.2).float() * LEAST,
+    )
+    prefix[2][:, 0] = 0
+    own = tuple(torch.randn(2, rows, heads, length, width))
+    owners = torch.tensor([4, 0, 5]).repeat_interleave(each)
+    places = (torch.tensor([[29], [0], [7]]) + torch.arange(each)).flatten()
+    seats = (owners, places, torch.tensor([2, 0, 0, 1, 1, 2]))
+    query = torch.randn(3 * each, heads * groups, width)
+    out = torch.full_like(query, torch.nan)
+    kernels.attend_rows(query, out, each, prefix, own, seats, 0.3)
+    wanted = attend_plainly(query, prefix, own, seats, 0.3)
+    torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("replay", "key_value_heads"), [(False, 3), (True, 1)])
+def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value_heads):
+    settings, samples = DecodeSettings(max_new_tokens=9), make_samples(3, count=4)
+    checkpoint = tiny_checkpoint(6, heads=3, key_value_heads=key_value_heads)
+    without = Engine(checkpoint, settings, replay=replay).answer(samples)
+    lengths, attend = set(), kernels.attend_rows
+
+    def attend_and_count(query, out, each, *others):
+        lengths.add(each)
+        attend(query, out, each, *others)
+
+    monkeypatch.setattr(kernels, "attend_rows", attend_and_count)
+    for module in ("pixellm.engine.generation", "pixellm.language"):
+        monkeypatch.setattr(f"{module}.kernels_fit", lambda *_: True)
+    made = Engine(checkpoint, settings, Limits(rows=3), replay=replay).answer(samples)
+    for before, after in zip(chain(*without), chain(*made), strict=True):
+        assert after.token_ids == before.token_ids
+        for one, other in zip(before.targets, after.targets, strict=True):
+            assert (one.mask ^ other.mask).sum() <= 0.01 * one.mask.size  # a last digit of a logit
+    assert {1, 5} < lengths  # next words, the rest of groups, and questions
