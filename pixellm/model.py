@@ -53,6 +53,10 @@ class LowMasks:
     iou: Tensor
     """(N,): the finest mask's own guess of its IoU. The released model doesn't train it."""
 
+    def __getitem__(self, targets: slice) -> "LowMasks":
+        """Those of some targets."""
+        return LowMasks(self.logits[targets], self.iou[targets])
+
 
 class PixelLM(nn.Module):
     """A language model whose answers carry masks."""

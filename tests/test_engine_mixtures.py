@@ -677,6 +677,24 @@ def test_answers_without_masks_are_told_at_once_and_others_before_all_have_ended
     assert sorted(at for each in told for at in each) == list(range(len(jobs)))
 
 
+def test_masks_are_made_beside_the_step_in_which_the_next_questions_enter():
+    checkpoint = tiny_checkpoint(6)
+    group = list(checkpoint.tokenizer.seg_ids)
+    scripts = [[*[5] * 20, *group, 2] for _ in range(19)]
+    scripts[3] = scripts[8] = [*group, 2]
+    script = Script(scripts, checkpoint.tokenizer)
+    engine = Engine(checkpoint, SETTINGS, Limits(rows=17), predict=script)
+    image = make_samples(0)[0].image
+    jobs = [engine.add(Sample(image, ("the cat",))) for _ in scripts]
+    entered, done = [], []
+    while not done:
+        done = engine.step()
+        entered.append(engine.generator.entered)
+    # two have ended by then, which beside seventeen are too few to be worth making by themselves
+    assert (entered[0], entered[-1]) == (17, 2)
+    assert [jobs.index(job) for job in done] == [3, 8]
+
+
 def test_a_question_that_has_failed_is_told_of_before_masks_of_others_are_made():
     checkpoint = tiny_checkpoint(6)
     group = list(checkpoint.tokenizer.seg_ids)

@@ -116,8 +116,25 @@ def test_what_enters_leaves_those_under_way_their_slots():
     schedule.enter()
     wait(schedule, 20)
     schedule.enter()
-    assert len(schedule.rows) == 10  # fewer than would fit with as few slots as they need
+    assert len(schedule.rows) == 8  # fewer than would fit with as few slots as they need
     assert schedule.slots.length >= 100
+
+
+def test_memory_is_put_together_anew_only_where_half_the_slots_would_do():
+    def enter(schedule, count, length):
+        rows = wait(schedule, count, length)
+        schedule.enter()
+        return rows
+
+    limit = schedule_of().slots.bytes_for(pictures=8, rows=8, length=100)
+    for length, more in ((30, False), (5, True)):
+        schedule = schedule_of(Limits(slot_bytes=limit))
+        schedule.leave(enter(schedule, 1, length=100 - HEADROOM))
+        held, version = schedule.slots.length, schedule.slots.version
+        assert (2 * (length + HEADROOM) <= held) is more
+        enter(schedule, 20, length)
+        assert (len(schedule.rows) > 8) is more
+        assert (schedule.slots.version > version) is more
 
 
 def test_what_is_withdrawn_is_gone_wherever_it_is():

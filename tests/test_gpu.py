@@ -31,6 +31,7 @@ from pixellm.engine.engine import Engine
 from pixellm.engine.memory import GPU_SHARE, Limits
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
+from pixellm.kernel_choice import kernels_fit
 from pixellm.learners import Tuning
 from pixellm.loop import Schedule
 from pixellm.masks import postprocess_masks
@@ -143,6 +144,14 @@ def test_a_gpu_says_in_single_precision_what_a_cpu_says(replay, on_cpu):
             assert target.score_mask == pytest.approx(same.score_mask, abs=1e-3)
             assert target.score_token == pytest.approx(same.score_token, abs=1e-3)
     assert sum(len(answer.targets) for answer in said) > SCENES
+
+
+def test_a_gpu_says_the_same_without_the_kernels_that_it_has(monkeypatch, on_cpu):
+    assert kernels_fit(DEVICE, width=32)
+    for module in ("pixellm.engine.generation", "pixellm.language"):
+        monkeypatch.setattr(f"{module}.kernels_fit", lambda *_: False)
+    said = answers_of(engine_on(DEVICE, SINGLE, replay=True))
+    assert differing(said, on_cpu, least_iou=0.999) == []
 
 
 def test_a_gpu_says_what_a_cpu_says_where_each_question_has_a_picture_of_its_own(replays, caplog):
@@ -477,6 +486,7 @@ import asyncio, torch
 from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
+from pixellm.kernel_choice import kernels_fit
 from pixellm.tiny import tiny_checkpoint
 from workers.errors import ReplicaBroken
 from workers.model_thread import ModelThread

@@ -9,6 +9,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
+from pixellm.kernel_choice import _work_on, kernels_fit
 from pixellm.tiny import tiny_checkpoint
 from tests.test_engine_mixtures import make_samples
 
@@ -74,9 +75,10 @@ def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, group
     torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("replay", "key_value_heads"), [(False, 3), (True, 1)])
 def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value_heads):
-    settings, samples = DecodeSettings(max_new_tokens=9), make_samples(3, count=4)
+    settings, samples = DecodeSettings(max_new_tokens=8), make_samples(3, count=3)
     checkpoint = tiny_checkpoint(6, heads=3, key_value_heads=key_value_heads)
     without = Engine(checkpoint, settings, replay=replay).answer(samples)
     lengths, attend = set(), kernels.attend_rows
@@ -94,3 +96,34 @@ def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value
         for one, other in zip(before.targets, after.targets, strict=True):
             assert (one.mask ^ other.mask).sum() <= 0.01 * one.mask.size  # a last digit of a logit
     assert {1, 5} < lengths  # next words, the rest of groups, and questions
+
+
+@pytest.fixture
+def choice(monkeypatch):
+    """What is known of devices, as if nothing had been tried yet."""
+    monkeypatch.setattr("pixellm.kernel_choice._try_them", lambda _: None)
+    _work_on.cache_clear()
+    yield monkeypatch
+    _work_on.cache_clear()
+
+
+def test_kernels_are_for_gpus_and_for_heads_that_tensor_cores_take(choice):
+    gpu = torch.device("cuda")
+    assert [width for width in (8, 12, 16, 48, 128) if kernels_fit(gpu, width)] == [16, 128]
+    assert not kernels_fit(torch.device("cpu"), 128)
+
+
+def test_where_triton_compiles_nothing_it_is_said_once_and_torch_does_it(choice, caplog):
+    def fail(_):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+    choice.setattr("pixellm.kernel_choice._try_them", fail)
+    assert [kernels_fit(torch.device("cuda"), 128) for _ in range(3)] == [False] * 3
+    (told,) = caplog.messages
+    assert "Failed to find C compiler" in told
+    assert "needs a C compiler" in told
+
+
+def test_where_there_is_no_triton_torch_does_it(choice):
+    choice.setattr("pixellm.kernel_choice.find_spec", lambda _: None)
+    assert not kernels_fit(torch.device("cuda"), 128)

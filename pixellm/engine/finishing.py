@@ -31,6 +31,10 @@ from pixellm.transfer import send
 TARGETS_AT_ONCE = 64
 """Targets that the pixel decoder takes at once: about 0.6 GB of fp32 maps at the released sizes."""
 
+TARGETS_ALIKE = 16
+"""Targets are a multiple on a GPU: it prepares itself for each number anew, which takes longer than
+to decode them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -100,14 +104,20 @@ class Finisher:
             chunk = found[start : start + at_once]
             pictures = list(dict.fromkeys(each.picture for each in chunk))
             place = {picture: at for at, picture in enumerate(pictures)}
-            image_of = torch.tensor([place[each.picture] for each in chunk])
-            queries = self._model.codebook(torch.cat([each.states for each in chunk]))
-            low = self._model.decode(join_images(pictures), queries, send(image_of, queries.device))
+            image_of = torch.tensor([place[each.picture] for each in self._fill_up(chunk)])
+            states = torch.cat([each.states for each in self._fill_up(chunk)])
+            queries, image_of = self._model.codebook(states), send(image_of, states.device)
+            low = self._model.decode(join_images(pictures), queries, image_of)[: len(chunk)]
             cuts = self._cut(low.logits, [each.picture for each in chunk])
             sound = low.logits.isfinite().flatten(1).all(1) & low.iou.isfinite()
             iou = low.iou.float().masked_fill(~sound, math.nan)
             masks += zip(cuts, iou.tolist(), strict=True)
         return masks
+
+    def _fill_up(self, found: Sequence[Found]) -> Sequence[Found]:
+        """On a GPU the first target again and again, until few numbers of them come up."""
+        spare = -len(found) % TARGETS_ALIKE if self._model.device.type == "cuda" else 0
+        return [*found, *[found[0]] * spare]
 
     def _cut(self, low: Tensor, owners: Sequence[Picture]) -> list[CutMask]:
         """Masks in the frames of their images; those of one image lie behind one another."""

@@ -139,7 +139,7 @@ class Schedule:
                 and self._fits(
                     len(self.pictures) + len(pictures) + len(new.keys() - pictures.keys()),
                     count,
-                    max(length, row.length + HEADROOM),
+                    self._expect(max(length, row.length + HEADROOM)),
                 )
             ):
                 break
@@ -167,6 +167,14 @@ class Schedule:
     def _make_room(self, length: int) -> None:
         size = len(self.pictures), len(self.rows), length
         self.slots.make_room(*size, limit=self.limits.slot_bytes)
+
+    def _expect(self, length: int) -> int:
+        """Slots that rows will need, of which the longest needs so many now.
+
+        As many as there are: whoever fills memory with short rows has to put all of it together
+        anew for each that grows long. Where half would do, what is there was for one of a kind.
+        """
+        return max(length, self.slots.length) if 2 * length > self.slots.length else length
 
     def _fits(self, pictures: int, rows: int, length: int) -> bool:
         return self.slots.bytes_for(pictures, rows, length) <= self.limits.slot_bytes
