@@ -104,8 +104,7 @@ def _ask_category(
     if source.mask_of == "category" and targets:
         shapes = tuple(each.shape for each in targets)
         targets = [replace(targets[0], shape=Union(shapes))]
-    untold = ignored is not None and not targets
-    answer = "" if untold else compose_unnamed(len(targets), f"{origin.image}\n{name}")
+    answer = compose_unnamed(len(targets), f"{origin.image}\n{name}")
     return answer_question(asked, answer, targets, origin, ignored)
 
 
