@@ -176,24 +176,40 @@ def test_a_crowd_alone_is_not_scored(tmp_path, capsys):
     assert scores["told"]["gold rows without an answer"] == 1
 
 
-def test_categories_that_differ_by_case_alone_are_one_question(tmp_path):
+@pytest.mark.parametrize(
+    ("first", "twin", "asked"),
+    [
+        ("Person", "person", "the person"),
+        ("person", "person ", "the person"),
+        ("traffic light", "Traffic  Light", "the traffic light"),
+        ("caf\u00e9", "CAFE\u0301", "the caf\u00e9"),
+    ],
+)
+def test_categories_that_are_asked_for_alike_are_one_question(tmp_path, first, twin, asked):
     """Two would have the same words, and other masks."""
     boxes = [(3, (10, 10, 30, 20), False), (33, (60, 60, 20, 20), False)]
-    names = {3: "Person", 33: "person", 4: "Car", 44: "car"}
+    names = {3: first, 33: twin, 4: "Car", 44: " car"}
     path = source(tmp_path, small(PHOTOS[0], boxes, names))
     rows = convert("coco", path, tmp_path / "gold", "--absent", "5", "--name-form", "the {}")
     assert [(row.instruction, row.status, row.n_targets) for row in rows] == [
-        ("the person", "ok", 2),
+        (asked, "ok", 2),
         ("the car", "empty", 0),
     ]
     back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json").read_text())
     assert sorted(each["category_id"] for each in back["annotations"]) == [3, 33]
     assert back["images"][0]["neg_category_ids"] == [4]
     assert {each["id"]: each["name"] for each in back["categories"]} == {
-        3: "Person",
-        33: "person",
+        3: first,
+        33: twin,
         4: "Car",
     }
+
+
+def test_a_category_whose_name_can_not_be_asked_for_is_a_row_that_says_so(tmp_path):
+    boxes = [(3, (10, 10, 30, 20), False), (33, (60, 60, 20, 20), False)]
+    path = source(tmp_path, small(PHOTOS[0], boxes, {3: "</s>", 33: "x" * 1001}))
+    rows = convert("coco", path, tmp_path / "gold", "--name-form", "{}")
+    assert [row.error_code for row in rows] == ["instruction_invalid"] * 2
 
 
 def test_a_category_that_is_refused_takes_no_name(tmp_path):
