@@ -252,24 +252,27 @@ def test_a_category_keeps_the_id_0(tmp_path):
 @pytest.mark.parametrize(
     ("rule", "absent"),
     [
-        ("phrase", [["cat", "cow"]]),
-        ("object", [None]),
-        ({"dog": "animal", "cat": "animal", "cow": "animal"}, [None]),
-        ({"dog": "pet", "*": "other"}, [None]),
-        ({"dog": "pet", "cow": "cattle", "*": "other"}, [["cattle"]]),
+        ("phrase", [["cat", "cow"], ["cat", "cow", "dog"]]),
+        ("object", [None, None]),
+        ({"dog": "animal", "cat": "animal", "cow": "animal"}, [None, None]),
+        ({"dog": "pet", "*": "other"}, [None, ["pet"]]),
+        ({"dog": "pet", "cow": "cattle", "*": "other"}, [["cattle"], ["cattle", "pet"]]),
     ],
 )
 def test_what_was_asked_in_vain_is_said_only_of_its_own_category(tmp_path, rule, absent):
     boxes = [(9, (60, 60, 20, 20), False)]
-    path = source(tmp_path, small(PHOTOS[0], boxes, {9: "dog", 10: "cat", 11: "cow"}))
-    convert("coco", path, tmp_path / "gold")
+    document = small(PHOTOS[0], boxes, {9: "dog", 10: "cat", 11: "cow"})
+    document["images"].append(PHOTOS[1])  # with nothing in it
+    convert("coco", source(tmp_path, document), tmp_path / "gold")
     if isinstance(rule, dict):
         (tmp_path / "map.json").write_text(json.dumps(rule))
         rule = str(tmp_path / "map.json")
     flags = ("--categories", rule)
     back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json", *flags).read_text())
     names = {each["id"]: each["name"] for each in back["categories"]}
-    found = [image.get("neg_category_ids") for image in back["images"]]
+    by_name = {image["file_name"]: image for image in back["images"]}
+    images = [by_name[each["file_name"]] for each in document["images"]]
+    found = [image.get("neg_category_ids") for image in images]
     assert [ids and sorted(names[each] for each in ids) for ids in found] == absent
 
 

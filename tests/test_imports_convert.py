@@ -215,9 +215,8 @@ def test_the_summary_has_one_message_of_each_reason(tmp_path, capsys):
     images = tmp_path / "images"
     images.mkdir()
     shutil.copy(FOLDER / PHOTOS[0]["file_name"], images)
-    convert(
-        "referring", write(tmp_path / "refs.json", entries(3)), tmp_path / "gold", images=images
-    )
+    source = write(tmp_path / "refs.json", entries(3))
+    convert("referring", source, tmp_path / "gold", "--records-per-part", "1", images=images)
     told = capsys.readouterr().out
     assert told.count("for one: ") == 1
     (line,) = (each for each in told.splitlines() if "image_missing" in each)

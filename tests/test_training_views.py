@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.images import PreparedImage, prepare_image
+from pixellm.images import prepare_image
 from pixellm.run_lengths import RunMask
 from tests.photos import load_photos
 from tests.training_tables import memory_table, photo_rows, tiny
@@ -197,21 +197,26 @@ def test_what_is_said_of_the_whole_picture_is_seen_in_the_whole(place, words):
 
 def test_a_batch_holds_windows_of_pictures_with_masks_of_their_size():
     store, views = memory_table(), Views("mirrored", zoom=3, seed=5)
-    some = [read_example(row) for row in photo_rows(1)]
-    some[1] = replace(some[1], question="the largest")  # which is seen whole
+    some = [read_example(row) for row in photo_rows(2)]
+    some[1::2] = [replace(each, question="the largest") for each in some[1::2]]  # seen whole
     maker = BatchMaker(tiny().tokenizer, SIDE, "", store, BatchLimits(400), views)
     batch = maker.make([maker.encode(each) for each in some], range(len(some)), 2).batch
     seen = [views.draw(each, 2) for each in some]
-    assert 0 < [view.window for view in seen].count(WHOLE) < len(seen)
-    for view, example, masks in zip(seen, some, batch.masks, strict=True):
-        drawn = torch.from_numpy(np.stack([mask.pixels() for mask in example.masks]))
-        assert torch.equal(masks, view.move(drawn))
-    whole = BatchMaker(tiny().tokenizer, SIDE, "", store, BatchLimits(400))
-    plain = whole.make([whole.encode(each) for each in some], range(len(some)), 2).batch
-    for at, view in enumerate(seen):
-        same = torch.equal(batch.pixels[at], view.of(_image(plain, at)).pixels)
-        assert same == (view.window == WHOLE)
+    assert all(view.window == WHOLE for view in seen[1::2])
+    assert sum(view.window != WHOLE for view in seen) > 1
+    pictures = iter(zip(batch.pixels, batch.masks, strict=True))
+    for photo, view, other in zip(load_photos(), seen[::2], seen[1::2], strict=True):
+        drawn = torch.from_numpy(np.stack(photo.masks))
+        for each in dict.fromkeys((view, other)):
+            pixels, masks = next(pictures)
+            near = prepare_image(each.cut(photo.rgb), SIDE)
+            assert torch.equal(pixels, each.of(near).pixels)
+            assert torch.equal(masks[: len(drawn)], each.move(drawn))
+    assert next(pictures, None) is None
 
 
-def _image(batch, at):
-    return PreparedImage(batch.pixels[at], batch.resized[at], batch.masks[at].shape[1:])
+def test_a_window_that_is_hard_to_find_is_looked_for_several_times():
+    """A tenth of the picture in its corner: of the windows there are, one in seven shows it."""
+    views, small = Views(zoom=4, seed=3), a_thing(slice(0, 10), slice(0, 10))
+    near = [views.draw(small, when).window != WHOLE for when in range(400)]
+    assert sum(near) > 200
