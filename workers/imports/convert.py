@@ -171,7 +171,10 @@ def _require_images(conversion: Conversion) -> None:
         return
     except ObjectMissing as error:
         raise PlanError(f"--images {shown(images)}: {error}") from error
-    raise PlanError(f"there is no file under --images {shown(images)}")
+    raise PlanError(
+        f"there is no file under --images {shown(images)}: give the folder that the names of images"
+        " start from, or the one above train2014, train2017 and val2017"
+    )
 
 
 def _check_unchanged(conversion: Conversion) -> None:
