@@ -70,6 +70,8 @@ def test_all_of_a_category_can_be_one_mask(tmp_path):
 
 def test_a_crowd_is_a_region_to_ignore_and_no_mask_of_the_answer(tmp_path, capsys):
     rows = convert("coco", source(tmp_path), tmp_path / "gold")
+    told = f"masks      {sum(len(row.targets) for row in rows)}, with 1 regions to ignore in the"
+    assert told in capsys.readouterr().out
     (crowd,) = [each for each in COCO["annotations"] if each["iscrowd"]]
     name = CATEGORIES[crowd["category_id"]]
     (image,) = [each for each in PHOTOS if each["id"] == crowd["image_id"]]

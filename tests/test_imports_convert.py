@@ -228,6 +228,7 @@ def test_the_summary_has_one_message_of_each_reason(tmp_path, capsys):
     convert("referring", source, tmp_path / "gold", "--records-per-part", "1", images=images)
     told = capsys.readouterr().out
     assert told.count("for one: ") == 1
+    assert "masks      1\n" in told
     (line,) = (each for each in told.splitlines() if "image_missing" in each)
     assert line.split()[1] == "2"
     assert f"{images}/{PHOTOS[1]['file_name']}" in line

@@ -115,7 +115,10 @@ def test_a_store_without_conditions_or_deletes_is_enough():
         claimed(store, OUTPUT, "plan 2").__enter__()
 
 
-@pytest.mark.parametrize("data", [b"{}", b"no JSON", b'{"schema": 1, "plan": "p"}'])
+NOBODY = b'{"schema": 1, "plan": "p", "model": "", "began_at": "2026-11-26T10:00:00"}'
+
+
+@pytest.mark.parametrize("data", [b"{}", b"no JSON", b'{"schema": 1, "plan": "p"}', NOBODY])
 def test_a_claim_that_can_not_be_read_says_what_to_delete(data):
     store = MemoryStore()
     store.put(CLAIM, data)

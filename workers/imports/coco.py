@@ -3,8 +3,8 @@
 Crowds (`iscrowd`) are no instances that anybody told apart: their pixels count neither for nor
 against, and where an image has a category as a crowd only, its row is `partial`, without an answer.
 Categories that differ by case, spaces or Unicode's forms alone are asked for together. Those that
-an image has not are "nothing matches"; which of them are asked is taken from `neg_category_ids` where an image has it
-(LVIS), else chosen from all. Memory: about twice that of the file.
+an image has not are "nothing matches"; which of them are asked is taken from `neg_category_ids`
+where an image has it (LVIS), else chosen from all. Memory: about twice that of the file.
 """
 
 from collections import Counter
