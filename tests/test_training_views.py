@@ -182,6 +182,8 @@ def test_rows_about_a_picture_share_it_only_if_they_see_it_alike():
             "nearby houses",
             "the odd one",
         ),
+        *("smaller mugs", "a taller man", "the darker of them", "heavier", "further away"),
+        *("a nearer boat", "closer to us", "fewer legs", "the centered cup", "mid-air", "midway"),
     ],
 )
 def test_what_is_said_of_the_whole_picture_is_seen_in_the_whole(place, words):
@@ -191,7 +193,19 @@ def test_what_is_said_of_the_whole_picture_is_seen_in_the_whole(place, words):
     drawn = [views.draw(told, when) for when in range(40)]
     assert {view.window for view in drawn} == {WHOLE}
     assert any(view.mirrored for view in drawn)
-    plain = replace(middle, question="all mugs of a farmer", answer="It is [SEG].")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("all mugs of a farmer", "the backpack", "a rearview mirror", "a centipede", "midges"),
+        *("a frontier post", "the bordeaux", "a closet", "the sidecar", "a flower", "a longboat"),
+        *("an earring", "a nexus", "mothers", "lesson", "a tower", "the farm"),
+    ],
+)
+def test_a_word_that_begins_like_a_place_or_a_comparison_is_none(words):
+    middle = a_thing(slice(48, 52), slice(48, 52))
+    plain, views = replace(middle, question=words, answer="It is [SEG]."), Views(zoom=4, seed=3)
     assert any(views.draw(plain, when).window != WHOLE for when in range(40))
 
 
