@@ -230,7 +230,7 @@ def test_a_batch_holds_windows_of_pictures_with_masks_of_their_size():
 
 
 def test_a_window_that_is_hard_to_find_is_looked_for_several_times():
-    """A tenth of the picture in its corner: of the windows there are, one in seven shows it."""
+    """A tenth of each side in a corner: of the windows there are, one in eleven shows it."""
     views, small = Views(zoom=4, seed=3), a_thing(slice(0, 10), slice(0, 10))
     near = [views.draw(small, when).window != WHOLE for when in range(400)]
     assert sum(near) > 200
