@@ -46,6 +46,7 @@ def _describe(summary: "ConvertSummary") -> str:
     """The table at the end."""
     reasons = sorted(summary.errors.items(), key=lambda each: (-each[1], each[0]))
     entries = "" if summary.entries is None else f", of {summary.entries:,} entries"
+    regions = f", with {summary.regions:,} regions to ignore in the parts of this start"
     lines = [
         f"run        {summary.run_id}",
         f"parts      {summary.parts:,} committed, {summary.found_committed:,} of them before this"
@@ -57,7 +58,7 @@ def _describe(summary: "ConvertSummary") -> str:
             for code, count in reasons
         ),
         *(f"left out   {count:,} {why}" for why, count in sorted(summary.left_out.items())),
-        f"masks      {summary.targets:,}, with regions to ignore",
+        f"masks      {summary.targets:,}{regions if summary.regions else ''}",
         f"labels     {shown(summary.output)}",
     ]
     if reasons:

@@ -46,6 +46,12 @@ def test_ids_are_kept_and_the_others_fill_the_gaps():
     assert number_categories(["cup"], rule) == {"plate": 1, "cup": 2, "blade": 3, "cutlery": 4}
 
 
+def test_an_id_may_be_0():
+    rule = read_category_map(b'{"boat": {"id": 0, "name": "vessel"}, "man": "human"}', "m.json")
+    assert number_categories(["vessel"], rule) == {"vessel": 0, "human": 1}
+    assert read_category_map(b'{"boat": 0}', "m.json").ids == {"boat": 0}
+
+
 def test_ids_of_an_imported_file_are_kept_where_they_are_of_one_category():
     given = GivenIds()
     for name, number in [

@@ -363,17 +363,19 @@ def test_files_of_all_forms_may_lie_beside_one_another():
 
 
 def test_what_one_person_looked_for_in_vain_and_another_has_found_is_not_absent():
-    """Two questions about a picture, in other words, of one category."""
+    """Two questions about a picture, in other words, of one category: imported, and typed."""
     photo = load_photos()[0]
-    found = replace(label_photo(photo), origin="human", requested_classes=("Cat",))
-    found = replace(
-        found, targets=tuple(replace(each, category="Cat", phrase=None) for each in found.targets)
+    found = replace(label_photo(photo), origin="human", requested_classes=("Traffic Light",))
+    imported = (
+        replace(each, category="Traffic Light", category_id=10, phrase=None)
+        for each in found.targets
     )
+    found = replace(found, targets=tuple(imported))
     vain = replace(
         found,
         item_id="x" * 40,
-        instruction="any cat?",
-        requested_classes=("cat",),
+        instruction="any traffic light?",
+        requested_classes=("traffic light",),
         status="empty",
         targets=(),
         n_targets=0,
@@ -383,6 +385,11 @@ def test_what_one_person_looked_for_in_vain_and_another_has_found_is_not_absent(
     names = {each["id"]: each["name"] for each in document["categories"]}
     (image,) = document["images"]
     assert [names[each] for each in image["neg_category_ids"]] == ["dog"]
+    assert names[10] == "Traffic Light"
+    document, _ = export([vain, replace(found, image_sha256="0" * 64)])
+    names = {each["id"]: each["name"] for each in document["categories"]}
+    found = [image.get("neg_category_ids", []) for image in document["images"]]
+    assert [names[each] for ids in found for each in ids] == ["Traffic Light"], "as a file has it"
 
 
 # ---- the validator -------------------------------------------------------------------------------

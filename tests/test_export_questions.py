@@ -14,6 +14,7 @@ from tests.photos import load_photos
 from tests.test_coco import commit
 from workers.errors import SettingsError
 from workers.exports.formats import FORMATS, export_table
+from workers.exports.reasonseg import OTHER_PIXELS
 from workers.exports.settings import ExportSettings
 from workers.labels.parts import LabelTable
 from workers.labels.rows import answer_row, rejected_rows
@@ -109,7 +110,7 @@ def test_questions_of_one_record_stay_together(tmp_path):
     assert len(entry["ann_list"]) == 3, "each mask one time"
     summary = export_table("reasonseg", table, store, str(tmp_path / "files.zip"))
     assert summary.others == {"questions": 2}
-    assert summary.left_out == {"questions about other pixels of an image": 2}
+    assert summary.left_out == {OTHER_PIXELS: 2}
 
 
 def test_the_official_loader_can_decode_the_masks_of_a_muse_file(tmp_path):
@@ -134,8 +135,9 @@ def test_what_is_no_whole_answer_is_left_out_and_counted(form, tmp_path):
     record = make_record(f"s3://b/in/{photo.name}", make_instruction("another"), index=1)
     (rejected,) = rejected_rows(record, Rejection("image_broken", "cut off"), ATTEMPT)
     odd = replace(rows[0], answer_text="only one [SEG]", row_index=2)
-    path, summary = export(form, [rows[0], rejected, odd], tmp_path)
-    assert summary.left_out["rows without an answer"] == 1
+    cut = replace(rows[0], status="partial", answer_text="The mug is", targets=(), row_index=3)
+    path, summary = export(form, [rows[0], rejected, odd, cut], tmp_path)
+    assert summary.left_out["rows without an answer"] == 2
     assert summary.left_out["answers whose text marks other targets than they have masks"] == 1
     assert path.exists()
 

@@ -144,6 +144,18 @@ def test_masks_of_a_low_score_are_not_drawn(tmp_path):
     assert summary.left_out == {"masks below the lowest score": len(row.targets) - 1}
 
 
+def test_an_answer_that_was_cut_off_is_shown_with_the_masks_that_it_has(tmp_path):
+    row = put_files(tmp_path)[0]
+    cut = replace(row, status="partial", qa_flags=("truncated",))
+    other = labelled(PHOTOS[0], tmp_path / "0.jpg", text="and what else?")
+    nothing = replace(other, status="partial", answer_text="The mug is", targets=())
+    commit(tmp_path / "out", [cut, nothing])
+    found, summary = export(tmp_path / "out")
+    assert np.array_equal(found, expected((cut, PHOTOS[0])))
+    assert summary.masks == len(row.targets)
+    assert summary.left_out == {"rows without an answer": 1}
+
+
 def test_a_run_without_answers_is_no_sheet(tmp_path):
     refused = rejected_rows(make_record("/in/a.jpg"), Rejection("image_broken", "x"), ATTEMPT)
     commit(tmp_path / "out", refused)

@@ -70,6 +70,8 @@ def test_all_of_a_category_can_be_one_mask(tmp_path):
 
 def test_a_crowd_is_a_region_to_ignore_and_no_mask_of_the_answer(tmp_path, capsys):
     rows = convert("coco", source(tmp_path), tmp_path / "gold")
+    told = f"masks      {sum(len(row.targets) for row in rows)}, with 1 regions to ignore in the"
+    assert told in capsys.readouterr().out
     (crowd,) = [each for each in COCO["annotations"] if each["iscrowd"]]
     name = CATEGORIES[crowd["category_id"]]
     (image,) = [each for each in PHOTOS if each["id"] == crowd["image_id"]]
@@ -176,24 +178,40 @@ def test_a_crowd_alone_is_not_scored(tmp_path, capsys):
     assert scores["told"]["gold rows without an answer"] == 1
 
 
-def test_categories_that_differ_by_case_alone_are_one_question(tmp_path):
+@pytest.mark.parametrize(
+    ("first", "twin", "asked"),
+    [
+        ("Person", "person", "the person"),
+        ("person", "person ", "the person"),
+        ("traffic light", "Traffic  Light", "the traffic light"),
+        ("caf\u00e9", "CAFE\u0301", "the caf\u00e9"),
+    ],
+)
+def test_categories_that_are_asked_for_alike_are_one_question(tmp_path, first, twin, asked):
     """Two would have the same words, and other masks."""
     boxes = [(3, (10, 10, 30, 20), False), (33, (60, 60, 20, 20), False)]
-    names = {3: "Person", 33: "person", 4: "Car", 44: "car"}
+    names = {3: first, 33: twin, 4: "Car", 44: " car"}
     path = source(tmp_path, small(PHOTOS[0], boxes, names))
     rows = convert("coco", path, tmp_path / "gold", "--absent", "5", "--name-form", "the {}")
     assert [(row.instruction, row.status, row.n_targets) for row in rows] == [
-        ("the person", "ok", 2),
+        (asked, "ok", 2),
         ("the car", "empty", 0),
     ]
     back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json").read_text())
     assert sorted(each["category_id"] for each in back["annotations"]) == [3, 33]
     assert back["images"][0]["neg_category_ids"] == [4]
     assert {each["id"]: each["name"] for each in back["categories"]} == {
-        3: "Person",
-        33: "person",
+        3: first,
+        33: twin,
         4: "Car",
     }
+
+
+def test_a_category_whose_name_can_not_be_asked_for_is_a_row_that_says_so(tmp_path):
+    boxes = [(3, (10, 10, 30, 20), False), (33, (60, 60, 20, 20), False)]
+    path = source(tmp_path, small(PHOTOS[0], boxes, {3: "</s>", 33: "x" * 1001}))
+    rows = convert("coco", path, tmp_path / "gold", "--name-form", "{}")
+    assert [row.error_code for row in rows] == ["instruction_invalid"] * 2
 
 
 def test_a_category_that_is_refused_takes_no_name(tmp_path):
@@ -236,24 +254,27 @@ def test_a_category_keeps_the_id_0(tmp_path):
 @pytest.mark.parametrize(
     ("rule", "absent"),
     [
-        ("phrase", [["cat", "cow"]]),
-        ("object", [None]),
-        ({"dog": "animal", "cat": "animal", "cow": "animal"}, [None]),
-        ({"dog": "pet", "*": "other"}, [None]),
-        ({"dog": "pet", "cow": "cattle", "*": "other"}, [["cattle"]]),
+        ("phrase", [["cat", "cow"], ["cat", "cow", "dog"]]),
+        ("object", [None, None]),
+        ({"dog": "animal", "cat": "animal", "cow": "animal"}, [None, None]),
+        ({"dog": "pet", "*": "other"}, [None, ["pet"]]),
+        ({"dog": "pet", "cow": "cattle", "*": "other"}, [["cattle"], ["cattle", "pet"]]),
     ],
 )
 def test_what_was_asked_in_vain_is_said_only_of_its_own_category(tmp_path, rule, absent):
     boxes = [(9, (60, 60, 20, 20), False)]
-    path = source(tmp_path, small(PHOTOS[0], boxes, {9: "dog", 10: "cat", 11: "cow"}))
-    convert("coco", path, tmp_path / "gold")
+    document = small(PHOTOS[0], boxes, {9: "dog", 10: "cat", 11: "cow"})
+    document["images"].append(PHOTOS[1])  # with nothing in it
+    convert("coco", source(tmp_path, document), tmp_path / "gold")
     if isinstance(rule, dict):
         (tmp_path / "map.json").write_text(json.dumps(rule))
         rule = str(tmp_path / "map.json")
     flags = ("--categories", rule)
     back = json.loads(export("coco", tmp_path / "gold", tmp_path / "back.json", *flags).read_text())
     names = {each["id"]: each["name"] for each in back["categories"]}
-    found = [image.get("neg_category_ids") for image in back["images"]]
+    by_name = {image["file_name"]: image for image in back["images"]}
+    images = [by_name[each["file_name"]] for each in document["images"]]
+    found = [image.get("neg_category_ids") for image in images]
     assert [ids and sorted(names[each] for each in ids) for ids in found] == absent
 
 

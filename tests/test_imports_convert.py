@@ -15,7 +15,7 @@ from tests.gold import PHOTOS, convert, instances, problems, read, what_counts, 
 from tests.labels import label_photos
 from tests.photos import FOLDER
 from tests.trouble import Trouble
-from workers.errors import AccessDenied, SettingsError
+from workers.errors import AccessDenied, ObjectMissing, SettingsError
 from workers.imports.formats import FORMATS
 from workers.imports.settings import ConvertSettings
 from workers.imports.source import Source
@@ -198,7 +198,16 @@ def test_images_that_were_missing_are_looked_for_again_when_asked_to(tmp_path):
 def test_images_that_lie_elsewhere_are_told_before_every_row_is_rejected(tmp_path, capsys):
     source, output = write(tmp_path / "refs.json", entries(2)), tmp_path / "gold"
     convert("referring", source, output, images=tmp_path / "typo", code=2)
-    assert f"there is no file under --images '{tmp_path}/typo'" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"there is no file under --images '{tmp_path}/typo'" in told
+    assert "give the folder that the names of images start from" in told
+    assert not output.exists()
+
+
+def test_images_in_a_bucket_that_is_not_there_are_told(s3_server, tmp_path, capsys):
+    source, output = write(tmp_path / "refs.json", entries(2)), tmp_path / "gold"
+    convert("referring", source, output, images="s3://no-such-bucket/in", code=2)
+    assert "--images 's3://no-such-bucket/in': " in capsys.readouterr().err
     assert not output.exists()
 
 
@@ -215,14 +224,26 @@ def test_the_summary_has_one_message_of_each_reason(tmp_path, capsys):
     images = tmp_path / "images"
     images.mkdir()
     shutil.copy(FOLDER / PHOTOS[0]["file_name"], images)
-    convert(
-        "referring", write(tmp_path / "refs.json", entries(3)), tmp_path / "gold", images=images
-    )
+    source = write(tmp_path / "refs.json", entries(3))
+    convert("referring", source, tmp_path / "gold", "--records-per-part", "1", images=images)
     told = capsys.readouterr().out
     assert told.count("for one: ") == 1
+    assert "masks      1\n" in told
     (line,) = (each for each in told.splitlines() if "image_missing" in each)
     assert line.split()[1] == "2"
     assert f"{images}/{PHOTOS[1]['file_name']}" in line
+
+
+@pytest.mark.parametrize("error", [AccessDenied("no lists"), ObjectMissing("no such bucket")])
+def test_a_file_that_is_not_there_is_told_where_nothing_can_be_listed(
+    tmp_path, monkeypatch, capsys, error
+):
+    def deny(*_):
+        raise error
+
+    monkeypatch.setattr(Anywhere, "any_under", deny)
+    convert("referring", tmp_path / "refs.json", tmp_path / "gold", code=2)
+    assert f"there is no file '{tmp_path}/refs.json'\n" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_place_of_the_file_is_told(tmp_path, capsys):

@@ -7,7 +7,9 @@ from PIL import Image
 
 from tests.gold import assert_same_labels, convert, export, masks, problems, write
 from tests.photos import FOLDER
+from workers.labels.rows import has_answer
 from workers.labels.targets import IGNORE_REGION
+from workers.training.examples import Example, Skipped, read_example
 
 SQUARE = [[10, 10], [39, 10], [39, 29], [10, 29]]  # 30 x 20 pixels with their outline
 INNER = [[20, 15], [29, 15], [29, 24], [20, 24]]  # 10 x 10 of them
@@ -71,6 +73,17 @@ def test_a_region_to_ignore_that_is_painted_over_is_none(tmp_path):
     (row,) = convert("reasonseg", tmp_path / "in", tmp_path / "gold", images=None)
     assert area(row) == [100]
     assert row.qa_flags == ()
+
+
+def test_where_all_is_to_be_ignored_nobody_said_that_nothing_is_there(tmp_path):
+    put(tmp_path / "in", "a", [shape(SQUARE, "ignore")])
+    put(tmp_path / "in", "b", [shape(SQUARE, "flag")])
+    ignored, nothing = convert("reasonseg", tmp_path / "in", tmp_path / "gold", images=None)
+    assert (ignored.status, ignored.answer_text, area(ignored)) == ("partial", None, [30 * 20])
+    assert (nothing.status, nothing.targets) == ("empty", ())
+    assert not has_answer(ignored)
+    assert isinstance(read_example(ignored), Skipped)
+    assert isinstance(read_example(nothing), Example)
 
 
 def test_parts_are_one_mask_and_flags_mean_nothing(tmp_path):
@@ -146,10 +159,12 @@ def test_what_was_imported_goes_out_again_as_it_was(tmp_path):
     archive = export("reasonseg", tmp_path / "gold", tmp_path / "again.zip")
     again = tmp_path / "again"
     zipfile.ZipFile(archive).extractall(again)
-    for stem in "abcd":
+    assert not (again / "c.json").exists(), "where nobody answered, nothing goes out"
+    for stem in "abd":
         old, new = (json.loads((each / f"{stem}.json").read_text()) for each in (folder, again))
         assert (new["text"], new["is_sentence"]) == (old["text"], old["is_sentence"])
     gold = convert("reasonseg", again, tmp_path / "gold2", images=folder)
+    rows = [row for row in rows if row.status != "partial"]
     assert_same_labels(rows, gold)
     assert sum(target.area for row in gold for target in row.targets) > 0
     for row, other in zip(rows, gold, strict=True):

@@ -1,4 +1,5 @@
 import hashlib
+import io
 from dataclasses import fields, replace
 
 import numpy as np
@@ -8,9 +9,17 @@ from tests.labels import ATTEMPT, MADE_BY, label_photo, make_answer, make_record
 from tests.photos import load_photos
 from workers.labels.calibration import Calibration
 from workers.labels.rle import decode_mask
-from workers.labels.rows import answer_row, carry_over, failed_rows, rejected_rows
+from workers.labels.rows import (
+    ANSWER_COLUMNS,
+    answer_row,
+    carry_over,
+    failed_rows,
+    has_answer,
+    rejected_rows,
+)
 from workers.labels.schema import LabelRow
-from workers.labels.targets import normalise_phrase
+from workers.labels.table import PartIdentity, PartReader, write_part
+from workers.labels.targets import IGNORE_REGION, normalise_phrase
 from workers.records.instructions import Instruction, make_instruction
 from workers.records.pictures import PictureFacts
 from workers.records.record import ImageRef, Record
@@ -60,22 +69,37 @@ def test_another_fingerprint_is_another_result_for_the_same_item():
 
 
 @pytest.mark.parametrize(
-    ("masks", "malformed", "truncated", "status", "flags"),
+    ("masks", "malformed", "truncated", "status", "flags", "answered"),
     [
-        (1, False, False, "ok", ()),
-        (0, False, False, "empty", ()),
-        (1, True, False, "partial", ("malformed",)),
-        (0, True, False, "partial", ("malformed",)),
-        (1, False, True, "partial", ("truncated",)),
-        (0, False, True, "partial", ("truncated",)),
-        (1, True, True, "partial", ("malformed", "truncated")),
+        (1, False, False, "ok", (), True),
+        (0, False, False, "empty", (), True),
+        (1, True, False, "partial", ("malformed",), True),
+        (0, True, False, "partial", ("malformed",), False),
+        (1, False, True, "partial", ("truncated",), True),
+        (0, False, True, "partial", ("truncated",), False),
+        (1, True, True, "partial", ("malformed", "truncated"), True),
     ],
 )
-def test_the_status_says_how_whole_the_answer_is(masks, malformed, truncated, status, flags):
+def test_the_status_says_how_whole_the_answer_is(
+    masks, malformed, truncated, status, flags, answered
+):
     answer = make_answer([blob((1, 1))] * masks, malformed=malformed, truncated=truncated)
-    row = answer_one(answer)
+    row = answer_one(replace(answer, text="The mug is"))
     assert (row.status, row.qa_flags, row.n_targets) == (status, flags, masks)
-    assert row.answer_text == answer.text
+    assert row.answer_text == "The mug is"
+    assert has_answer(row) is answered
+
+
+def test_whether_a_row_is_answered_is_known_by_few_of_its_columns():
+    rows = [answer_one(make_answer([blob((1, 1))], truncated=True)), answer_one(make_answer([]))]
+    rows.append(answer_one(make_answer([], malformed=True)))
+    region = replace(rows[0].targets[0], flags=(IGNORE_REGION,))
+    rows.append(replace(rows[0], targets=(region,)))
+    part = PartReader(io.BytesIO(write_part(rows, PartIdentity("run-1", "5" * 20, "f"))), "a part")
+    light = list(part.rows(ANSWER_COLUMNS))
+    assert {row.status for row in light} == {"partial", "empty"}
+    found = sorted(map(has_answer, light))
+    assert found == sorted(map(has_answer, rows)) == [False, False, True, True]
 
 
 def test_targets_hold_what_was_measured():

@@ -101,6 +101,27 @@ def test_rows_without_an_answer_are_told_by_their_side():
     }
 
 
+def broken_off():
+    """Before anything was named, with regions to ignore alone, and behind the first target."""
+    yield replace(row(text="1", truncated=True), answer_text="The mug is")
+    yield row(text="2", ignored=SQUARE, truncated=True)
+    yield row(SQUARE, text="3", truncated=True)
+
+
+def test_what_broke_off_before_its_first_target_predicts_nothing():
+    gold, said = [row(SQUARE, text=text) for text in ("1", "2", "3")], [*broken_off()]
+    (pairs,), told = joined([gold], [said])
+    assert [each.item_id for _, each in pairs if each.answered] == [said[-1].item_id]
+    assert +told == {"gold rows whose predicted one has no answer: nothing was predicted": 2}
+
+
+def test_what_broke_off_before_its_first_target_is_not_scored_as_nothing():
+    rows = [*broken_off()]
+    (pairs,), told = joined([rows], [rows])
+    assert ids(pairs) == {rows[-1].item_id: rows[-1].item_id}
+    assert +told == {"gold rows without an answer": 2, NO_GOLD: 2}
+
+
 def test_of_rows_that_repeat_another_the_first_with_an_answer_counts():
     first, second = row(SQUARE, ["first"]), row(SQUARE, ["second"])
     (((gold, said),),), told = joined([[first], [second]], [[failed()], [second], [first]])

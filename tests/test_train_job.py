@@ -80,12 +80,26 @@ def test_a_rate_that_never_comes_to_its_highest_is_told(place, capsys):
     )
 
 
-def test_a_second_start_goes_on_or_has_nothing_to_do(place, capsys):
+@pytest.fixture
+def claims(monkeypatch):
+    """What runs of this process claimed."""
+    noted = []
+
+    @contextmanager
+    def note(store, output, *who, **more):
+        noted.append(who)
+        yield
+
+    monkeypatch.setattr(worker, "claimed", note)
+    return noted
+
+
+def test_a_second_start_goes_on_or_has_nothing_to_do(place, capsys, claims):
     assert train(flags(place)) == 0
     first = (place / "out" / "model" / "model.safetensors").read_bytes()
     assert train(flags(place)) == 0
     assert "going on from step 4 of 4" in capsys.readouterr().err
-    assert not (place / "out" / RUNNING).exists()
+    assert len(claims) == 1, "what learns nothing keeps nobody away"
     assert (place / "out" / "model" / "model.safetensors").read_bytes() == first
     assert len(steps_in(place / "out")) == 4
 
@@ -109,16 +123,8 @@ def test_an_output_in_which_another_run_learns_is_left_alone(place, capsys):
 
 
 @pytest.mark.parametrize(("batch", "accumulate", "same"), [(1, 2, True), (2, 2, False)])
-def test_a_step_of_another_size_is_another_run(place, monkeypatch, batch, accumulate, same):
+def test_a_step_of_another_size_is_another_run(place, claims, batch, accumulate, same):
     """States tell them apart, but the first one comes late."""
-    claims = []
-
-    @contextmanager
-    def note(store, output, *who, **more):
-        claims.append(who)
-        yield
-
-    monkeypatch.setattr(worker, "claimed", note)
     given = flags(place, "--evaluate-every", "0")
     assert train(given) == 0
     for name, value in (("--batch", batch), ("--accumulate", accumulate), ("--output", "o2")):

@@ -62,16 +62,26 @@ def test_a_run_that_breaks_off_leaves_no_claim():
     assert store.find(CLAIM) is None
 
 
-def test_a_store_that_is_gone_does_not_hide_why_a_run_ended():
+def gone(store):
+    store.trouble[RUNNING] = [StorageUnavailable("no answer")]
+
+
+def cut_off(store):
+    store.put(CLAIM, b"{")
+
+
+@pytest.mark.parametrize("harm", [gone, cut_off])
+def test_a_claim_that_can_not_be_read_does_not_hide_why_a_run_ended(harm):
     store = FlakyStore()
 
     def run():
         with claimed(store, OUTPUT, "plan"):
-            store.trouble[RUNNING] = [StorageUnavailable("no answer")]
+            harm(store)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         run()
+    assert store.find(CLAIM)
 
 
 def test_what_a_killed_run_left_is_named_and_can_be_deleted():
@@ -105,7 +115,10 @@ def test_a_store_without_conditions_or_deletes_is_enough():
         claimed(store, OUTPUT, "plan 2").__enter__()
 
 
-@pytest.mark.parametrize("data", [b"{}", b"no JSON", b'{"schema": 1, "plan": "p"}'])
+NOBODY = b'{"schema": 1, "plan": "p", "model": "", "began_at": "2026-11-26T10:00:00"}'
+
+
+@pytest.mark.parametrize("data", [b"{}", b"no JSON", b'{"schema": 1, "plan": "p"}', NOBODY])
 def test_a_claim_that_can_not_be_read_says_what_to_delete(data):
     store = MemoryStore()
     store.put(CLAIM, data)

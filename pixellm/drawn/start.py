@@ -82,9 +82,10 @@ def start_model(config: PixelLMConfig, seed: int) -> PixelLM:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A decomposition by several threads differs in its last digits from that by one.
+    """Within it, tensors are computed by one thread, whatever the number is elsewhere.
 
-    So a run goes on from its states with another number of them.
+    Sums of several threads differ in their last digits from those of one, so what must come out the
+    same with any number of them is computed here; so is what is timed on one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -28,10 +28,11 @@ SAME: Final = 1e-9
 LEGEND: Final = """
 Means over seeds ± standard deviation. *To the paper's*: the difference to the paper's setting (the
 first line of each study) from the same seed, likewise; **bold** where a paired t-test over the
-seeds gives p < 0.05, as chance alone does once in twenty. *Answers read*: the mask of every target
-when the right answer is read, which leaves nothing to chance but the weights. *Generated*: what the
-model says by itself; after so short a training, which things it names decides more than its masks
-do. Its gIoU counts a right "nothing matches" as 1, which `giou` of jobs/evaluate.py leaves out.
+seeds gives p < 0.05, as chance alone does once in twenty; never where all seeds differ by the same,
+of which it says nothing. *Answers read*: the mask of every target when the right answer is read,
+which leaves nothing to chance but the weights. *Generated*: what the model says by itself; after so
+short a training, which things it names decides more than its masks do. Its gIoU counts a right
+"nothing matches" as 1, which `giou` of jobs/evaluate.py leaves out.
 """
 
 

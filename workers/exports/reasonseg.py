@@ -24,6 +24,9 @@ from workers.labels.schema import TargetRow
 
 TARGET, IGNORED = "target", "ignore"
 """Labels of shapes."""
+OTHER_PIXELS = (
+    "questions about other pixels than the first of their image: a file has one set of masks"
+)
 _NAME = "referring"  # the kind of question that is a name and no sentence
 
 
@@ -43,7 +46,7 @@ def write_reasonseg(file: BinaryIO, table: LabelTable, options: ExportOptions) -
                 continue
             taken.add(name)
             same = list(_about_the_same(entry))
-            left_out["questions about other pixels of an image"] += len(entry) - len(same)
+            left_out[OTHER_PIXELS] += len(entry) - len(same)
             counts["questions"] += len(same)
             counts["masks"] += len(same[0].targets)
             # with a date of its own, the same table would give other bytes every time

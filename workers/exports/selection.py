@@ -2,8 +2,8 @@
 
 Nothing is read at once: the rows come by first without their masks (`survey`: which images, which
 categories, how many masks; once more where people say what an image has not), then with them
-(`select_masks`). All of it is the same for every
-form that lists masks; one that only shows some has `keeps` in common with them.
+(`select_masks`). All of it is the same for every form that lists masks; one that only shows some
+has `keeps` in common with them.
 """
 
 from collections import Counter
@@ -86,7 +86,7 @@ class ExportSummary:
 
 @dataclass(slots=True)
 class Survey:
-    """What the first pass over the rows found."""
+    """What is found in the rows before their masks are read."""
 
     images: dict[str, ExportImage] = field(default_factory=dict)
     """by SHA-256, sorted"""

@@ -17,12 +17,12 @@ from PIL import Image
 from workers.errors import ExportError
 from workers.exports.selection import ExportOptions, ExportSummary, keeps
 from workers.labels.parts import LabelTable
-from workers.labels.rows import has_answer
+from workers.labels.rows import ANSWER_COLUMNS, has_answer
 from workers.labels.schema import LabelRow
 from workers.sheets.photos import find_photos
 from workers.sheets.sheet import Card, draw_sheet, make_card
 
-_LIGHT = ("status", "image_uri", "image_member", "row_index", "instruction")
+_LIGHT = ("image_uri", "image_member", "row_index", "instruction", *ANSWER_COLUMNS)
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 Order = tuple[str, str, int, str]

@@ -12,6 +12,7 @@ from workers.errors import RecordRejected
 from workers.imports.gold import GoldTarget, Size
 from workers.imports.shapes import read_segmentation
 from workers.imports.source import Source, image_key, read_category_id, read_size
+from workers.imports.wording import word_name
 from workers.json_stream import Entry, Json
 from workers.records.record import ImageRef
 from workers.records.rejections import Reason, Rejection, quote
@@ -26,7 +27,7 @@ class Annotations:
     images: dict[Id, Json] = field(default_factory=dict)
     categories: dict[Id, str] = field(default_factory=dict)
     namesakes: dict[str, Id] = field(default_factory=dict)
-    """name in lower case -> the first category that is called so"""
+    """name as it is asked for -> the first category that is called so"""
     texts: dict[Id, bytes] = field(default_factory=dict)
     """id of an annotation -> the annotation"""
     of_image: dict[Id, list[Id]] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Annotations:
         if number in self.categories:
             return False
         self.categories[number] = name
-        self.namesakes.setdefault(name.lower(), number)
+        self.namesakes.setdefault(word_name(name), number)
         return True
 
     def _add_annotation(self, number: Id, value: Json, text: str) -> bool:
@@ -90,9 +91,9 @@ class Annotations:
         return self.categories[key]
 
     def first_namesake(self, category: Id) -> Id:
-        """The first category of that name, whatever its case: they are asked for alike."""
+        """The first category that is asked for by the same words."""
         name = self.categories.get(category)
-        return category if name is None else self.namesakes[name.lower()]
+        return category if name is None else self.namesakes[word_name(name)]
 
     def make_target(self, annotation: Json, phrase: str) -> GoldTarget:
         """An annotation as the target of a question that names it.

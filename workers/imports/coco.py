@@ -2,9 +2,9 @@
 
 Crowds (`iscrowd`) are no instances that anybody told apart: their pixels count neither for nor
 against, and where an image has a category as a crowd only, its row is `partial`, without an answer.
-Categories that differ by case alone are asked for together. Categories that an image has not are
-"nothing matches"; which of them are asked is taken from `neg_category_ids` where an image has it
-(LVIS), else chosen from all. Memory: about twice that of the file.
+Categories that differ by case, spaces or Unicode's forms alone are asked for together. Those that
+an image has not are "nothing matches"; which of them are asked is taken from `neg_category_ids`
+where an image has it (LVIS), else chosen from all. Memory: about twice that of the file.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from workers.imports.gold import (
 )
 from workers.imports.shapes import Union, read_segmentation
 from workers.imports.source import COCO_LISTS, Source, read_category_id
-from workers.imports.wording import choose, compose_unnamed
+from workers.imports.wording import choose, compose_unnamed, word_name
 from workers.json_stream import Json
 from workers.labels.origins import Origin
 from workers.records.rejections import Reason, Rejection, quote
@@ -93,7 +93,7 @@ def _ask_category(
         name = known.name_category(category)
     except RecordRejected as error:
         return refuse_question(Asked("", "{}", "category"), Rejection.of(error), origin)
-    asked = Asked(name.lower(), source.name_form, "category", (name,))
+    asked = Asked(word_name(name), source.name_form, "category", (name,))
     crowds = [each for each in annotations if each.get("iscrowd")]
     things = [each for each in annotations if not each.get("iscrowd")]
     try:
@@ -104,8 +104,7 @@ def _ask_category(
     if source.mask_of == "category" and targets:
         shapes = tuple(each.shape for each in targets)
         targets = [replace(targets[0], shape=Union(shapes))]
-    untold = ignored is not None and not targets
-    answer = "" if untold else compose_unnamed(len(targets), f"{origin.image}\n{name}")
+    answer = compose_unnamed(len(targets), f"{origin.image}\n{name}")
     return answer_question(asked, answer, targets, origin, ignored)
 
 

@@ -10,7 +10,7 @@ read over, and no image is fetched.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count, islice
 
@@ -25,6 +25,7 @@ from workers.labels.rows import Attempt
 from workers.labels.schema import LabelRow
 from workers.labels.sums import Sums
 from workers.labels.table import PartIdentity, write_part
+from workers.labels.targets import IGNORE_REGION
 from workers.storage.uris import shown
 from workers.wording import Say
 
@@ -49,6 +50,8 @@ class ConvertSummary(Sums):
     """entries that were not asked for, by reason"""
     examples: _Examples = field(default_factory=dict)
     """`error_code` -> the message of one row, of those of this start"""
+    regions: int = 0
+    """to ignore, of this start; they are counted as targets, too"""
 
 
 def convert(conversion: Conversion, say: Say) -> ConvertSummary:
@@ -69,24 +72,24 @@ def convert(conversion: Conversion, say: Say) -> ConvertSummary:
     if done := read_manifest(ledger.store, ledger.output, ledger.run_id):
         say(f"nothing to do: {done.shards:,} parts, all committed")
         sums = Sums(rows=done.rows, counts=done.counts, errors=done.errors, targets=done.targets)
-        return _summarise(conversion, sums, done.shards, done.shards, None, Counter(), {})
+        return _summarise(conversion, sums, done.shards, done.shards, None)
     _require_images(conversion)
     _probe(ledger, say)
     committed, left_out = ledger.committed_ids(), Counter[str]()
     records = FORMATS[conversion.settings.form].read(conversion.source, left_out)
-    entries, parts, without_pixels, examples = 0, list[str](), 0, _Examples()
+    entries, parts, flags, examples = 0, list[str](), Counter[str](), _Examples()
     with ThreadPoolExecutor(THREADS) as threads:
         for shard_id, batch in _cut(records, conversion.settings.records_per_part):
             if shard_id not in committed:
                 rows = _commit(shard_id, batch, conversion, threads)
-                without_pixels += sum("empty_mask" in row.qa_flags for row in rows)
+                flags.update(flag for row in rows for flag in row.qa_flags)
                 told = {each.error_code: each.error_message for each in reversed(rows)}
                 examples = told | examples
             parts.append(shard_id)
             entries += len(batch)
             if len(parts) % TOLD_EVERY == 0:
                 say(f"{entries:,} entries in {len(parts):,} parts")
-    if without_pixels:
+    if without_pixels := flags["empty_mask"]:
         say(
             f"{without_pixels:,} rows have a mask without a pixel (flag `empty_mask`): nothing is"
             " learned from them, and no answer can find it"
@@ -101,17 +104,13 @@ def convert(conversion: Conversion, say: Say) -> ConvertSummary:
         fingerprint=conversion.provenance.label_fingerprint,
     )
     found = len(committed.intersection(parts))
-    return _summarise(conversion, manifest, len(parts), found, entries, left_out, examples)
+    summary = _summarise(conversion, manifest, len(parts), found, entries)
+    regions = flags[IGNORE_REGION]  # one a row, at most
+    return replace(summary, left_out=left_out, examples=examples, regions=regions)
 
 
 def _summarise(
-    conversion: Conversion,
-    sums: Sums,
-    parts: int,
-    found: int,
-    entries: int | None,
-    left_out: Counter[str],
-    examples: _Examples,
+    conversion: Conversion, sums: Sums, parts: int, found: int, entries: int | None
 ) -> ConvertSummary:
     return ConvertSummary(
         rows=sums.rows,
@@ -123,8 +122,6 @@ def _summarise(
         parts=parts,
         found_committed=found,
         entries=entries,
-        left_out=left_out,
-        examples=examples,
     )
 
 
@@ -171,7 +168,10 @@ def _require_images(conversion: Conversion) -> None:
         return
     except ObjectMissing as error:
         raise PlanError(f"--images {shown(images)}: {error}") from error
-    raise PlanError(f"there is no file under --images {shown(images)}")
+    raise PlanError(
+        f"there is no file under --images {shown(images)}: give the folder that the names of images"
+        " start from, or the one above train2014, train2017 and val2017"
+    )
 
 
 def _check_unchanged(conversion: Conversion) -> None:

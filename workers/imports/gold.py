@@ -57,11 +57,11 @@ class GoldQuestion:
 
     instruction: Instruction
     answer: str = ""
-    """with a `[SEG]` for each target; empty, with `ignored`, where nobody told targets apart"""
+    """with a `[SEG]` for each target"""
     targets: tuple[GoldTarget, ...] = ()
     """in the order of the marks"""
     ignored: Shape | None = None
-    """pixels that count neither for nor against"""
+    """pixels that count neither for nor against; without targets, nobody answered"""
     origin: Origin = field(default_factory=Origin)
     rejection: Rejection | None = None
 

@@ -22,7 +22,7 @@ from workers.storage.stores import Anywhere
 from workers.storage.uris import shown
 from workers.version import code_version
 
-IMPORTS_VERSION = 3
+IMPORTS_VERSION = 4
 """Of the code between source and labels. Raise it with a change after which the same source gives
 other rows; everything that was imported before is then imported again."""
 _RUN_PREFIX = "convert-"

@@ -3,7 +3,8 @@
     {"text": [question, ...], "is_sentence": true, "shapes": [{"label", "points"}, ...]}
 
 All questions of a file mean the same pixels. Shapes whose label holds "ignore" count neither for
-nor against, and those labelled "flag" mean nothing. One file is held at a time.
+nor against; where there are no others, rows are `partial`, without an answer. Those labelled "flag"
+mean nothing. One file is held at a time.
 """
 
 import json

@@ -139,7 +139,7 @@ def _answer(
     row = replace(row, targets=tuple(named))
     if question.ignored is None:
         return row
-    if not question.answer:  # what is there was not told apart, so nothing can be answered
+    if not targets:  # what is there was not told apart, so nothing can be answered
         row = replace(row, status="partial", answer_text=None)
     return _ignore(row, question.ignored.cut(size))
 

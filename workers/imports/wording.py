@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from pixellm.answers import SEG_MARK
+from pixellm.errors import InstructionError
 from pixellm.phrases import Span
+from pixellm.prompts import clean_instruction
 
 NAME_FORM = "What is {} in this image? Please output segmentation mask."
 """How the official evaluation asks for what has a name."""
@@ -47,6 +49,17 @@ class Composed:
 def choose(seed: str, count: int) -> int:
     """A number below `count`, always the same for a text."""
     return int.from_bytes(sha256(seed.encode("utf-8", "replace")).digest()[:8]) % count
+
+
+def word_name(name: str) -> str:
+    """A category's name as it is asked for: names that come out the same are one question.
+
+    Cleaned as the instruction will be, of which `item_id` is made.
+    """
+    try:
+        return clean_instruction(name.lower())
+    except InstructionError:  # the question is refused, with this as its reason
+        return name.lower()
 
 
 def enumerate_words(words: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ about an image, with its outcome:
     ok              the answer has targets
     empty           the model said that nothing matches
     partial         codebook tokens were left over, or the answer was cut off: whole groups are
-                    kept; or, without an answer, a person said only where things are: in a crowd
+                    kept; or a person said only where things are, as in a crowd: no answer
     rejected_input  the image or the instruction can't be used, with the reason
     failed          our side failed, after retries
 
@@ -23,7 +23,7 @@ from typing import Any
 from pixellm.answers import Answer
 from workers.labels.calibration import Calibration
 from workers.labels.schema import LabelRow, TargetRow
-from workers.labels.targets import target_rows
+from workers.labels.targets import is_region, target_rows
 from workers.records.instructions import Instruction, derive_instruction_id
 from workers.records.pictures import PictureFacts
 from workers.records.record import ImageRef, Record
@@ -31,14 +31,22 @@ from workers.records.rejections import Rejection
 
 LABELLED = ("ok", "empty", "partial")
 """The statuses of rows that a model or a person has answered, if only in part."""
+ANSWER_COLUMNS = ("status", "targets.flags")
+"""All that `has_answer` needs of a row."""
 MODEL_FAILED = "model_failed"
 """The `error_code` of rows of status `failed`."""
 _UNREAD = PictureFacts(sha256="", width=0, height=0, exif_orientation=0)
 
 
 def has_answer(row: LabelRow) -> bool:
-    """Whether something was answered; of a row's columns, `status` and `answer_text` are needed."""
-    return row.status in LABELLED and (row.status != "partial" or bool(row.answer_text))
+    """Whether something was answered, be it that nothing matches.
+
+    What broke off before its first target has not said that, nor has who drew regions to ignore
+    alone.
+    """
+    return row.status in LABELLED and (
+        row.status != "partial" or not all(map(is_region, row.targets))
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,21 +10,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from workers.labels.calibration import RAW_SCORES
-from workers.labels.rows import LABELLED
+from workers.labels.rows import ANSWER_COLUMNS, has_answer
 from workers.labels.schema import LabelRow, TargetRow
 from workers.labels.targets import is_region
 
 COLUMNS = (
     "item_id",
     "image_sha256",
-    "status",
-    "answer_text",
     "instruction_kind",
     "model_sha256",
     "adapter_sha256",
+    *ANSWER_COLUMNS,
     *(
         f"targets.{name}"
-        for name in ("phrase", "category", "rle_size", "rle_counts", "score", *RAW_SCORES, "flags")
+        for name in ("phrase", "category", "rle_size", "rle_counts", "score", *RAW_SCORES)
     ),
 )
 """Of the label table, that make an entry."""
@@ -70,7 +69,7 @@ def make_entry(row: LabelRow) -> Entry:
         row.item_id,
         row.image_sha256,
         row.instruction_kind,
-        row.status in LABELLED and (row.status != "partial" or bool(row.targets)),
+        has_answer(row),
         row.model_sha256,
         row.adapter_sha256,
         tuple(map(_make_target, row.targets)),

@@ -126,7 +126,7 @@ class BatchMaker:
         Args:
             pool: what stands in where a picture can't be had, from the place on, and round.
             places: of the batch's rows in the pool, at least one.
-            when: another number for each pool: pictures are seen otherwise then.
+            when: another number for each step: pictures are seen otherwise then.
             opened: whole pictures that are there already.
 
         Raises:

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import ClassVar
 
 from workers.errors import (
     CommitError,
@@ -40,7 +39,6 @@ class Owner(JsonFile):
     """UTC, ISO 8601"""
     by: str
     """process and machine, for people"""
-    LATER: ClassVar[tuple[str, ...]] = ("by",)
 
 
 @contextmanager
@@ -71,7 +69,7 @@ def claimed(
             f" {found.by} began it at {found.began_at}. Give another output; if that run was"
             f" killed, delete {shown(uri)}"
         )
-    if releases and found.by != own.by:  # after a kill, or beside the same command
+    if releases and found.by != own.by:  # the newest start is named: the one before may be dead
         store.put(uri, own.to_json())
     try:
         yield

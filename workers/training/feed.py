@@ -79,8 +79,8 @@ class _Slice:
     pool: Pool
     rows: range
     when: int
-    """examples before its global batch, as they were drawn: a picture that comes by in another one
-    is seen otherwise"""
+    """a number that no other global batch has: a picture that comes by in another one is seen
+    otherwise"""
     position: FeedPosition
     """behind it"""
     is_first: bool

@@ -27,16 +27,17 @@ _DIRECTIONS = re.compile(
 )
 """What words begin with that are true of one view only."""
 _OF_THE_WHOLE = re.compile(
-    r"\b(mid|cent(er|re|ral)|corner|edge|border|front|back|rear|behind|beside|beneath|between|next"
-    r"|near|around|among|adjacent|opposite|distan|furthe|farthe|\w+est\b|\w+most\b|\d+(st|nd|rd|th)\b"
-    r"|(side|far|close|closer|outer|inner|most|least|more|less|fewer|only|other|odd|same|than|last)\b"
-    r"|(first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b"
-    r"|((small|bigg|larg|tall|short|long|old|young|thinn|thick|wid|narrow|dark|bright|light|heavi"
-    r"|high|low|fatt|fast|slow)er)\b)",
+    r"\b(mid(dle|st|way)?|cent(er|re)(s|d|ed)?|central(ly)?|corner(s|ed)?|edges?|border(s|ed|ing)?"
+    r"|front|foreground|back(ground|drop|wards?)?|rear|behind|besides?|beneath|between|next|around"
+    r"|near(by|er)?|among(st)?|adjacent|opposite|distan(t|ce)|further|farther|far|closer?|sides?"
+    r"|outer|inner|most|least|more|less|fewer|only|others?|odd|same|than|last|\w+est|\w+most"
+    r"|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d+(st|nd|rd|th)"
+    r"|(small|bigg|larg|tall|short|long|old|young|thinn|thick|wid|narrow|dark|bright|light|heavi"
+    r"|high|low|fatt|fast|slow)er)\b",
     re.IGNORECASE,
 )
-"""What words begin with that may be untrue of a part of the picture: places in it, and comparisons
-with what would lie outside. Better a window too few: a `forest` has none either."""
+"""Words that may be untrue of a part of the picture: places in it, and comparisons with what would
+lie outside. Better a window too few: a `forest` has none either, but a `backpack` has."""
 KEPT = 0.5
 """Of each mask's pixels, what a window must show: a thing that hardly looks in is not what was
 labelled."""
