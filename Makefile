@@ -40,7 +40,7 @@ test-all: setup ## run these and the long ones, which take minutes each
 test-fast: setup ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
 
-test-gpu: setup ## run the tests that need a GPU (a minute on an H100)
+test-gpu: setup ## run the tests that need a GPU (two minutes on an H100)
 	$(PYTEST) -n 0 tests/test_gpu.py
 
 bench: setup ## measure the engine beside other ways, on this machine (about an hour; results go to out/bench)

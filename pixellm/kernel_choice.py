@@ -18,20 +18,28 @@ def kernels_fit(device: torch.device, width: int = NARROWEST) -> bool:
 
 
 @cache
-def _work_on(device: torch.device) -> bool:
-    """Whether they do: Triton must be there, and what it needs to compile them (a C compiler)."""
-    if device.type != "cuda" or find_spec("triton") is None:
-        return False
+def why_no_kernels(device: torch.device) -> str | None:
+    """What keeps a GPU from having kernels; None: it has them."""
+    if find_spec("triton") is None:
+        return "Triton is not installed; torch's builds for CUDA bring it on Linux"
     try:
         _try_them(device)
     except Exception as error:  # whatever Triton raises: there is another way
-        _log.warning(
-            "Triton can't compile kernels here, so the language model runs slower without them; "
-            "the image needs a C compiler (gcc) and a GPU that Triton knows: %s",
-            f"{error}".strip() or type(error).__name__,
+        return (
+            "Triton can't compile here: it takes a C compiler (gcc) and a GPU that it knows: "
+            + (f"{error}".strip() or type(error).__name__)
         )
+    return None
+
+
+@cache
+def _work_on(device: torch.device) -> bool:
+    if device.type != "cuda":
         return False
-    return True
+    why = why_no_kernels(device)
+    if why is not None:
+        _log.warning("the language model has no kernels of its own, and runs slower: %s", why)
+    return why is None
 
 
 def _try_them(device: torch.device) -> None:

@@ -147,7 +147,7 @@ def test_a_driver_whose_gpus_torch_does_not_see_is_a_failure(without_gpu, monkey
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU that computes on the CPU; what it says of itself can be changed."""
-    says = {"bf16": True, "memory": (70 * 2**30, 80 * 2**30)}
+    says = {"bf16": True, "memory": (70 * 2**30, 80 * 2**30), "kernels": None}
     ones = torch.ones
     for name, value in {
         "is_available": lambda: True,
@@ -158,11 +158,13 @@ def gpu(monkeypatch):
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "ones", lambda *sizes, device: ones(*sizes))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(devices, "why_no_kernels", lambda _: says["kernels"])
     return says
 
 
 def test_a_gpu_that_computes_is_told_with_its_memory(gpu):
-    _, found = check_devices()
+    _, found, _ = check_devices()
     assert (found.outcome, found.seen) == (OK, "A GPU, 70.0 of 80.0 GiB free, bf16")
 
 
@@ -171,8 +173,17 @@ def test_a_gpu_that_computes_is_told_with_its_memory(gpu):
 )
 def test_a_gpu_without_bf16_or_with_little_memory_free_is_a_warning(gpu, what, value, said):
     gpu[what] = value
-    _, found = check_devices()
+    _, found, _ = check_devices()
     assert (found.outcome, said in found.seen) == (WARNING, True)
+
+
+def test_a_gpu_that_triton_can_not_compile_for_is_a_warning(gpu):
+    *_, found = check_devices()
+    assert (found.check, found.outcome) == ("devices.kernels", OK)
+    gpu["kernels"] = "Triton can't compile here: it takes a C compiler"
+    *_, found = check_devices()
+    assert (found.outcome, found.seen) == (WARNING, gpu["kernels"])
+    assert "run slower" in found.to_do
 
 
 def test_a_gpu_that_raises_or_computes_wrongly_is_a_failure(gpu, monkeypatch):
@@ -180,10 +191,10 @@ def test_a_gpu_that_raises_or_computes_wrongly_is_a_failure(gpu, monkeypatch):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(torch, "ones", lambda *sizes, device: torch.zeros(*sizes))
-    _, found = check_devices()
+    _, found, _ = check_devices()
     assert (found.outcome, "computes wrongly" in found.seen) == (FAILURE, True)
     monkeypatch.setattr(torch, "ones", broken)
-    _, found = check_devices()
+    _, found, _ = check_devices()
     assert (found.outcome, "device-side assert" in found.seen) == (FAILURE, True)
 
 

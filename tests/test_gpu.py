@@ -1,7 +1,7 @@
 """What only a GPU can show: the same answers, recorded steps, scarce memory, and learning on CUDA.
 
-Skipped where there is none. Nothing here needs a network, Ray or a bucket; on one H100 all of it is
-meant to take less than 90 seconds.
+Skipped where there is none. Nothing here needs a network, Ray or a bucket; on one H100 all of it
+takes two minutes.
 """
 
 import asyncio

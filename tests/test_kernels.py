@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
-from pixellm.kernel_choice import _work_on, kernels_fit
+from pixellm.kernel_choice import _work_on, kernels_fit, why_no_kernels
 from pixellm.tiny import tiny_checkpoint
 from tests.test_engine_mixtures import make_samples
 
@@ -102,9 +102,11 @@ def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value
 def choice(monkeypatch):
     """What is known of devices, as if nothing had been tried yet."""
     monkeypatch.setattr("pixellm.kernel_choice._try_them", lambda _: None)
-    _work_on.cache_clear()
+    for known in (_work_on, why_no_kernels):
+        known.cache_clear()
     yield monkeypatch
-    _work_on.cache_clear()
+    for known in (_work_on, why_no_kernels):
+        known.cache_clear()
 
 
 def test_kernels_are_for_gpus_and_for_heads_that_tensor_cores_take(choice):
@@ -121,7 +123,7 @@ def test_where_triton_compiles_nothing_it_is_said_once_and_torch_does_it(choice,
     assert [kernels_fit(torch.device("cuda"), 128) for _ in range(3)] == [False] * 3
     (told,) = caplog.messages
     assert "Failed to find C compiler" in told
-    assert "needs a C compiler" in told
+    assert "takes a C compiler" in told
 
 
 def test_where_there_is_no_triton_torch_does_it(choice):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
+from pixellm.kernel_choice import why_no_kernels
 from workers.doctor.findings import Finding, failure, ok, skipped, warning
 
 GIB = 2**30
@@ -20,6 +21,7 @@ def check_devices() -> Iterator[Finding]:
     yield ok("devices.cuda", f"{torch.cuda.device_count()} GPUs, CUDA {torch.version.cuda}")
     for number in range(torch.cuda.device_count()):
         yield _check_gpu(number)
+    yield _check_kernels()
 
 
 def _without_gpu() -> Finding:
@@ -35,6 +37,14 @@ def _without_gpu() -> Finding:
         "run nvidia-smi: is the driver new enough; is CUDA_VISIBLE_DEVICES empty; in a container,"
         " were GPUs given to it",
     )
+
+
+def _check_kernels() -> Finding:
+    why = why_no_kernels(torch.device("cuda", torch.cuda.current_device()))
+    if why is None:
+        return ok("devices.kernels", "Triton compiles the language model's kernels")
+    slower = "give it what it wants, or let the model run slower, with torch's operations alone"
+    return warning("devices.kernels", why, slower)
 
 
 def _check_gpu(number: int) -> Finding:
