@@ -5,13 +5,15 @@
     attend_rows   attention of rows that share their pictures' prefixes
 
 They do what torch does elsewhere (transformers' `apply_rotary_pos_emb` and `LlamaMLP`,
-`pixellm.engine.attention`), and round once, at their end. Triton comes with torch's builds for
-CUDA; whether this module may be imported says `pixellm.kernel_choice`.
+`pixellm.engine.attention`), and round once, at their end. Triton launches on the current device:
+that of the tensors is made so. It comes with torch's builds for CUDA; whether this module may be
+imported says `pixellm.kernel_choice`.
 
 Shapes: T tokens; R rows; B pictures, P slots of a prefix, S slots of a row; h key-value heads, g
 query heads per key-value head, d width of a head.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -39,9 +41,10 @@ def rotate_(states: Tensor, cos: Tensor, sin: Tensor) -> None:
     assert all(each.is_contiguous() for each in (states, cos, sin)), "no holes"
     assert cos.shape == sin.shape == (1, states.shape[-3], width), "an angle for each token"
     grid = (states.numel() // (heads * width), triton.cdiv(heads, HEADS_AT_ONCE))
-    _rotate[grid](
-        states, cos, sin, states.shape[-3], heads, WIDTH=width, HEADS=HEADS_AT_ONCE
-    )  # fmt: skip
+    with torch.cuda.device_of(states):
+        _rotate[grid](
+            states, cos, sin, states.shape[-3], heads, WIDTH=width, HEADS=HEADS_AT_ONCE
+        )  # fmt: skip
 
 
 def gate_(gate: Tensor, up: Tensor) -> None:
@@ -54,7 +57,8 @@ def gate_(gate: Tensor, up: Tensor) -> None:
     assert all(each.is_contiguous() for each in (gate, up)), "no holes"
     assert gate.shape == up.shape, "as large"
     grid = (triton.cdiv(gate.numel(), NUMBERS_AT_ONCE),)
-    _gate[grid](gate, up, gate.numel(), NUMBERS=NUMBERS_AT_ONCE)
+    with torch.cuda.device_of(gate):
+        _gate[grid](gate, up, gate.numel(), NUMBERS=NUMBERS_AT_ONCE)
 
 
 def attend_rows(
@@ -85,17 +89,18 @@ def attend_rows(
     groups = query.shape[1] // heads
     at_once = min(MOST, max(FEWEST, triton.next_power_of_2(each * groups)))
     grid = (query.shape[0] // each, heads, triton.cdiv(each, at_once // groups))
-    _attend[grid](
-        query, out,
-        prefix_keys, prefix_values, bias,
-        keys, values,
-        owners, places, pictures,
-        scaling * LOG2_E,
-        each, bias.shape[1],
-        query.stride(0), query.stride(1), out.stride(0), out.stride(1),
-        prefix_keys.stride(0), prefix_keys.stride(1), keys.stride(0), keys.stride(1),
-        GROUPS=groups, WIDTH=width, QUERIES=at_once, SLOTS=SLOTS_AT_ONCE,
-    )  # fmt: skip
+    with torch.cuda.device_of(query):
+        _attend[grid](
+            query, out,
+            prefix_keys, prefix_values, bias,
+            keys, values,
+            owners, places, pictures,
+            scaling * LOG2_E,
+            each, bias.shape[1],
+            query.stride(0), query.stride(1), out.stride(0), out.stride(1),
+            prefix_keys.stride(0), prefix_keys.stride(1), keys.stride(0), keys.stride(1),
+            GROUPS=groups, WIDTH=width, QUERIES=at_once, SLOTS=SLOTS_AT_ONCE,
+        )  # fmt: skip
 
 
 @triton.jit

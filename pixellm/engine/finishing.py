@@ -32,8 +32,8 @@ TARGETS_AT_ONCE = 64
 """Targets that the pixel decoder takes at once: about 0.6 GB of fp32 maps at the released sizes."""
 
 TARGETS_ALIKE = 16
-"""Targets are a multiple on a GPU: it prepares itself for each number anew, which takes longer than
-to decode them."""
+"""Targets are a multiple on a GPU, if memory allows: its libraries prepare for each number anew,
+which takes longer than to decode them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +102,23 @@ class Finisher:
         masks = list[tuple[CutMask, float]]()
         for start in range(0, len(found), at_once):
             chunk = found[start : start + at_once]
+            filled = self._fill_up(chunk, at_once)
             pictures = list(dict.fromkeys(each.picture for each in chunk))
             place = {picture: at for at, picture in enumerate(pictures)}
-            image_of = torch.tensor([place[each.picture] for each in self._fill_up(chunk)])
-            states = torch.cat([each.states for each in self._fill_up(chunk)])
-            queries, image_of = self._model.codebook(states), send(image_of, states.device)
-            low = self._model.decode(join_images(pictures), queries, image_of)[: len(chunk)]
+            image_of = torch.tensor([place[each.picture] for each in filled])
+            queries = self._model.codebook(torch.cat([each.states for each in filled]))
+            low = self._model.decode(join_images(pictures), queries, send(image_of, queries.device))
+            low = low[: len(chunk)]
             cuts = self._cut(low.logits, [each.picture for each in chunk])
             sound = low.logits.isfinite().flatten(1).all(1) & low.iou.isfinite()
             iou = low.iou.float().masked_fill(~sound, math.nan)
             masks += zip(cuts, iou.tolist(), strict=True)
         return masks
 
-    def _fill_up(self, found: Sequence[Found]) -> Sequence[Found]:
+    def _fill_up(self, found: Sequence[Found], at_once: int) -> Sequence[Found]:
         """On a GPU the first target again and again, until few numbers of them come up."""
-        spare = -len(found) % TARGETS_ALIKE if self._model.device.type == "cuda" else 0
+        on_gpu = self._model.device.type == "cuda"
+        spare = min(-len(found) % TARGETS_ALIKE, at_once - len(found)) if on_gpu else 0
         return [*found, *[found[0]] * spare]
 
     def _cut(self, low: Tensor, owners: Sequence[Picture]) -> list[CutMask]:
