@@ -12,18 +12,20 @@ NARROWEST = 16
 _log = logging.getLogger(__name__)
 
 
-def kernels_fit(device: torch.device, width: int = NARROWEST) -> bool:
+def kernels_fit(
+    device: torch.device, width: int = NARROWEST, dtype: torch.dtype = torch.float32
+) -> bool:
     """Whether kernels run on a device, for heads of so many dimensions where they matter."""
-    return width >= NARROWEST and not width & (width - 1) and _work_on(device)
+    return width >= NARROWEST and not width & (width - 1) and _work_on(device, width, dtype)
 
 
 @cache
-def why_no_kernels(device: torch.device) -> str | None:
-    """What keeps a GPU from having kernels; None: it has them."""
+def why_no_kernels(device: torch.device, width: int, dtype: torch.dtype) -> str | None:
+    """What keeps a GPU from having kernels for such heads; None: it has them."""
     if find_spec("triton") is None:
         return "Triton is not installed; torch's builds for CUDA bring it on Linux"
     try:
-        _try_them(device)
+        _try_them(device, width, dtype)
     except Exception as error:  # whatever Triton raises: there is another way
         return (
             "Triton can't compile here: it takes a C compiler (gcc) and a GPU that it knows: "
@@ -33,18 +35,30 @@ def why_no_kernels(device: torch.device) -> str | None:
 
 
 @cache
-def _work_on(device: torch.device) -> bool:
+def _work_on(device: torch.device, width: int, dtype: torch.dtype) -> bool:
     if device.type != "cuda":
         return False
-    why = why_no_kernels(device)
+    why = why_no_kernels(device, width, dtype)
     if why is not None:
-        _log.warning("the language model has no kernels of its own, and runs slower: %s", why)
+        _tell(why)
     return why is None
 
 
-def _try_them(device: torch.device) -> None:
-    from pixellm.kernels import rotate_  # needs Triton
+@cache
+def _tell(why: str) -> None:
+    """Once, and not for every kind of heads."""
+    _log.warning("the language model has no kernels of its own, and runs slower: %s", why)
 
-    states, angles = torch.zeros(1, 1, NARROWEST, device=device), torch.ones(1, 1, NARROWEST)
-    rotate_(states, angles.to(device), angles.to(device))
+
+def _try_them(device: torch.device, width: int, dtype: torch.dtype) -> None:
+    """Runs each once, with as much at once as ever: a GPU may have too little room for it."""
+    from pixellm.kernels import MOST, attend_rows, gate_, rotate_  # needs Triton
+
+    asked = torch.zeros(MOST, 1, width, dtype=dtype, device=device)
+    places = torch.arange(MOST, device=device)
+    row, slots = torch.zeros_like(places), asked.view(1, 1, MOST, width)
+    rotate_(asked, asked.view(1, MOST, width), asked.view(1, MOST, width))
+    gate_(asked, asked)
+    prefix = slots, slots, slots[:, 0, :, 0]
+    attend_rows(asked, asked.clone(), MOST, prefix, (slots, slots), (row, places, row), 1.0)
     torch.cuda.synchronize(device)

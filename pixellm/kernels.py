@@ -24,8 +24,11 @@ NUMBERS_AT_ONCE = 4096
 """Numbers of an MLP that a program gates."""
 FEWEST, MOST = 16, 64
 """Queries that a program answers: tensor cores take 16 at least."""
-SLOTS_AT_ONCE = 64
-"""Slots that a program looks at together."""
+KEYS_AT_ONCE = 2**14
+"""Bytes of keys that a program looks at together: it holds a few times as many at once, and small
+GPUs have 64 KB for that."""
+STAGES = 2
+"""Times that it holds them, so that the next ones come while it is at these."""
 LOG2_E = 1.4426950408889634
 
 
@@ -88,6 +91,7 @@ def attend_rows(
     heads, width = keys.shape[1], keys.shape[3]
     groups = query.shape[1] // heads
     at_once = min(MOST, max(FEWEST, triton.next_power_of_2(each * groups)))
+    slots = max(FEWEST, KEYS_AT_ONCE // (width * keys.element_size()))
     grid = (query.shape[0] // each, heads, triton.cdiv(each, at_once // groups))
     with torch.cuda.device_of(query):
         _attend[grid](
@@ -95,11 +99,11 @@ def attend_rows(
             prefix_keys, prefix_values, bias,
             keys, values,
             owners, places, pictures,
-            scaling * LOG2_E,
+            scaling * LOG2_E,  # GPUs take powers of 2
             each, bias.shape[1],
             query.stride(0), query.stride(1), out.stride(0), out.stride(1),
             prefix_keys.stride(0), prefix_keys.stride(1), keys.stride(0), keys.stride(1),
-            GROUPS=groups, WIDTH=width, QUERIES=at_once, SLOTS=SLOTS_AT_ONCE,
+            GROUPS=groups, WIDTH=width, QUERIES=at_once, SLOTS=slots, num_stages=STAGES,
         )  # fmt: skip
 
 
@@ -164,14 +168,7 @@ def _attend(
         near = base + here[:, None] * WIDTH + column[None]
         key = tl.load(prefix_keys + near, mask=inside[:, None], other=0.0)
         value = tl.load(prefix_values + near, mask=inside[:, None], other=0.0)
-        score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
-        score = tl.where(visible[None], score, -float("inf"))
-        higher = tl.maximum(most, tl.max(score, 1))
-        weight, shrink = tl.exp2(score - higher[:, None]), tl.exp2(most - higher)
-        total = total * shrink + tl.sum(weight, 1)
-        found = found * shrink[:, None]
-        found = tl.dot(weight.to(value.dtype), value, found, input_precision="ieee")
-        most = higher
+        most, total, found = _look(asked, key, value, visible[None], scaling, most, total, found)
 
     # what each has to itself
     base = owner * own_row + head * own_head
@@ -181,14 +178,21 @@ def _attend(
         near = base + here[:, None] * WIDTH + column[None]
         key = tl.load(keys + near, mask=inside[:, None], other=0.0)
         value = tl.load(values + near, mask=inside[:, None], other=0.0)
-        score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
-        score = tl.where(here[None] <= place[:, None], score, -float("inf"))
-        higher = tl.maximum(most, tl.max(score, 1))
-        weight, shrink = tl.exp2(score - higher[:, None]), tl.exp2(most - higher)
-        total = total * shrink + tl.sum(weight, 1)
-        found = found * shrink[:, None]
-        found = tl.dot(weight.to(value.dtype), value, found, input_precision="ieee")
-        most = higher
+        visible = here[None] <= place[:, None]
+        most, total, found = _look(asked, key, value, visible, scaling, most, total, found)
 
     at = token * out_token + (head * GROUPS + group) * out_head
     tl.store(out + at[:, None] + column[None], found / total[:, None], mask=there[:, None])
+
+
+@triton.jit
+def _look(asked, key, value, visible, scaling, most, total, found):
+    """Softmax over slots that come bit by bit (FlashAttention, algorithm 1)."""
+    score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
+    score = tl.where(visible, score, -float("inf"))
+    higher = tl.maximum(most, tl.max(score, 1))
+    weight, shrink = tl.exp2(score - higher[:, None]), tl.exp2(most - higher)
+    total = total * shrink + tl.sum(weight, 1)
+    found = found * shrink[:, None]
+    found = tl.dot(weight.to(value.dtype), value, found, input_precision="ieee")
+    return higher, total, found

@@ -146,7 +146,8 @@ class RotatingAttention(LlamaAttention):
         **named: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor]:
         """As LlamaAttention's."""
-        if torch.is_grad_enabled() or not kernels_fit(hidden_states.device, self.head_dim):
+        device, dtype = hidden_states.device, hidden_states.dtype
+        if torch.is_grad_enabled() or not kernels_fit(device, self.head_dim, dtype):
             return super().forward(
                 hidden_states, position_embeddings, attention_mask, past_key_values, **named
             )

@@ -159,7 +159,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "ones", lambda *sizes, device: ones(*sizes))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(devices, "why_no_kernels", lambda _: says["kernels"])
+    monkeypatch.setattr(devices, "why_no_kernels", lambda *_: says["kernels"])
     return says
 
 

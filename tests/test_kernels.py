@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
-from pixellm.kernel_choice import _work_on, kernels_fit, why_no_kernels
+from pixellm.kernel_choice import _tell, _try_them, _work_on, kernels_fit, why_no_kernels
 from pixellm.tiny import tiny_checkpoint
 from tests.test_engine_mixtures import make_samples
 
@@ -101,11 +101,11 @@ def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value
 @pytest.fixture
 def choice(monkeypatch):
     """What is known of devices, as if nothing had been tried yet."""
-    monkeypatch.setattr("pixellm.kernel_choice._try_them", lambda _: None)
-    for known in (_work_on, why_no_kernels):
+    monkeypatch.setattr("pixellm.kernel_choice._try_them", lambda *_: None)
+    for known in (_tell, _work_on, why_no_kernels):
         known.cache_clear()
     yield monkeypatch
-    for known in (_work_on, why_no_kernels):
+    for known in (_tell, _work_on, why_no_kernels):
         known.cache_clear()
 
 
@@ -116,14 +116,23 @@ def test_kernels_are_for_gpus_and_for_heads_that_tensor_cores_take(choice):
 
 
 def test_where_triton_compiles_nothing_it_is_said_once_and_torch_does_it(choice, caplog):
-    def fail(_):
+    def fail(*_):
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
 
     choice.setattr("pixellm.kernel_choice._try_them", fail)
-    assert [kernels_fit(torch.device("cuda"), 128) for _ in range(3)] == [False] * 3
+    assert [kernels_fit(torch.device("cuda"), width) for width in (32, 128, 128)] == [False] * 3
     (told,) = caplog.messages
     assert "Failed to find C compiler" in told
     assert "takes a C compiler" in told
+
+
+def test_what_is_tried_is_what_runs_later(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    for width, dtype in ((16, torch.float32), (128, torch.bfloat16)):
+        _try_them(torch.device("cpu"), width, dtype)
+    monkeypatch.setattr(kernels, "attend_rows", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        _try_them(torch.device("cpu"), 16, torch.float32)
 
 
 def test_where_there_is_no_triton_torch_does_it(choice):

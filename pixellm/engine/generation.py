@@ -78,7 +78,7 @@ class Generator:
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
         self._alike, self._run = replay, Replays(self._read, lambda: recorder_for(model.device))
-        self._by_kernel = kernels_fit(model.device, slots.head_width)
+        self._by_kernel = kernels_fit(model.device, slots.head_width, model.dtype)
         self._flight: Flight | None = None
         self._numbers = count()
         self._steps = self._advanced = self._newest = self._entered = 0

@@ -9,6 +9,8 @@ from pixellm.kernel_choice import why_no_kernels
 from workers.doctor.findings import Finding, failure, ok, skipped, warning
 
 GIB = 2**30
+RELEASED_WIDTH = 128
+"""Of the heads of PixelLM-7B and PixelLM-13B."""
 BUSY = 0.5
 """Share of a GPU's memory; where others have more, a model of its size may not fit."""
 
@@ -40,7 +42,8 @@ def _without_gpu() -> Finding:
 
 
 def _check_kernels() -> Finding:
-    why = why_no_kernels(torch.device("cuda", torch.cuda.current_device()))
+    device = torch.device("cuda", torch.cuda.current_device())
+    why = why_no_kernels(device, RELEASED_WIDTH, torch.bfloat16)
     if why is None:
         return ok("devices.kernels", "Triton compiles the language model's kernels")
     slower = "give it what it wants, or let the model run slower, with torch's operations alone"
