@@ -91,7 +91,7 @@ def attend_rows(
     heads, width = keys.shape[1], keys.shape[3]
     groups = query.shape[1] // heads
     at_once = min(MOST, max(FEWEST, triton.next_power_of_2(each * groups)))
-    slots = max(FEWEST, KEYS_AT_ONCE // (width * keys.element_size()))
+    slots = slots_at_once(width, keys.element_size())
     grid = (query.shape[0] // each, heads, triton.cdiv(each, at_once // groups))
     with torch.cuda.device_of(query):
         _attend[grid](
@@ -105,6 +105,11 @@ def attend_rows(
             prefix_keys.stride(0), prefix_keys.stride(1), keys.stride(0), keys.stride(1),
             GROUPS=groups, WIDTH=width, QUERIES=at_once, SLOTS=slots, num_stages=STAGES,
         )  # fmt: skip
+
+
+def slots_at_once(width: int, size: int) -> int:
+    """Slots that a program looks at together, of keys of so many numbers of so many bytes."""
+    return max(FEWEST, KEYS_AT_ONCE // (width * size))
 
 
 @triton.jit

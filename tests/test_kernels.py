@@ -1,5 +1,8 @@
 """The kernels for GPUs, as Triton's interpreter runs them on a CPU: the same as what torch does."""
 
+import os
+import subprocess
+import sys
 from itertools import chain
 
 import pytest
@@ -96,6 +99,44 @@ def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value
         for one, other in zip(before.targets, after.targets, strict=True):
             assert (one.mask ^ other.mask).sum() <= 0.01 * one.mask.size  # a last digit of a logit
     assert {1, 5} < lengths  # next words, the rest of groups, and questions
+
+
+COMPILE = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from pixellm import kernels
+
+tensors = {"query", "out", "prefix_keys", "prefix_values", "bias", "keys", "values"}
+for kind, size, width, generation in (("bf16", 2, 128, 90), ("fp32", 4, 32, 80)):
+    constants = {"GROUPS": 1, "WIDTH": width, "QUERIES": kernels.MOST}
+    constants["SLOTS"] = kernels.slots_at_once(width, size)
+    types = dict.fromkeys(kernels._attend.arg_names, "i32") | {"scaling": "fp32"}
+    types |= dict.fromkeys(tensors, f"*{kind}") | dict.fromkeys(constants, "constexpr")
+    types |= dict.fromkeys(("owners", "places", "pictures"), "*i64")
+    made = compile(
+        ASTSource(fn=kernels._attend, signature=types, constexprs=constants),
+        target=GPUTarget("cuda", generation, 32),
+        options={"num_stages": kernels.STAGES},
+    )
+    print(made.metadata.shared)
+"""
+"""Attention for the GPUs of two generations, without any: what it holds of memory next to them."""
+SMALLEST = 99 * 1024
+"""What a program may take of it on a GPU for desktops (compute capability 8.6 and 8.9)."""
+
+
+@pytest.mark.slow
+def test_attention_compiles_for_gpus_and_fits_into_small_ones(tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": f"{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPILE],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    held = list(map(int, done.stdout.split()))
+    assert len(held) == 2
+    assert max(held) < SMALLEST
 
 
 @pytest.fixture
