@@ -27,8 +27,8 @@ class Codebook(nn.Module):
         groups = vectors.reshape(-1, self.scales, self.tokens_per_scale, vectors.shape[-1])
         if self.tokens_per_scale == 1:
             return groups[:, :, 0]
-        share = torch.tensor(1 / (self.scales * self.tokens_per_scale)).to(vectors)
-        return (groups * share).sum(dim=2)
+        share = torch.tensor(1 / (self.scales * self.tokens_per_scale), dtype=vectors.dtype)
+        return (groups * share.item()).sum(dim=2)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(N * S * K, H) hidden states of whole groups -> (N, S, D) queries."""

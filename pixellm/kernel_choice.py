@@ -28,8 +28,8 @@ def why_no_kernels(device: torch.device, width: int, dtype: torch.dtype) -> str 
         _try_them(device, width, dtype)
     except Exception as error:  # whatever Triton raises: there is another way
         return (
-            "Triton can't compile here: it takes a C compiler (gcc) and a GPU that it knows: "
-            + (f"{error}".strip() or type(error).__name__)
+            "kernels can't be compiled and run here; Triton takes a C compiler (gcc), Python's"
+            f" headers and a GPU that it knows: {type(error).__name__}: {error}".rstrip(": ")
         )
     return None
 
@@ -54,11 +54,11 @@ def _try_them(device: torch.device, width: int, dtype: torch.dtype) -> None:
     """Runs each once, with as much at once as ever: a GPU may have too little room for it."""
     from pixellm.kernels import MOST, attend_rows, gate_, rotate_  # needs Triton
 
-    asked = torch.zeros(MOST, 1, width, dtype=dtype, device=device)
+    asked = torch.zeros(1, MOST, 1, width, dtype=dtype, device=device)
     places = torch.arange(MOST, device=device)
     row, slots = torch.zeros_like(places), asked.view(1, 1, MOST, width)
-    rotate_(asked, asked.view(1, MOST, width), asked.view(1, MOST, width))
+    rotate_(asked, asked[:, :, 0].clone(), asked[:, :, 0].clone())
     gate_(asked, asked)
     prefix = slots, slots, slots[:, 0, :, 0]
-    attend_rows(asked, asked.clone(), MOST, prefix, (slots, slots), (row, places, row), 1.0)
+    attend_rows(asked[0], asked[0].clone(), MOST, prefix, (slots, slots), (row, places, row), 1.0)
     torch.cuda.synchronize(device)

@@ -36,17 +36,18 @@ def rotate_(states: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Turns the halves of each head by its token's angles, in place (RoFormer, section 3.4.2).
 
     Args:
-        states: (..., T, heads, d), without holes.
-        cos: (1, T, d), its halves alike.
-        sin: (1, T, d), likewise.
+        states: (B, T, heads, d), without holes.
+        cos: (B, T, d), or (1, T, d) where all have the same; its halves alike.
+        sin: likewise.
     """
-    heads, width = states.shape[-2:]
+    batch, length, heads, width = states.shape
     assert all(each.is_contiguous() for each in (states, cos, sin)), "no holes"
-    assert cos.shape == sin.shape == (1, states.shape[-3], width), "an angle for each token"
-    grid = (states.numel() // (heads * width), triton.cdiv(heads, HEADS_AT_ONCE))
+    assert cos.shape == sin.shape, "of the same angles"
+    assert cos.shape in ((batch, length, width), (1, length, width)), "an angle for each token"
+    grid = (batch * length, triton.cdiv(heads, HEADS_AT_ONCE))
     with torch.cuda.device_of(states):
         _rotate[grid](
-            states, cos, sin, states.shape[-3], heads, WIDTH=width, HEADS=HEADS_AT_ONCE
+            states, cos, sin, len(cos) * length, heads, WIDTH=width, HEADS=HEADS_AT_ONCE
         )  # fmt: skip
 
 
@@ -90,6 +91,7 @@ def attend_rows(
     owners, places, pictures = seats
     heads, width = keys.shape[1], keys.shape[3]
     groups = query.shape[1] // heads
+    assert groups <= MOST, "a program answers all heads of a token that share keys"
     at_once = min(MOST, max(FEWEST, triton.next_power_of_2(each * groups)))
     slots = slots_at_once(width, keys.element_size())
     grid = (query.shape[0] // each, heads, triton.cdiv(each, at_once // groups))
@@ -113,14 +115,14 @@ def slots_at_once(width: int, size: int) -> int:
 
 
 @triton.jit
-def _rotate(states, cos, sin, length, heads, WIDTH: tl.constexpr, HEADS: tl.constexpr):
+def _rotate(states, cos, sin, angles, heads, WIDTH: tl.constexpr, HEADS: tl.constexpr):
     token, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * HEADS
     head, half = first + tl.arange(0, HEADS)[:, None], tl.arange(0, WIDTH // 2)[None]
     there = head < heads
     at = states + (token * heads + head) * WIDTH + half
     left = tl.load(at, mask=there).to(tl.float32)
     right = tl.load(at + WIDTH // 2, mask=there).to(tl.float32)
-    angle = (token % length) * WIDTH + half
+    angle = (token % angles) * WIDTH + half
     c, s = tl.load(cos + angle).to(tl.float32), tl.load(sin + angle).to(tl.float32)
     tl.store(at, left * c - right * s, mask=there)
     tl.store(at + WIDTH // 2, right * c + left * s, mask=there)

@@ -9,7 +9,12 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, LlamaModel
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaMLP,
+    LlamaRMSNorm,
+    eager_attention_forward,
+)
 from transformers.utils.generic import TransformersKwargs
 
 from pixellm.config import PixelLMConfig
@@ -135,7 +140,11 @@ def _use_fused_norms(model: LlamaModel) -> None:
 
 
 class RotatingAttention(LlamaAttention):
-    """LLaMA's attention with its rotation in one kernel, where there is one and nothing learns."""
+    """LLaMA's attention with its rotation in one kernel, where there is one and nothing learns.
+
+    What transformers calls for it is a function of its module, which can't be replaced here alone:
+    so these lines stand here once more.
+    """
 
     def forward(
         self,
@@ -163,7 +172,9 @@ class RotatingAttention(LlamaAttention):
         query, key = query.transpose(1, 2), key.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = AttentionInterface()[self.config._attn_implementation]
+        attend = AttentionInterface().get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
         out, weights = attend(
             self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **named
         )

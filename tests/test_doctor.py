@@ -158,7 +158,6 @@ def gpu(monkeypatch):
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "ones", lambda *sizes, device: ones(*sizes))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(devices, "why_no_kernels", lambda *_: says["kernels"])
     return says
 
@@ -180,7 +179,7 @@ def test_a_gpu_without_bf16_or_with_little_memory_free_is_a_warning(gpu, what, v
 def test_a_gpu_that_triton_can_not_compile_for_is_a_warning(gpu):
     *_, found = check_devices()
     assert (found.check, found.outcome) == ("devices.kernels", OK)
-    gpu["kernels"] = "Triton can't compile here: it takes a C compiler"
+    gpu["kernels"] = "kernels can't be compiled and run here"
     *_, found = check_devices()
     assert (found.outcome, found.seen) == (WARNING, gpu["kernels"])
     assert "run slower" in found.to_do

@@ -18,6 +18,7 @@ from pixellm.engine.rows import Row, Sample
 from pixellm.engine.slots import Slots
 from pixellm.errors import Unanswerable
 from pixellm.images import prepare_image
+from pixellm.model import PixelLM
 from pixellm.tiny import Script, tiny_checkpoint
 
 WORDS = ["the", "cat", "dog", "that can fly", "left of", "red", "box", "and which", "not blue"]
@@ -658,6 +659,28 @@ def test_rows_that_had_ended_when_memory_ran_out_say_nothing_more(monkeypatch):
     monkeypatch.setattr(Row, "end", scarce)
     assert_same(said(Engine(checkpoint, SETTINGS, predict=script), samples), truth)
     assert len(calls) > 4
+
+
+def test_a_lone_question_over_which_memory_runs_out_when_it_has_ended_is_told(monkeypatch):
+    def scarce(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Row, "end", scarce)
+    engine = Engine(tiny_checkpoint(6), SETTINGS)
+    job = engine.add(Sample(make_samples(0)[0].image, ("the cat",)))
+    done = [each for _ in range(200) for each in engine.step()]
+    assert done == [job]
+    assert "doesn't fit into memory" in job.rows[0].failure
+
+
+def test_on_a_gpu_few_numbers_of_targets_come_up_but_never_more_than_fit(monkeypatch):
+    engine = Engine(tiny_checkpoint(6), SETTINGS)
+    fill_up = engine._finisher._fill_up
+    assert len(fill_up("abc", 64)) == 3  # a CPU only gains by fewer
+    monkeypatch.setattr(PixelLM, "device", torch.device("cuda"))
+    numbers = {(n, most): len(fill_up("x" * n, most)) for n in (1, 16, 17, 60) for most in (n, 64)}
+    assert [numbers[n, 64] for n in (1, 16, 17, 60)] == [16, 16, 32, 64]
+    assert all(filled == n for (n, most), filled in numbers.items() if n == most)
 
 
 def test_answers_without_masks_are_told_at_once_and_others_before_all_have_ended():

@@ -202,6 +202,31 @@ def test_a_step_that_is_replayed_reads_what_is_new_in_it():
         assert set(run(plan).tolist()) == {ids[-1] + 100 * (3 + len(ids))}
 
 
+def test_a_step_that_a_kernel_attends_in_reads_the_pictures_of_its_rows_when_it_is_replayed():
+    slots, recorders = Slots(tiny_checkpoint(6).model.language, 20), Recorders()
+    slots.make_room(16, 16, 128)
+    run = Replays(lambda plan: plan.pictures.clone(), recorders)
+    for pictures in (range(8), range(7, -1, -1)):
+        rows = [saying(slot) for slot in pictures]
+        made = plan_step(lay_out(rows, alike=True), slots, rows, by_kernel=True)
+        assert [part.view for part in made.parts] == [None]
+        assert run(made).tolist() == [*pictures]
+    assert recorders.recorded == 1
+
+
+def test_steps_of_as_many_tokens_in_other_parts_have_other_shapes():
+    slots = Slots(tiny_checkpoint(6).model.language, 20)
+    slots.make_room(40, 40, 128)
+    short = (5, 30, 31)  # a group of two: one token behind its first
+    some = [in_group(at) if at < GROUPS_ALIKE else saying(at) for at in range(40)]
+    all_ = [row(picture_at(at), ids=short, read=5, logprobs=2) for at in range(40)]
+    one, other = (
+        plan_step(lay_out(rows, alike=True), slots, rows, by_kernel=True) for rows in (some, all_)
+    )
+    assert len(one.ids) == len(other.ids) == 80
+    assert one.shape != other.shape
+
+
 def test_where_memory_runs_out_over_a_recording_others_are_made_later(caplog):
     slots, recorders, failing = Slots(tiny_checkpoint(6).model.language, 20), Recorders(), [1]
     slots.make_room(16, 16, 128)

@@ -478,7 +478,7 @@ def test_the_whole_way_of_a_worker_on_a_gpu_leaves_what_was_learned(result, tiny
 def test_the_doctor_finds_a_gpu_that_computes():
     found = list(check_devices())
     assert [(each.outcome, each.seen) for each in found if each.outcome is not Outcome.OK] == []
-    assert len(found) == 1 + torch.cuda.device_count()
+    assert len(found) == 2 + torch.cuda.device_count()  # CUDA, each GPU, kernels
 
 
 BREAKS = """
@@ -486,7 +486,6 @@ import asyncio, torch
 from pixellm.engine.engine import Engine
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
-from pixellm.kernel_choice import kernels_fit
 from pixellm.tiny import tiny_checkpoint
 from workers.errors import ReplicaBroken
 from workers.model_thread import ModelThread

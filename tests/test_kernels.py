@@ -3,41 +3,52 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 import torch
+from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
 from pixellm.kernel_choice import _tell, _try_them, _work_on, kernels_fit, why_no_kernels
+from pixellm.language import LanguageModel
 from pixellm.tiny import tiny_checkpoint
 from tests.test_engine_mixtures import make_samples
 
 pytest.importorskip("triton", reason="there is no Triton for this system")
 kernels = pytest.importorskip("pixellm.kernels")
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where there is a GPU, they are compiled for it."""
 LEAST = torch.finfo(torch.float32).min
 
 
-def test_heads_are_turned_as_transformers_does():
+@pytest.mark.parametrize("batch", [1, 2])
+def test_heads_are_turned_as_transformers_does(batch):
     torch.manual_seed(0)
-    states, angles = torch.randn(2, 5, 11, 16), torch.randn(1, 5, 8)
+    states, angles = torch.randn(2, 5, 11, 16), torch.randn(batch, 5, 8)
     cos, sin = (torch.cat([each] * 2, dim=-1) for each in (angles.cos(), angles.sin()))
     by_head = states.transpose(1, 2)
     wanted, _ = apply_rotary_pos_emb(by_head, by_head, cos, sin)
-    kernels.rotate_(states, cos, sin)
-    assert torch.equal(states.transpose(1, 2), wanted)
+    made = states.to(DEVICE)
+    kernels.rotate_(made, cos.to(DEVICE), sin.to(DEVICE))
+    torch.testing.assert_close(made.cpu().transpose(1, 2), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_the_gate_lets_through_what_transformers_does():
     torch.manual_seed(0)
     gate, up = 3 * torch.randn(2, 5, 7, 300)
     wanted = torch.nn.functional.silu(gate) * up
-    kernels.gate_(gate, up)
-    torch.testing.assert_close(gate, wanted, rtol=1e-6, atol=1e-6)
+    longer = torch.full((gate.numel() + 1,), 7.0, device=DEVICE)
+    made = longer[:-1].view_as(gate)
+    made.copy_(gate)
+    kernels.gate_(made, up.to(DEVICE))
+    torch.testing.assert_close(made.cpu(), wanted, rtol=1e-6, atol=1e-6)
+    assert longer[-1] == 7  # and nothing behind it
 
 
 def attend_plainly(query, prefix, own, seats, scaling):
@@ -72,10 +83,50 @@ def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, group
     places = (torch.tensor([[29], [0], [7]]) + torch.arange(each)).flatten()
     seats = (owners, places, torch.tensor([2, 0, 0, 1, 1, 2]))
     query = torch.randn(3 * each, heads * groups, width)
-    out = torch.full_like(query, torch.nan)
-    kernels.attend_rows(query, out, each, prefix, own, seats, 0.3)
+    out = torch.full_like(query, torch.nan, device=DEVICE)
+    there = ([part.to(DEVICE) for part in parts] for parts in (prefix, own, seats))
+    kernels.attend_rows(query.to(DEVICE), out, each, *there, 0.3)
     wanted = attend_plainly(query, prefix, own, seats, 0.3)
-    torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.cpu(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def have_kernels(monkeypatch):
+    for module in ("pixellm.engine.generation", "pixellm.language"):
+        monkeypatch.setattr(f"{module}.kernels_fit", lambda *_: True)
+
+
+def test_kernels_are_not_used_where_something_learns(monkeypatch):
+    """They write over what a gradient needs, and have none of their own."""
+    language = tiny_checkpoint(6, heads=3, key_value_heads=3).model.language
+    embeds, keys = torch.randn(1, 5, language.model.config.hidden_size), torch.ones(1, 5)
+    language(embeds, keys).sum().backward()
+    wanted = [each.grad.clone() for each in language.model.parameters() if each.grad is not None]
+    have_kernels(monkeypatch)
+    language.zero_grad()
+    language(embeds, keys).sum().backward()
+    found = [each.grad for each in language.model.parameters() if each.grad is not None]
+    assert len(found) == len(wanted) > 10
+    assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_with_kernels_a_conversation_is_read_as_without(monkeypatch, activation):
+    config = tiny_checkpoint(6, heads=3, key_value_heads=3).model.config
+    config = replace(config, llama={**config.llama, "hidden_act": activation})
+    language = LanguageModel(config).to(DEVICE)
+    embeds = torch.randn(2, 9, language.model.config.hidden_size, device=DEVICE)
+    keys, positions = torch.ones(2, 9, device=DEVICE), torch.arange(18, device=DEVICE).view(2, 9)
+
+    def read():
+        cache = DynamicCache(config=language.model.config)
+        with torch.no_grad():
+            language(embeds[:, :4], keys[:, :4], cache)
+            return [language(embeds[:, 4:], keys, cache), *language.depths(embeds, keys, positions)]
+
+    without = read()
+    have_kernels(monkeypatch)
+    for one, other in zip(without, read(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -83,6 +134,7 @@ def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, group
 def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value_heads):
     settings, samples = DecodeSettings(max_new_tokens=8), make_samples(3, count=3)
     checkpoint = tiny_checkpoint(6, heads=3, key_value_heads=key_value_heads)
+    checkpoint.model.to(DEVICE)
     without = Engine(checkpoint, settings, replay=replay).answer(samples)
     lengths, attend = set(), kernels.attend_rows
 
@@ -91,8 +143,7 @@ def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value
         attend(query, out, each, *others)
 
     monkeypatch.setattr(kernels, "attend_rows", attend_and_count)
-    for module in ("pixellm.engine.generation", "pixellm.language"):
-        monkeypatch.setattr(f"{module}.kernels_fit", lambda *_: True)
+    have_kernels(monkeypatch)
     made = Engine(checkpoint, settings, Limits(rows=3), replay=replay).answer(samples)
     for before, after in zip(chain(*without), chain(*made), strict=True):
         assert after.token_ids == before.token_ids

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -14,8 +15,7 @@ class Aside:
     """
 
     def __init__(self, device: torch.device) -> None:
-        # before the step: few small kernels, and Python waits for them
-        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+        self._stream = _stream_of(device) if device.type == "cuda" else None
 
     def catch_up(self) -> None:
         """What runs beside comes behind all that the device was asked so far, and may read it."""
@@ -26,7 +26,7 @@ class Aside:
     def work(self) -> Iterator[None]:
         """What is asked within it runs beside all that came since `catch_up`; done at its end.
 
-        Tensors that are made within must not leave.
+        Tensors that are made within must not leave, but for those that the host has waited for.
         """
         if self._stream is None:
             yield
@@ -36,3 +36,12 @@ class Aside:
                 yield
         finally:
             self._stream.synchronize()  # others may have what it has read
+
+
+@cache
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    """The one of all engines on a device: torch keeps memory for each stream by itself.
+
+    It goes before the step: its kernels are few and small, and Python waits for them.
+    """
+    return torch.cuda.Stream(device, priority=-1)

@@ -5,7 +5,7 @@ tokens) is kept per picture, what is a row's own per row. Tensors grow in few, l
 shapes stay few. Rows and pictures fill their slots from 0 without holes: who is under way is a
 plain slice of each tensor. Attention then copies no prefix and nothing of the rows, where all
 pictures have about as many rows; where they don't, and for the few rows that read more than one
-token, it gathers what it looks at.
+token, it gathers what it looks at, unless a kernel does it all (`pixellm.engine.attention`).
 
 Shapes: B pictures, R rows, P slots of the prefix, S slots of a row, h key-value heads, d width of a
 head, H width of the language model.

@@ -215,7 +215,7 @@ def _make_bias(places: Tensor, layout: Layout, slots: Slots) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Sharing:
-    """Which rows of a part read their prefix together, as lists of a `Part`."""
+    """Which rows of a part read their prefix together, as lists of a `View`."""
 
     pictures: list[int]
     """of each entry"""

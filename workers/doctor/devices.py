@@ -42,8 +42,7 @@ def _without_gpu() -> Finding:
 
 
 def _check_kernels() -> Finding:
-    device = torch.device("cuda", torch.cuda.current_device())
-    why = why_no_kernels(device, RELEASED_WIDTH, torch.bfloat16)
+    why = why_no_kernels(torch.device("cuda"), RELEASED_WIDTH, torch.bfloat16)
     if why is None:
         return ok("devices.kernels", "Triton compiles the language model's kernels")
     slower = "give it what it wants, or let the model run slower, with torch's operations alone"
