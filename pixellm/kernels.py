@@ -5,7 +5,7 @@
     attend_rows   attention of rows that share their pictures' prefixes
 
 They do what torch does elsewhere (transformers' `apply_rotary_pos_emb` and `LlamaMLP`,
-`pixellm.engine.attention`), and round once, at their end. Triton launches on the current device:
+`pixellm.engine.attention`) and round less often on the way. Triton launches on the current device:
 that of the tensors is made so. It comes with torch's builds for CUDA; whether this module may be
 imported says `pixellm.kernel_choice`.
 
@@ -25,8 +25,8 @@ NUMBERS_AT_ONCE = 4096
 FEWEST, MOST = 16, 64
 """Queries that a program answers: tensor cores take 16 at least."""
 KEYS_AT_ONCE = 2**14
-"""Bytes of keys that a program looks at together: it holds a few times as many at once, and small
-GPUs have 64 KB for that."""
+"""Bytes of keys that a program looks at together: it holds a few times as many at once, and GPUs
+for desktops have 99 KB for that."""
 STAGES = 2
 """Times that it holds them, so that the next ones come while it is at these."""
 LOG2_E = 1.4426950408889634
@@ -149,7 +149,8 @@ def _attend(
     prefix_picture, prefix_head, own_row, own_head,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    # rows lie side by side in time: those of one picture find its prefix in the cache
+    # the rows of a head come one after the other: those of one picture should find its prefix in
+    # the GPU's cache
     row, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     number = tl.arange(0, QUERIES)
     offset, group = block * (QUERIES // GROUPS) + number // GROUPS, number % GROUPS

@@ -36,8 +36,19 @@ def speeds() -> str:
             for say in (_masks, _job, _memory, _operations)
             for line in say(title, rows)
         ),
+        f"* Measured, each file by itself: {', '.join(map(_origin, _results()))}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _results() -> list[Path]:
+    """Files of results that need no GPU."""
+    return [path for path in sorted(RESULTS.glob("*.json")) if path.stem not in GPU_RUNS]
+
+
+def _origin(path: Path) -> str:
+    made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return f"{path.stem} {made['date'][:10]} at {made['commit'][:7]}"
 
 
 def _answered(title: str, rows: Rows) -> Iterator[str]:
@@ -95,7 +106,7 @@ def _tables() -> Iterator[tuple[str, Rows]]:
 # ---- on a GPU ----
 
 GPU_RUNS = ("gpu-main", "gpu-wide")
-"""Results by the engine as it is now, and those of more cases by the engine before."""
+"""Results by the engine with kernels, and those of more cases by the engine before it had them."""
 GPU_CASES = re.compile(r"GPU: (\w+) answers, instructions per image: (\d+) \(")
 
 GPU_COLUMNS = (

@@ -392,6 +392,35 @@ def test_what_one_person_looked_for_in_vain_and_another_has_found_is_not_absent(
     assert [names[each] for ids in found for each in ids] == ["Traffic Light"], "as a file has it"
 
 
+@pytest.mark.parametrize(
+    ("written", "typed"), [("Cafe\u0301", "caf\u00e9"), ("Person", "person"), ("Bus", "the bus.")]
+)
+def test_an_image_has_not_what_one_person_spells_otherwise_than_another(written, typed):
+    found = replace(label_photo(load_photos()[0]), origin="human", requested_classes=(written,))
+    of_file = replace(found.targets[0], category=written, category_id=10, phrase=None)
+    twin = replace(of_file, target_index=1, category=written.upper(), category_id=11)
+    vain = replace(
+        found,
+        item_id="x" * 40,
+        requested_classes=(typed,),
+        status="empty",
+        targets=(),
+        n_targets=0,
+    )
+    for targets in ((of_file,), (of_file, twin)):
+        document, _ = export([replace(found, targets=targets), vain])
+        (image,) = document["images"]
+        assert not image.get("neg_category_ids")
+
+
+def test_a_row_without_an_answer_takes_no_place_of_one_that_has_one():
+    """Two records may be about one picture; the first of them broke off, or has crowds alone."""
+    found = label_photo(load_photos()[0])
+    broken = replace(found, status="partial", targets=(), n_targets=0)
+    document, _ = export([broken, found, found])
+    assert len(document["annotations"]) == len(found.targets) > 0
+
+
 # ---- the validator -------------------------------------------------------------------------------
 
 

@@ -136,8 +136,10 @@ def test_what_is_no_whole_answer_is_left_out_and_counted(form, tmp_path):
     (rejected,) = rejected_rows(record, Rejection("image_broken", "cut off"), ATTEMPT)
     odd = replace(rows[0], answer_text="only one [SEG]", row_index=2)
     cut = replace(rows[0], status="partial", answer_text="The mug is", targets=(), row_index=3)
-    path, summary = export(form, [rows[0], rejected, odd, cut], tmp_path)
+    named = replace(rows[0], status="partial", row_index=4)
+    path, summary = export(form, [rows[0], rejected, odd, cut, named], tmp_path)
     assert summary.left_out["rows without an answer"] == 2
+    assert summary.left_out["answers that were cut off"] == 1
     assert summary.left_out["answers whose text marks other targets than they have masks"] == 1
     assert path.exists()
 

@@ -201,12 +201,28 @@ def test_what_is_said_of_the_whole_picture_is_seen_in_the_whole(place, words):
         *("all mugs of a farmer", "the backpack", "a rearview mirror", "a centipede", "midges"),
         *("a frontier post", "the bordeaux", "a closet", "the sidecar", "a flower", "a longboat"),
         *("an earring", "a nexus", "mothers", "lesson", "a tower", "the farm"),
+        *("an overcoat", "the leftovers", "a topping", "underwear", "an Easter egg"),
     ],
 )
 def test_a_word_that_begins_like_a_place_or_a_comparison_is_none(words):
     middle = a_thing(slice(48, 52), slice(48, 52))
-    plain, views = replace(middle, question=words, answer="It is [SEG]."), Views(zoom=4, seed=3)
+    plain = replace(middle, question=words, answer="It is [SEG].")
+    views = Views("mirrored", zoom=4, seed=3)
     assert any(views.draw(plain, when).window != WHOLE for when in range(40))
+    assert any(views.draw(plain, when).mirrored for when in range(40))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("the leftmost mug", "on the right-hand side", "the northwest roof", "to the southeast"),
+        *("a northern roof", "turned counterclockwise", "the topmost book", "looking leftwards"),
+    ],
+)
+def test_what_names_a_direction_is_never_mirrored(words):
+    told = replace(a_thing(slice(48, 52), slice(48, 52)), question=words)
+    views = Views("mirrored", zoom=4, seed=3)
+    assert not any(views.draw(told, when).mirrored for when in range(40))
 
 
 def test_a_batch_holds_windows_of_pictures_with_masks_of_their_size():

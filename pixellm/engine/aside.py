@@ -1,4 +1,4 @@
-"""Work beside a step: on a GPU in a stream of its own, so that neither waits for the other."""
+"""Work beside a step: on a GPU in a stream of its own, so that the device is at both."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -127,7 +127,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Job]:
-        """Brings everything under way one step on, and makes masks of what ended before it.
+        """Brings everything under way one step on, and makes masks of some that ended before it.
 
         Returns:
             The samples whose last answer came with it.

@@ -296,6 +296,8 @@ def _busy(profile: Profile) -> str:
         return "There is no GPU: nothing is known about how busy it would be."
     return (
         f"The GPU worked {1000 * profile.busy / profile.steps:.2f} ms a step:"
-        f" {100 * profile.busy / profile.watched:.1f} % of the time they took with the profiler;"
+        f" {100 * profile.busy / profile.watched:.1f} % of the time they took with the profiler,"
+        f" {100 * profile.busy / profile.unwatched:.1f} % of what others took without it (more or"
+        " fewer questions may have entered with them);"
         f" {profile.kernels / profile.steps:.0f} kernels and copies a step."
     )

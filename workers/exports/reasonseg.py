@@ -25,7 +25,8 @@ from workers.labels.schema import TargetRow
 TARGET, IGNORED = "target", "ignore"
 """Labels of shapes."""
 OTHER_PIXELS = (
-    "questions about other pixels than the first of their image: a file has one set of masks"
+    "questions about other pixels than the first of their image, or in the other form: a file has"
+    " one set of masks, and is of names or of sentences"
 )
 _NAME = "referring"  # the kind of question that is a name and no sentence
 

@@ -24,9 +24,9 @@ from workers.exports.categories import (
     number_categories,
 )
 from workers.exports.images import ExportImage, add_image
-from workers.labels.rows import LABELLED
+from workers.labels.rows import LABELLED, has_answer
 from workers.labels.schema import LabelRow, TargetRow
-from workers.labels.targets import is_region
+from workers.labels.targets import is_region, normalise_phrase
 
 RowSource = Callable[[Sequence[str]], Iterator[LabelRow]]
 """Reads the table from its start, in an order that never changes, with the columns named."""
@@ -170,7 +170,8 @@ def _settle_absent(rows: RowSource, options: ExportOptions, found: Survey) -> se
         for sha256, names in found.absent.items()
     }
     for mask in select_masks(rows, options, found, _LIGHT):
-        found.absent.get(mask.row.image_sha256, set()).discard(mask.category)
+        names, there = found.absent.get(mask.row.image_sha256, set()), mask.category
+        names -= {name for name in names if normalise_phrase(name) == normalise_phrase(there)}
     return set().union(*found.absent.values())
 
 
@@ -194,12 +195,15 @@ def select_masks(
 
 @dataclass(slots=True)
 class _Once:
-    """Lets the labels of a picture and instruction pass one time; both passes come to agree."""
+    """Lets the labels of a picture and instruction pass one time; both passes come to agree.
 
-    _seen: set[bytes] = field(default_factory=set)
+    Regions of a row without an answer pass, too, and don't take the place of one that has one.
+    """
+
+    _seen: set[tuple[bool, bytes]] = field(default_factory=set)
 
     def passes(self, row: LabelRow) -> bool:
-        item = blake2b(row.item_id.encode(), digest_size=_ID_BYTES).digest()
+        item = has_answer(row), blake2b(row.item_id.encode(), digest_size=_ID_BYTES).digest()
         if row.status not in LABELLED or item in self._seen:
             return False
         self._seen.add(item)

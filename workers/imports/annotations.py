@@ -28,6 +28,8 @@ class Annotations:
     categories: dict[Id, str] = field(default_factory=dict)
     namesakes: dict[str, Id] = field(default_factory=dict)
     """name as it is asked for -> the first category that is called so"""
+    first_of: dict[Id, Id] = field(default_factory=dict)
+    """category -> the first one that is called as it is"""
     texts: dict[Id, bytes] = field(default_factory=dict)
     """id of an annotation -> the annotation"""
     of_image: dict[Id, list[Id]] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Annotations:
         if number in self.categories:
             return False
         self.categories[number] = name
-        self.namesakes.setdefault(word_name(name), number)
+        self.first_of[number] = self.namesakes.setdefault(word_name(name), number)
         return True
 
     def _add_annotation(self, number: Id, value: Json, text: str) -> bool:
@@ -92,8 +94,7 @@ class Annotations:
 
     def first_namesake(self, category: Id) -> Id:
         """The first category that is asked for by the same words."""
-        name = self.categories.get(category)
-        return category if name is None else self.namesakes[word_name(name)]
+        return self.first_of.get(category, category)
 
     def make_target(self, annotation: Json, phrase: str) -> GoldTarget:
         """An annotation as the target of a question that names it.

@@ -70,7 +70,7 @@ def _ask(
         annotation = known.get(each)
         by_category.setdefault(_key(annotation, known), []).append(annotation)
     count = source.absent if image else 0  # of an image that the file has not, nothing is known
-    absent = _choose_absent(number, image, by_category, known)[:count]
+    absent = _choose_absent(number, image, by_category, known)[:count] if count else []
     for place, category in enumerate([*by_category, *absent]):
         origin = Origin(place, name, "file_name", category_id=read_category_id(category))
         yield _ask_category(category, by_category.get(category, ()), known, source, origin)

@@ -151,7 +151,8 @@ def _instruct(asked: Asked) -> Instruction:
         raise RecordRejected(
             Reason.INSTRUCTION_INVALID, f"a question must be a text, not {quote(asked.text)}"
         )
-    text = asked.form.replace("{}", asked.text) if asked.text.strip() else ""
+    make_instruction(asked.text)  # of which nothing is left, words around it make no question
+    text = asked.form.replace("{}", asked.text)
     return make_instruction(text, kind=asked.kind, classes=asked.classes)
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
+from unicodedata import normalize
 
 from pixellm.answers import Target
 from pixellm.run_lengths import RunMask
@@ -60,7 +61,7 @@ def is_region(target: TargetRow) -> bool:
 
 def normalise_phrase(phrase: str) -> str:
     """One spelling for what is surely the same name: `The red  Mug.` -> `red mug`."""
-    words = " ".join(phrase.casefold().split()).strip(" .,;:!?\"'()[]")
+    words = " ".join(normalize("NFC", phrase.casefold()).split()).strip(" .,;:!?\"'()[]")
     return _ARTICLE.sub("", words)
 
 
