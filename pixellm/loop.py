@@ -177,7 +177,7 @@ class Loop(Generic[Batch]):
         bad = (at for at, each in enumerate(totals) if not math.isfinite(each) or each > most)
         raise TrainingDiverged(
             f"the loss of step {report.step} {what} ({losses}; rate {report.rate:.3g}): lower the"
-            " learning rate, or look at the batch",
+            " learning rate, or correct the batch, and begin anew: to go on is to meet it again",
             batch=next(bad, None),
         )
 

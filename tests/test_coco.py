@@ -28,6 +28,7 @@ from workers.labels.parts import LabelTable
 from workers.labels.rle import decode_mask, fill_polygons
 from workers.labels.rows import answer_row, rejected_rows
 from workers.labels.table import PartIdentity, write_part
+from workers.labels.targets import IGNORE_REGION
 from workers.records.pictures import PictureFacts
 from workers.records.rejections import Rejection
 from workers.storage.local import LocalStore
@@ -419,6 +420,12 @@ def test_a_row_without_an_answer_takes_no_place_of_one_that_has_one():
     broken = replace(found, status="partial", targets=(), n_targets=0)
     document, _ = export([broken, found, found])
     assert len(document["annotations"]) == len(found.targets) > 0
+    region = replace(found.targets[0], flags=(IGNORE_REGION,))
+    crowd = replace(found, status="partial", targets=(region,), n_targets=0)
+    for rows, crowds in (([found, crowd, crowd], 0), ([crowd, crowd, found], 1)):
+        document, _ = export(rows)
+        assert sum(each["iscrowd"] for each in document["annotations"]) == crowds
+        assert len(document["annotations"]) == len(found.targets) + crowds
 
 
 # ---- the validator -------------------------------------------------------------------------------

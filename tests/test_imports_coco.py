@@ -209,10 +209,11 @@ def test_categories_that_are_asked_for_alike_are_one_question(tmp_path, first, t
 
 @pytest.mark.parametrize("form", ["{}", "What is {} in this image?"])
 def test_a_category_whose_name_can_not_be_asked_for_is_a_row_that_says_so(tmp_path, form):
-    boxes = [(3, (10, 10, 30, 20), False), (33, (60, 60, 20, 20), False)]
-    path = source(tmp_path, small(PHOTOS[0], boxes, {3: "</s>", 33: "\u200b"}))
+    names = {3: "</s>", 33: "\u200b", 9: "x" * 1001}
+    boxes = [(category, (10, 10, 30, 20), False) for category in names]
+    path = source(tmp_path, small(PHOTOS[0], boxes, names))
     rows = convert("coco", path, tmp_path / "gold", "--name-form", form)
-    assert [row.error_code for row in rows] == ["instruction_invalid"] * 2
+    assert [row.error_code for row in rows] == ["instruction_invalid"] * 3
 
 
 def test_a_category_that_is_refused_takes_no_name(tmp_path):

@@ -217,6 +217,8 @@ def test_a_word_that_begins_like_a_place_or_a_comparison_is_none(words):
     [
         *("the leftmost mug", "on the right-hand side", "the northwest roof", "to the southeast"),
         *("a northern roof", "turned counterclockwise", "the topmost book", "looking leftwards"),
+        *("the westernmost house", "left_arm", "topleft", "an eastbound lane", "the underside"),
+        *("lower_left", "a westerly wind", "overhead", "the upper-right corner", "lefthanded"),
     ],
 )
 def test_what_names_a_direction_is_never_mirrored(words):

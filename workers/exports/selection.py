@@ -16,6 +16,7 @@ import numpy as np
 
 from workers.exports.categories import (
     Categories,
+    CategoryMap,
     GivenIds,
     find_own_category,
     name_absent,
@@ -169,9 +170,12 @@ def _settle_absent(rows: RowSource, options: ExportOptions, found: Survey) -> se
         sha256: {found.spelling.get(name, name) for name in names}
         for sha256, names in found.absent.items()
     }
+    exact = isinstance(options.categories, CategoryMap)  # its names are a user's own
     for mask in select_masks(rows, options, found, _LIGHT):
-        names, there = found.absent.get(mask.row.image_sha256, set()), mask.category
-        names -= {name for name in names if normalise_phrase(name) == normalise_phrase(there)}
+        names = found.absent.get(mask.row.image_sha256, set())
+        names.discard(mask.category)
+        if names and not exact and (there := normalise_phrase(mask.category)):
+            names -= {name for name in names if normalise_phrase(name) == there}
     return set().union(*found.absent.values())
 
 
@@ -197,17 +201,23 @@ def select_masks(
 class _Once:
     """Lets the labels of a picture and instruction pass one time; both passes come to agree.
 
-    Regions of a row without an answer pass, too, and don't take the place of one that has one.
+    Regions of a row without an answer pass, too, unless one with an answer came before; whose place
+    they don't take, so that what it ignores may come a second time.
     """
 
-    _seen: set[tuple[bool, bytes]] = field(default_factory=set)
+    _seen: set[bytes] = field(default_factory=set)
 
     def passes(self, row: LabelRow) -> bool:
-        item = has_answer(row), blake2b(row.item_id.encode(), digest_size=_ID_BYTES).digest()
-        if row.status not in LABELLED or item in self._seen:
+        answered, alone = (_digest(f"{kind} {row.item_id}") for kind in ("answered", "alone"))
+        own = answered if has_answer(row) else alone
+        if row.status not in LABELLED or not self._seen.isdisjoint({answered, own}):
             return False
-        self._seen.add(item)
+        self._seen.add(own)
         return True
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=_ID_BYTES).digest()
 
 
 def _masks_of(

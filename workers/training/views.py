@@ -21,17 +21,21 @@ from workers.training.examples import Example
 
 ViewKind = Literal["plain", "mirrored", "turned"]
 _DIRECTIONS = re.compile(
-    r"\b((left|right|top|bottom|upper|lower)(most|hand|wards?)?|above|below|under|over|beneath"
-    r"|underneath|(anti|counter)?clockwise|(north|south|east|west)(east|west)?(ern|wards?)?)\b",
+    r"(?<![^\W_])((top|bottom|upper|lower)[ _-]?)?((left|right)(most|side|hand(ed)?|wards?)?"
+    r"|(top|bottom|upper|lower)(most|side)?|above|below|under(side|neath)?|over(head)?|beneath"
+    r"|(anti|counter)?clockwise"
+    r"|(north|south)?(north|south|east|west)(ern(most)?|erly|bound|wards?)?)(?![^\W_])",
     re.IGNORECASE,
 )
-"""Words that are true of one view only."""
+"""Words that are true of one view only; `left_arm` is two."""
 _OF_THE_WHOLE = re.compile(
     r"\b(mid(dle|st|way)?|cent(er|re)(s|d|ed)?|central(ly)?|corner(s|ed)?|edges?|border(s|ed|ing)?"
-    r"|front(al)?|foreground|midground|back(ground|drop|wards?)?|rear|behind|besides?|beneath|between|next|around"
+    r"|front(al)?|foreground|midground|back(ground|drop|wards?)?|rear|behind|besides?|beneath"
+    r"|between|next|around"
     r"|near(by|er)?|among(st)?|adjacent|opposite|distan(t|ces?)|further|farther|far|closer?|sides?"
-    r"|outer|inner|most|least|more|less|fewer|only|others?|odd|same|than|last|final|worst|\w+est|\w+most"
-    r"|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|\d+(st|nd|rd|th)"
+    r"|outer|inner|most|least|more|less|fewer|only|(an)?others?|odd|same|than|last|final|better"
+    r"|worse|worst|\w+est|\w+most|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth"
+    r"|eleventh|twelfth|\d+(st|nd|rd|th)"
     r"|(small|bigg|larg|tall|short|long|old|young|thinn|thick|wid|narrow|dark|bright|light|heavi"
     r"|high|low|fatt|fast|slow)er)\b",
     re.IGNORECASE,

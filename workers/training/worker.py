@@ -190,11 +190,7 @@ def _learn(loop: Loop[TrainingBatch], batches: list[TrainingBatch], peers: Peers
         named = [name for some, _ in gathered for name in some]
         whose = "its rows are" if named else "the step's rows are"
         names = named or [name for _, some in gathered for name in some]
-        raise TrainingDiverged(
-            f"{error}; {whose} {', '.join(names)}. The same command would stop here again: it takes"
-            " other rows or another rate, and with them another --output",
-            batch=error.batch,
-        ) from error
+        raise TrainingDiverged(f"{error}; {whose} {', '.join(names)}", batch=error.batch) from error
 
 
 def _take(
