@@ -177,7 +177,8 @@ class Loop(Generic[Batch]):
         bad = (at for at, each in enumerate(totals) if not math.isfinite(each) or each > most)
         raise TrainingDiverged(
             f"the loss of step {report.step} {what} ({losses}; rate {report.rate:.3g}): lower the"
-            " learning rate, or correct the batch, and begin anew: to go on is to meet it again",
+            " learning rate, or correct the batch, and begin anew in another output: to go on is to"
+            " meet it again",
             batch=next(bad, None),
         )
 

@@ -24,6 +24,7 @@ from workers.exports.formats import FORMATS, Format, export_run, export_table
 from workers.exports.selection import ExportOptions, ExportSummary
 from workers.exports.settings import ExportSettings
 from workers.labels.commits import Ledger
+from workers.labels.origins import Origin
 from workers.labels.parts import LabelTable
 from workers.labels.rle import decode_mask, fill_polygons
 from workers.labels.rows import answer_row, rejected_rows
@@ -412,6 +413,49 @@ def test_an_image_has_not_what_one_person_spells_otherwise_than_another(written,
         document, _ = export([replace(found, targets=targets), vain])
         (image,) = document["images"]
         assert not image.get("neg_category_ids")
+
+
+def looked_for(what, **changes):
+    """A row of somebody who looked for a class in the first photo, in vain."""
+    row = replace(label_photo(load_photos()[0]), origin="human", status="empty")
+    row = replace(row, targets=(), n_targets=0, requested_classes=(what,), item_id=what * 8)
+    return replace(row, **changes)
+
+
+def annotated(name, number, **changes):
+    """A row of somebody who found one thing of a file's category in it."""
+    found = label_photo(load_photos()[0])
+    target = replace(found.targets[0], category=name, category_id=number, phrase=None)
+    return replace(found, origin="human", requested_classes=(name,), targets=(target,), **changes)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_who_found_nothing_takes_no_place_of_who_did(order):
+    """A file may have a picture under two of its ids, and each with annotations of its own."""
+    found = annotated("Bus", 2)
+    vain = looked_for("Bus", item_id=found.item_id)
+    document, summary = export([vain, found, vain][::order])
+    (mask,) = document["annotations"]
+    (image,) = document["images"]
+    assert mask["category_id"] == 2
+    assert "neg_category_ids" not in image
+    assert summary.left_out == {"rows that repeat another": 1}
+
+
+def test_a_name_of_a_file_is_compared_as_it_is_asked_for():
+    found, vain = annotated("the bus", 3), looked_for("Bus.")
+    vain = replace(vain, meta_json=Origin(category_id=4).to_json())
+    document, _ = export([found, vain])
+    assert "neg_category_ids" not in document["images"][0]
+
+
+def test_categories_of_a_users_file_are_told_apart_as_it_writes_them():
+    rule = read_category_map(b'{"bus": "Bus", "toy bus": "bus", "mug": "cup"}', "map.json")
+    rows = [annotated("bus", 3), *map(looked_for, ("bus", "toy bus", "mug"))]
+    document, _ = export(rows, ExportOptions(categories=rule))
+    names = {each["id"]: each["name"] for each in document["categories"]}
+    (image,) = document["images"]
+    assert sorted(names[each] for each in image["neg_category_ids"]) == ["bus", "cup"]
 
 
 def test_a_row_without_an_answer_takes_no_place_of_one_that_has_one():

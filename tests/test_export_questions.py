@@ -113,6 +113,20 @@ def test_questions_of_one_record_stay_together(tmp_path):
     assert summary.left_out == {OTHER_PIXELS: 2}
 
 
+def test_a_file_of_reasonseg_is_of_names_or_of_sentences(tmp_path):
+    _, rows = photo_rows()
+    same = [replace(rows[0], instruction=f"it, {at}") for at in range(3)]
+    same[1] = replace(same[1], instruction_kind="referring")
+    assert same[0].instruction_kind != "referring"
+    store, output, path = LocalStore(), str(tmp_path / "labels"), tmp_path / "files.zip"
+    table = LabelTable(store, output, [commit(store, same, output=output)])
+    summary = export_table("reasonseg", table, store, str(path))
+    with zipfile.ZipFile(path) as archive:
+        (entry,) = (json.loads(archive.read(name)) for name in archive.namelist())
+    assert entry["text"] == ["it, 0", "it, 2"]
+    assert summary.left_out == {OTHER_PIXELS: 1}
+
+
 def test_the_official_loader_can_decode_the_masks_of_a_muse_file(tmp_path):
     rows = label_photos()
     path, _ = export("muse", rows, tmp_path)
@@ -139,7 +153,7 @@ def test_what_is_no_whole_answer_is_left_out_and_counted(form, tmp_path):
     named = replace(rows[0], status="partial", row_index=4)
     path, summary = export(form, [rows[0], rejected, odd, cut, named], tmp_path)
     assert summary.left_out["rows without an answer"] == 2
-    assert summary.left_out["answers that were cut off"] == 1
+    assert summary.left_out["answers that are not whole"] == 1
     assert summary.left_out["answers whose text marks other targets than they have masks"] == 1
     assert path.exists()
 

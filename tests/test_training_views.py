@@ -184,6 +184,16 @@ def test_rows_about_a_picture_share_it_only_if_they_see_it_alike():
         ),
         *("smaller mugs", "a taller man", "the darker of them", "heavier", "further away"),
         *("a nearer boat", "closer to us", "fewer legs", "the centered cup", "mid-air", "midway"),
+        *(
+            "front_wheel",
+            "wheel_front",
+            "rear_window2",
+            "the smallest_dog",
+            "a frontal view",
+            "the midground",
+        ),
+        *("another mug", "the final one", "the better", "a worse one", "the worst", "distances"),
+        *("the eleventh car", "the twelfth", "midst"),
     ],
 )
 def test_what_is_said_of_the_whole_picture_is_seen_in_the_whole(place, words):
@@ -202,6 +212,8 @@ def test_what_is_said_of_the_whole_picture_is_seen_in_the_whole(place, words):
         *("a frontier post", "the bordeaux", "a closet", "the sidecar", "a flower", "a longboat"),
         *("an earring", "a nexus", "mothers", "lesson", "a tower", "the farm"),
         *("an overcoat", "the leftovers", "a topping", "underwear", "an Easter egg"),
+        *("a bright_red cup", "an upright piano", "the brightly lit", "a cleft chin", "copyrights"),
+        *("frightened birds", "the rightful king", "outright joy", "easters", "a wheelwright"),
     ],
 )
 def test_a_word_that_begins_like_a_place_or_a_comparison_is_none(words):
@@ -219,6 +231,18 @@ def test_a_word_that_begins_like_a_place_or_a_comparison_is_none(words):
         *("a northern roof", "turned counterclockwise", "the topmost book", "looking leftwards"),
         *("the westernmost house", "left_arm", "topleft", "an eastbound lane", "the underside"),
         *("lower_left", "a westerly wind", "overhead", "the upper-right corner", "lefthanded"),
+        *(
+            "front_left",
+            "arm_right2",
+            "left1",
+            "LeftArm",
+            "armright",
+            "leftest",
+            "a lefty",
+            "leftish",
+        ),
+        *("lefttop corner", "righthander", "the westmost", "the eastside roof", "leftish", "top2"),
+        *("beneath it", "above", "underneath", "anticlockwise", "clockwise", "bottomside", "below"),
     ],
 )
 def test_what_names_a_direction_is_never_mirrored(words):

@@ -89,7 +89,7 @@ def _read(row: LabelRow, left_out: Counter[str]) -> Question | None:
         left_out["rows without an answer"] += 1
         return None
     if row.status == "partial":  # read again it would be a whole one, and learned
-        left_out["answers that were cut off"] += 1
+        left_out["answers that are not whole"] += 1
         return None
     targets = tuple(each for each in row.targets if not is_region(each))
     ignored = tuple(each for each in row.targets if is_region(each))

@@ -201,19 +201,31 @@ def select_masks(
 class _Once:
     """Lets the labels of a picture and instruction pass one time; both passes come to agree.
 
-    Regions of a row without an answer pass, too, unless one with an answer came before; whose place
-    they don't take, so that what it ignores may come a second time.
+    Rows that say less take no place of one that says more and comes later: that there is nothing,
+    or only what to ignore, for nobody has answered. So that what both ignore comes a second time.
     """
 
     _seen: set[bytes] = field(default_factory=set)
 
     def passes(self, row: LabelRow) -> bool:
-        answered, alone = (_digest(f"{kind} {row.item_id}") for kind in ("answered", "alone"))
-        own = answered if has_answer(row) else alone
-        if row.status not in LABELLED or not self._seen.isdisjoint({answered, own}):
+        if row.status not in LABELLED:
             return False
-        self._seen.add(own)
+        own = _say(row)
+        as_much = {_digest(f"{said} {row.item_id}") for said in range(own, MASKS + 1)}
+        if not self._seen.isdisjoint(as_much):
+            return False
+        self._seen.add(_digest(f"{own} {row.item_id}"))
         return True
+
+
+UNANSWERED, NOTHING, MASKS = range(3)
+"""What a row says, from little to much."""
+
+
+def _say(row: LabelRow) -> int:
+    if not has_answer(row):
+        return UNANSWERED
+    return NOTHING if all(map(is_region, row.targets)) else MASKS
 
 
 def _digest(text: str) -> bytes:
