@@ -4,18 +4,18 @@ Shapes: R rows (image, question pairs), L ids of a prompt, I image tokens, T = L
 H width, V vocabulary.
 """
 
-from typing import Unpack
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, Cache, LlamaModel
+from transformers import Cache, LlamaModel
+from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
     LlamaMLP,
     LlamaRMSNorm,
-    eager_attention_forward,
+    apply_rotary_pos_emb,
 )
-from transformers.utils.generic import TransformersKwargs
 
 from pixellm.config import PixelLMConfig
 from pixellm.kernel_choice import kernels_fit
@@ -139,46 +139,37 @@ def _use_fused_norms(model: LlamaModel) -> None:
         model.set_submodule(name, fused.to(norm.weight.dtype))
 
 
-class RotatingAttention(LlamaAttention):
-    """LLaMA's attention with its rotation in one kernel, where there is one and nothing learns.
+def _rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Transformers' rotation, in one kernel where there is one and nothing learns.
 
-    What transformers calls for it is a function of its module, which can't be replaced here alone:
-    so these lines stand here once more.
+    Args:
+        query: (R, heads, T, d); the kernel turns it in place, as the key.
+        key: (R, key-value heads, T, d).
+        cos: (R or 1, T, d).
+        sin: likewise.
+    """
+    if torch.is_grad_enabled() or not kernels_fit(query.device, query.shape[-1], query.dtype):
+        return apply_rotary_pos_emb(query, key, cos, sin)
+    from pixellm.kernels import rotate_  # needs Triton
+
+    for each in (query, key):
+        rotate_(each.transpose(1, 2), cos, sin)
+    return query, key
+
+
+class RotatingAttention(LlamaAttention):
+    """LLaMA's attention with `_rotate` in it.
+
+    Transformers looks the rotation up in its module, where putting another one would change every
+    LLaMA of the process. So its code runs here with a name of its own for that one function.
     """
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **named: Unpack[TransformersKwargs],
-    ) -> tuple[Tensor, Tensor]:
-        """As LlamaAttention's."""
-        device, dtype = hidden_states.device, hidden_states.dtype
-        if torch.is_grad_enabled() or not kernels_fit(device, self.head_dim, dtype):
-            return super().forward(
-                hidden_states, position_embeddings, attention_mask, past_key_values, **named
-            )
-        from pixellm.kernels import rotate_  # needs Triton
-
-        assert position_embeddings is not None, "LlamaModel makes them"
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(shape)
-        key = self.k_proj(hidden_states).view(shape)
-        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
-        for each in (query, key):
-            rotate_(each, *position_embeddings)
-        query, key = query.transpose(1, 2), key.transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = AttentionInterface().get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        out, weights = attend(
-            self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **named
-        )
-        return self.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), weights
+    forward = FunctionType(
+        LlamaAttention.forward.__code__,
+        {**vars(modeling_llama), apply_rotary_pos_emb.__name__: _rotate},
+        "forward",
+        LlamaAttention.forward.__defaults__,
+    )
 
 
 class GatedMLP(LlamaMLP):

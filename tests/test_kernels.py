@@ -1,8 +1,10 @@
 """The kernels for GPUs, as Triton's interpreter runs them on a CPU: the same as what torch does."""
 
 import os
+import random
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from itertools import chain
 
@@ -14,10 +16,11 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
+from pixellm.engine.rows import Sample
 from pixellm.kernel_choice import _tell, _try_them, _work_on, kernels_fit, why_no_kernels
 from pixellm.language import LanguageModel
 from pixellm.tiny import tiny_checkpoint
-from tests.test_engine_mixtures import make_samples
+from tests.test_engine_mixtures import Trouble, assert_same, facts, make_samples, said
 
 pytest.importorskip("triton", reason="there is no Triton for this system")
 kernels = pytest.importorskip("pixellm.kernels")
@@ -123,10 +126,19 @@ def test_with_kernels_a_conversation_is_read_as_without(monkeypatch, activation)
             language(embeds[:, :4], keys[:, :4], cache)
             return [language(embeds[:, 4:], keys, cache), *language.depths(embeds, keys, positions)]
 
-    without = read()
+    without, calls = read(), Counter[str]()
+
+    def count(name, own):
+        monkeypatch.setattr(kernels, name, lambda *parts: (calls.update([name]), own(*parts)))
+
+    count("rotate_", kernels.rotate_)
+    count("gate_", kernels.gate_)
     have_kernels(monkeypatch)
     for one, other in zip(without, read(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    layers = 3 * config.llama["num_hidden_layers"]  # of three readings
+    assert calls["rotate_"] == 2 * layers
+    assert calls["gate_"] == (layers if activation == "silu" else 0)
 
 
 @pytest.mark.slow
@@ -150,6 +162,28 @@ def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value
         for one, other in zip(before.targets, after.targets, strict=True):
             assert (one.mask ^ other.mask).sum() <= 0.01 * one.mask.size  # a last digit of a logit
     assert {1, 5} < lengths  # next words, the rest of groups, and questions
+
+
+@pytest.mark.slow
+def test_with_kernels_rows_that_make_room_go_on_where_they_were(monkeypatch):
+    settings, chance = DecodeSettings(max_new_tokens=8), random.Random(1)
+    # short: each step takes the interpreter a second
+    samples = [Sample(each.image, ("the cat", "a box")) for each in make_samples(5, count=3)]
+    checkpoint = tiny_checkpoint(6, heads=3, key_value_heads=3)
+    checkpoint.model.to(DEVICE)
+    without = said(Engine(checkpoint, settings), samples)
+    have_kernels(monkeypatch)
+    trouble = Trouble(Engine(checkpoint, settings, Limits(rows=3), replay=True), samples, chance)
+    trouble.run()
+    assert trouble.happened["evict"]
+    there = [(job, own) for job, own in zip(trouble.jobs, without, strict=True) if all_there(job)]
+    assert len(there) > 1
+    for job, own in there:
+        assert_same([[facts(row.answer) for row in job.rows]], [own])
+
+
+def all_there(job):
+    return all(row.answer for row in job.rows)
 
 
 COMPILE = """
