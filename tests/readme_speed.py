@@ -91,7 +91,8 @@ def _operations(title: str, rows: Rows) -> Iterator[str]:
         )
         yield (
             "* Operations of a question, counted at the sizes of PixelLM-7B, a design with SAM :"
-            f" PixelLM, by instructions per image: {said}."
+            f" PixelLM, by instructions per image: {said}. The paper says up to 2 (as told in a"
+            " summary of it; its own table was not at hand)."
         )
 
 

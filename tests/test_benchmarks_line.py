@@ -112,6 +112,7 @@ def test_the_shares_of_a_turn_are_all_of_it():
 def test_what_a_sleeping_model_needs_at_best_is_known(tmp_path):
     load = load_of(tmp_path, [["a"], ["b", "c", "d"]], asleep=True)
     assert line_tables.ideal_seconds(load) == pytest.approx(4 * 0.005 / 2)
+    assert line_tables.ideal_seconds(replace(load, replicas=1)) == pytest.approx(4 * 0.005)
 
 
 def test_ratios_are_taken_within_a_repetition(tmp_path):

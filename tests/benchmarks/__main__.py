@@ -74,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         " shipped,middle,sleeping; of the part gpu: its cases, such as muse/1/128 (see"
         " tests/benchmarks/gpu.py)",
     )
+    add("--replicas", type=_positive, default=2, help=f"of the part line {default}")
     add("--shards", type=_positive, help="of the part memory (default: 100000)")
     add("--toy", action="store_true", help="the tiny model, to try the benchmark itself")
     add("--output", type=Path, help="folder for benchmarks.json and benchmarks.md (default: none)")

@@ -1,13 +1,14 @@
 """The part `line`: how near the whole job comes to what its model alone can do.
 
-alone    two processes that hold a model each, and all that they are asked ready at hand
-job      jobs/label.py, real Ray and two replicas: from a folder of files to committed labels
+alone    processes that hold a model each, and all that they are asked ready at hand
+job      jobs/label.py, real Ray and as many replicas: from a folder of files to committed labels
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
@@ -24,7 +25,7 @@ from pixellm.images import prepare_image
 from tests.benchmarks.clocked import QUESTION_SECONDS, Clocked, ReplicaNotes, Sleeping
 from tests.benchmarks.inputs import TOYS, WORKLOADS
 from tests.benchmarks.line_loads import LIST, Load, make_bound, make_large, make_sleeping
-from tests.benchmarks.line_tables import REPLICAS, Racer, Turn, make_shares, make_table
+from tests.benchmarks.line_tables import Racer, Turn, make_shares, make_table
 from tests.benchmarks.options import OptionError, Options
 from tests.benchmarks.report import Table
 from tests.benchmarks.timing import in_turn, say
@@ -50,7 +51,7 @@ def run(options: Options) -> Iterator[Table]:
     """Two tables for each kind of model."""
     for make in choose_loads(options.models):
         with tempfile.TemporaryDirectory(prefix="line-") as folder:
-            load = make(Path(folder), options.toy)
+            load = replace(make(Path(folder), options.toy), replicas=options.replicas)
             # starting Ray takes longer than all else of a toy
             yield from measure(load, 1 if options.toy else options.repetitions)
 
@@ -75,7 +76,7 @@ def measure(load: Load, repetitions: int) -> list[Table]:
     for number, racer in in_turn([alone, job], repetitions):
         racer.turns.append(racer.run())
         taken = f"{racer.name}: {racer.seconds[-1]:.2f} s"
-        say(f"{load.title}, repetition {number} of {repetitions}: {taken}")
+        say(f"{load.name}, repetition {number} of {repetitions}: {taken}")
     return [make_table(load, alone, job), make_shares(load, [alone, job])]
 
 
@@ -102,7 +103,7 @@ def run_job(load: Load) -> Turn:
 def _flags(load: Load) -> list[str]:
     return [
         *("--input", str(load.folder / LIST), "--model", str(load.model)),
-        *("--min-replicas", f"{REPLICAS}", "--max-replicas", f"{REPLICAS}"),
+        *("--min-replicas", f"{load.replicas}", "--max-replicas", f"{load.replicas}"),
         *("--replica.num-cpus", "1", "--num-gpus-per-replica", "0"),
         *("--reading.records-per-shard", f"{load.shard}"),
         *("--decoding.max-new-tokens", f"{load.tokens}"),
@@ -115,11 +116,11 @@ _barrier: Barrier | None = None
 
 
 def run_alone(load: Load) -> Turn:
-    """Asks two models in processes of their own, which begin in the same moment."""
+    """Asks models in processes of their own, which begin in the same moment."""
     context = get_context("spawn")
-    start = context.Barrier(REPLICAS)
-    with ProcessPoolExecutor(REPLICAS, context, _remember, (start,)) as pool:
-        done = list(pool.map(partial(answer_share, load), range(REPLICAS)))
+    start = context.Barrier(load.replicas)
+    with ProcessPoolExecutor(load.replicas, context, _remember, (start,)) as pool:
+        done = list(pool.map(partial(answer_share, load), range(load.replicas)))
     replicas = [notes for notes, _ in done]
     targets = sum(found for _, found in done)
     return Turn(replicas, max(each.last for each in replicas), targets)
@@ -131,7 +132,7 @@ def _remember(start: Barrier) -> None:
 
 
 def answer_share(load: Load, share: int) -> tuple[ReplicaNotes, int]:
-    """Answers every second record from `share` on; also returns the masks found.
+    """Answers one replica's share of the records; also returns the masks found.
 
     As many records are under way as a replica's shards have: with all at once, the models of this
     benchmark are slower, since what they work on leaves the processor's cache.
@@ -142,7 +143,7 @@ def answer_share(load: Load, share: int) -> tuple[ReplicaNotes, int]:
     settings = DecodeSettings(max_new_tokens=load.tokens)
     engine = Clocked(Sleeping(QUESTION_SECONDS) if load.asleep else Engine(checkpoint, settings))
     samples = []
-    for path, questions in load.records()[share::REPLICAS]:
+    for path, questions in load.records()[share :: load.replicas]:
         picture = decode_picture(path.read_bytes(), PictureLimits())
         samples.append(Sample(prepare_image(picture.rgb, side), questions))
     if _barrier is not None:

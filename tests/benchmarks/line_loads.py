@@ -21,6 +21,7 @@ from tests.benchmarks.inputs import (
     middle_config,
     random_model,
 )
+from workers.wording import counted
 
 LIST = "list.jsonl"
 
@@ -40,6 +41,13 @@ class Load:
     """most records of a shard"""
     tokens: int
     """of the longest answer"""
+    replicas: int = 2
+    """that share the records"""
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return f"{self.title}, {counted(self.replicas, 'replica')}"
 
     def records(self) -> list[tuple[Path, tuple[str, ...]]]:
         """Images, and what is asked about each."""

@@ -9,7 +9,6 @@ from tests.benchmarks.line_loads import Load
 from tests.benchmarks.report import Table
 from tests.benchmarks.timing import spread
 
-REPLICAS = 2
 COLUMNS = ("contestant", "records", "questions", "s", "records per s", "of the model alone")
 SHARES = (
     "contestant",
@@ -25,17 +24,17 @@ SHARES = (
     "model's part of processor time",
 )
 NOTES = (
-    "whole job: a process that runs jobs/label.py with two replicas of one processor each, from a"
-    " local folder into another. Its seconds go from when the replicas have loaded the model (on"
-    " average) to the last commit.",
-    "model alone: two processes with one thread of torch each, which take every second record each."
+    "whole job: a process that runs jobs/label.py with replicas of one processor each, from a local"
+    " folder into another. Its seconds go from when the replicas have loaded the model (on average)"
+    " to the last commit.",
+    "model alone: as many processes with one thread of torch each, which share the records evenly."
     " Their images are decoded and resized before; its seconds go from there to the last answer."
     " Reading, decoding, resizing, the statistics of masks, rows, Parquet and commits are the job's"
-    " alone, and on a machine of two cores they share these with the model.",
+    " alone, and where there are no more cores than replicas they share these with the model.",
 )
 IDEAL_NOTE = (
-    f"Ideal: questions times {QUESTION_SECONDS} s over {REPLICAS}. A sleep takes longer than it is"
-    " told to, on a busy machine much longer: so the model alone isn't ideal either."
+    f"Ideal: questions times {QUESTION_SECONDS} s over the replicas. A sleep takes longer than it"
+    " is told to, on a busy machine much longer: so the model alone isn't ideal either."
 )
 SHARES_NOTES = (
     "s until ready: from the start of the command until a replica had loaded the model; most of it"
@@ -90,7 +89,7 @@ class Racer:
 def ideal_seconds(load: Load) -> float:
     """What a model that sleeps needs where it never waits."""
     questions = sum(len(asked) for _, asked in load.records())
-    return questions * QUESTION_SECONDS / REPLICAS
+    return questions * QUESTION_SECONDS / load.replicas
 
 
 def make_table(load: Load, alone: Racer, job: Racer) -> Table:
@@ -113,7 +112,7 @@ def make_table(load: Load, alone: Racer, job: Racer) -> Table:
 
     rows = [row(racer) for racer in (alone, job)]
     raw = {racer.name: racer.seconds for racer in (alone, job)}
-    return Table(f"The whole job: {load.title}", columns, rows, notes, raw, _check(alone, job))
+    return Table(f"The whole job: {load.name}", columns, rows, notes, raw, _check(alone, job))
 
 
 def _check(alone: Racer, job: Racer) -> list[str]:
@@ -161,7 +160,7 @@ def make_shares(load: Load, racers: Sequence[Racer]) -> Table:
                 *_costs(racer, len(load.records())),
             ]
         )
-    return Table(f"Where the time went: {load.title}", SHARES, rows, SHARES_NOTES, raw)
+    return Table(f"Where the time went: {load.name}", SHARES, rows, SHARES_NOTES, raw)
 
 
 def _costs(racer: Racer, records: int) -> list[str]:

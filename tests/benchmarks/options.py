@@ -20,6 +20,8 @@ class Options:
     """that the engine is asked at once; None: as many as each workload has by itself"""
     models: tuple[str, ...] | None = None
     """workloads of the part `engine`; None: all"""
+    replicas: int = 2
+    """of the part `line`"""
     shards: int | None = None
     """most shards of the part `memory`; None: as many as it has by itself"""
     output: Path | None = None
