@@ -34,8 +34,9 @@ def _work(given: Sequence[str], progress: Progress) -> int:
         progress.speak_json()
     # Only once the flags are known to be right: torch takes seconds to import.
     progress.say(f"watching {shown(settings.input)}")
+    from workers.engines import check_model
     from workers.hardware import settle_hardware
-    from workers.model_files import check_model, identify_model
+    from workers.model_files import identify_model
     from workers.stopping import ended_by_sigterm
     from workers.storage.stores import Anywhere
     from workers.watching.event_queue import EventQueue

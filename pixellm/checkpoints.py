@@ -7,9 +7,8 @@ in the same files, under the names of the official training checkpoint.
 Only safetensors are read here. Pickled weights go through `python -m pixellm.convert` first.
 """
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -19,12 +18,13 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from pixellm.added_tokens import ADDED_FILE, CONFIG_FILE, MAP_FILE
-from pixellm.config import PixelLMConfig, clip_from_json, config_from_json, read_json
+from pixellm.config import PixelLMConfig, clip_from_json, config_from_json
+from pixellm.config_values import read_json
 from pixellm.decoder import read_sizes
+from pixellm.digests import folder_sha256
 from pixellm.errors import CheckpointError, ConfigError
 from pixellm.model import PixelLM
-from pixellm.tokenizer import MODEL_FILE, Tokenizer
+from pixellm.tokenizer import Tokenizer
 from pixellm.vision import resize_position_table
 from pixellm.weights import WeightFiles, WeightSource, save_weights
 
@@ -240,18 +240,6 @@ def is_unused(key: str, clip_depth: int) -> bool:
     """Whether an official key is one that no computation reads, given CLIP's kept layers."""
     layer = CLIP_LAYER.fullmatch(key)
     return bool(UNUSED.fullmatch(key)) or (layer is not None and int(layer[1]) >= clip_depth)
-
-
-def folder_sha256(sources: Iterable[WeightFiles]) -> str:
-    """One digest for all files that decide what the model says."""
-    digest = hashlib.sha256()
-    names = {"config.json", MODEL_FILE, ADDED_FILE, MAP_FILE, CONFIG_FILE}
-    for source in sources:
-        files = [path for path in source.folder.iterdir() if path.name in names]
-        for path in sorted([*source.paths, *files], key=lambda path: path.name):
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
 
 
 def save_checkpoint(

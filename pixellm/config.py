@@ -9,7 +9,6 @@ leave out (scales, tokens per scale, decoder widths) is read from the tokenizer 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -195,19 +194,6 @@ class PixelLMConfig:
         if self.system_text is not None:
             keys["system_text"] = self.system_text
         return json.dumps(keys, indent=2, sort_keys=True) + "\n"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ConfigError names the file when it can't be had."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{str(path)!r} is missing: is this a model folder?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{str(path)!r} can't be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{str(path)!r} holds a {type(value).__name__}, not a JSON object")
-    return value
 
 
 def default_feature_layers(first: int, scales: int) -> tuple[int, ...]:

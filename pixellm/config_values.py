@@ -1,7 +1,9 @@
 """Values of a config file, looked at before a model is made of them."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -17,6 +19,19 @@ _KINDS: Mapping[type, str] = {
     list: "a list",
     NoneType: "null",
 }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; ConfigError names the file when it can't be had."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{str(path)!r} is missing: is this a model folder?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{str(path)!r} can't be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{str(path)!r} holds a {type(value).__name__}, not a JSON object")
+    return value
 
 
 def read_whole(keys: Mapping[str, Any], key: str, where: str, least: int = 1) -> int:

@@ -24,7 +24,8 @@ from pixellm.checkpoints import (
     match_weights,
     read_config,
 )
-from pixellm.config import PixelLMConfig, clip_from_json, read_json
+from pixellm.config import PixelLMConfig, clip_from_json
+from pixellm.config_values import read_json
 from pixellm.errors import CheckpointError, PixelLMError
 from pixellm.pickles import PickledFiles
 from pixellm.tokenizer import Tokenizer

@@ -14,7 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from pixellm.adapters import LIGHT_FOLDER, PEFT_PREFIX, STEPS_FILE
+from pixellm.adapter_folder import LIGHT_FOLDER, STEPS_FILE
+from pixellm.adapters import PEFT_PREFIX
 from pixellm.checkpoints import official_name
 from pixellm.errors import CheckpointError
 from pixellm.learners import Tuning

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-from pixellm.config import read_json
+from pixellm.config_values import read_json
 from pixellm.errors import CheckpointError
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from workers.driver import label_runs
+from workers.engines import load_engine
 from workers.errands import Assignment, Errand, assigned
 from workers.labeller import label_shard
-from workers.model_files import load_engine
 from workers.progress import Progress
 from workers.runs import Run
 from workers.settings import LabelSettings

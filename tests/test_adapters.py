@@ -7,8 +7,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from pixellm.adapters import LIGHT_FOLDER, adapter_sha256, fill_whole, load_adapter
+from pixellm.adapter_folder import LIGHT_FOLDER
+from pixellm.adapters import fill_whole, load_adapter
 from pixellm.checkpoints import official_state
+from pixellm.digests import adapter_sha256
 from pixellm.errors import CheckpointError, ConfigError
 from pixellm.learners import Tuning
 from pixellm.tiny import tiny_checkpoint

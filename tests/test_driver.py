@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pixellm.adapters import adapter_sha256
+from pixellm.digests import adapter_sha256
 from pixellm.learners import Tuning
 from tests.here import replicas_here
 from tests.photos import load_photos
@@ -16,6 +16,7 @@ from tests.same import assert_same_rows
 from tests.test_tuning import learned
 from workers import driver
 from workers.driver import label_run, label_runs
+from workers.engines import load_engine
 from workers.errors import (
     AccessDenied,
     CommitError,
@@ -30,7 +31,6 @@ from workers.labels.commits import Guarantee, Ledger
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
-from workers.model_files import load_engine
 from workers.progress import Progress
 from workers.prospects import FAILED_IN_A_ROW
 from workers.runs import describe_plan, plan_run

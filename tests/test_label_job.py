@@ -61,6 +61,36 @@ from jobs.label import main
 sys.exit(main(sys.argv[1:]))
 """
 """What `jobs/label.py` does, with several shards in a block as large runs have it."""
+BREAKING = """
+import sys
+from pathlib import Path
+from torch import AcceleratorError
+from workers import pool
+from workers.replica import ShardLabeller
+
+class Breaking(ShardLabeller):
+    def setup(self, assignments):
+        super().setup(assignments)
+        (bench,) = self._benches.values()
+        if not (flag := Path({flag!r})).exists():
+            break_after(40, bench.model._engine, flag)
+
+def break_after(steps, engine, flag):
+    left, own = [None] * steps, engine.step
+    def step():
+        if left:
+            left.pop()
+            return own()
+        flag.touch()
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+    engine.step = step
+
+pool.ReplicaActor = Breaking
+from jobs.label import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""What `jobs/label.py` does, with a device that fails in the midst of its first replica's work, and
+in every step from then on."""
 REPLICA = "ray::MapWorker"  # how Ray calls the process of a replica
 
 
@@ -88,11 +118,11 @@ class Job:
             *("--replica.shards-in-flight", "2", "--num-gpus-per-replica", "0", *flags),
         ]
 
-    def start(self, *flags: str, blocks: int | None = None) -> subprocess.Popen[str]:
-        """Starts it; with the shards in so many blocks, where that is said."""
+    def start(self, *flags: str, program: str = "") -> subprocess.Popen[str]:
+        """Starts it; or a program in the place of `jobs/label.py`."""
         command = self.command(*flags)
-        if blocks is not None:
-            command[:1] = ["-c", IN_BLOCKS.format(blocks=blocks)]
+        if program:
+            command[:1] = ["-c", program]
         return start(command, self.env)
 
     def run(self, *flags: str) -> tuple[int, str]:
@@ -234,9 +264,9 @@ def test_a_second_start_of_a_finished_run_does_nothing(undisturbed, tmp_path):
     assert len(coco["annotations"]) == sum(t.area > 0 for row in rows for t in row.targets)
 
 
-@pytest.mark.parametrize("blocks", [None, 2])
-def test_a_killed_replica_costs_no_row(job, undisturbed, blocks):
-    process = job.start("--max-replicas", "1", blocks=blocks)
+@pytest.mark.parametrize("program", ["", IN_BLOCKS.format(blocks=2)], ids=["", "in blocks"])
+def test_a_killed_replica_costs_no_row(job, undisturbed, program):
+    process = job.start("--max-replicas", "1", program=program)
     wait_for(lambda: job.markers() >= 2, process)
     (pid,) = named(process, REPLICA)
     os.kill(pid, signal.SIGKILL)
@@ -244,6 +274,15 @@ def test_a_killed_replica_costs_no_row(job, undisturbed, blocks):
     code, told = wait_for_end(process)
     assert code == 0, told
     assert before < job.markers()
+    check_like(job, undisturbed)
+
+
+def test_a_device_that_fails_costs_a_replica_and_no_row(job, undisturbed, tmp_path):
+    program = BREAKING.format(flag=str(flag := tmp_path / "broken"))
+    code, told = wait_for_end(job.start("--max-replicas", "1", program=program))
+    assert code == 0, told
+    assert flag.exists()
+    assert "this replica is broken and will be replaced: the device failed: CUDA error" in told
     check_like(job, undisturbed)
 
 
@@ -423,6 +462,8 @@ def test_the_process_ends_with_the_code_and_without_a_traceback(new_job, grown, 
         ("jobs.label", {"torch", "transformers", "ray", "pyarrow", "pycocotools", "boto3"}),
         # where all is committed, no cluster is needed
         ("workers.driver", {"ray"}),
+        # the model's code is for those who load it
+        ("workers.runs, workers.driver, workers.pool, workers.watching.watcher", {"transformers"}),
     ],
 )
 def test_what_takes_seconds_to_import_waits_until_it_is_needed(first, waiting):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import load_checkpoint
+from pixellm.digests import adapter_sha256
 from pixellm.engine.rows import Sample
 from pixellm.errors import CheckpointError
 from pixellm.images import prepare_image
@@ -14,14 +14,11 @@ from pixellm.learners import Tuning
 from tests.photos import load_photos
 from tests.test_model_folders import put_folder
 from tests.test_tuning import learned
+from workers.engines import load_engine, replays_steps
 from workers.errors import SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.calibration import Calibration
-from workers.model_files import (
-    identify_model,
-    load_engine,
-    replays_steps,
-)
+from workers.model_files import identify_model
 from workers.settings import LabelSettings
 
 

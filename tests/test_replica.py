@@ -23,7 +23,7 @@ from tests.workbench import (
 )
 from workers import replica
 from workers.earlier import index_earlier
-from workers.errands import Assignment, Errand
+from workers.errands import ERRAND, SUMMARY, Assignment, Errand
 from workers.errors import (
     AccessDenied,
     CommitError,
@@ -35,7 +35,7 @@ from workers.errors import (
 from workers.hardware import settle_hardware
 from workers.labels.calibration import Calibration
 from workers.labels.commits import Guarantee, Ledger
-from workers.logbook import Begun, Book, Logbook, Teller
+from workers.logbook import MAX_SETUP_DEATHS, Begun, Book, Logbook, Teller
 from workers.meter import Meter
 from workers.model_files import identify_model
 from workers.model_thread import FAILURES_IN_A_ROW
@@ -93,9 +93,9 @@ def labeller_for(store, model, logbook=None, **more):
 
 async def call(labeller, shard):
     """What Ray Data does."""
-    replies = labeller({replica.ERRAND: [Errand(RUN, shard).to_json()]})
+    replies = labeller({ERRAND: [Errand(RUN, shard).to_json()]})
     (reply,) = [reply async for reply in replies]
-    (text,) = reply[replica.SUMMARY]
+    (text,) = reply[SUMMARY]
     return ShardSummary.from_json(text)
 
 
@@ -381,7 +381,7 @@ def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp
     places = ["--input", INPUT, "--output", OUTPUT, "--model", str(tmp_path / "none")]
     settings = settle_hardware(LabelSettings.from_everywhere(places, "label"))
     logbook = OwnLogbook()
-    for _ in range(2 + replica.MAX_SETUP_DEATHS):  # those that can say why have not died
+    for _ in range(2 + MAX_SETUP_DEATHS):  # those that can say why have not died
         labeller = replica.ShardLabeller([assign(store, settings)], 1, logbook)
         summary = asyncio.run(labeller.process(Errand(RUN, shard)))
         assert summary.ends_run
@@ -439,7 +439,7 @@ def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, m
     (shard,) = plan(store)
     settings = LabelSettings(input=INPUT, output=OUTPUT, model="s3://models/large")
     logbook = OwnLogbook()
-    for _ in range(1 + replica.MAX_SETUP_DEATHS):
+    for _ in range(1 + MAX_SETUP_DEATHS):
         with pytest.raises(Ended):
             replica.ShardLabeller([assign(store, settings)], 1, logbook)
     labeller = replica.ShardLabeller([assign(store, settings)], 1, logbook)

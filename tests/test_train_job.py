@@ -10,8 +10,8 @@ import pytest
 
 from jobs.label import main as label
 from jobs.train import main as train
-from pixellm.adapters import adapter_sha256
 from pixellm.checkpoints import load_checkpoint, save_checkpoint
+from pixellm.digests import adapter_sha256
 from pixellm.tiny import tiny_checkpoint
 from tests.readme_tree import ROOT
 from tests.test_model_folders import put_folder

@@ -13,6 +13,11 @@ from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard
 from workers.summaries import ShardKey
 
+ShardBatch = dict[str, Sequence[str]]
+"""A batch of Ray Data: column -> values; ours has one row and one column of JSON."""
+ERRAND, SUMMARY = "errand", "summary"
+"""The column of what a replica is given, and that of what it gives back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:

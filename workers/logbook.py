@@ -15,6 +15,8 @@ from workers.summaries import Pulse, ShardKey
 
 TELL_SECONDS = 1.0
 """Between two words of a replica on how far it is."""
+MAX_SETUP_DEATHS = 2
+"""Workers in a row that die while they load the model; after a third one the run ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,15 @@
-"""The model of a run: what identifies it, and its engine.
+"""The model of a run: what identifies it.
 
 A label fingerprint is made from the files alone: a driver without a GPU, and without the memory for
-the model, knows which labels a run will make.
+the model or its code, knows which labels a run will make. `workers.engines` loads it.
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
-import torch
-
-from pixellm.adapters import load_adapter
 from pixellm.answers import DecodeSettings
-from pixellm.checkpoints import check_folder, load_checkpoint
-from pixellm.engine.engine import Engine
-from pixellm.engine.memory import Limits
 from pixellm.prompts import PROMPT_VERSION
 from workers.errors import SettingsError
 from workers.labels.calibration import Calibration, read_calibration
@@ -32,7 +24,6 @@ from workers.version import code_version
 ANSWERS_VERSION = 2
 """Of the code between weights and labels. Raise it with a change after which the same weights give
 other labels; everything that was labelled before is then labelled again."""
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +87,7 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
     """
     place = settings.model_place
     calibration = read_calibration(settings.calibration) if settings.calibration else None
-    digest = model_sha256(_fetch_model(settings), settings.model_cache)
+    digest = model_sha256(model_folder(settings), settings.model_cache)
     adapter = _identify_adapter(settings, digest) if settings.adapter else None
     if calibration and not calibration.fits(digest, adapter):
         raise SettingsError(_of_another(calibration, settings, digest, adapter))
@@ -111,61 +102,20 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
     )
 
 
-def check_model(settings: LabelSettings) -> None:
-    """Looks at the small files of the model: what is wrong in them ends a job before it begins.
-
-    Raises:
-        SettingsError: there is no such folder.
-        CheckpointError, ConfigError: what it holds is no model.
-        StorageError: it can't be fetched.
-    """
-    check_folder(_fetch_model(settings))
-
-
-def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
-    """Loads the model, and merges the adapter into it; the driver has identified both.
-
-    Raises:
-        SettingsError: this machine has other weights under the same name.
-        CheckpointError: the weights don't fit together.
-    """
-    checkpoint = load_checkpoint(
-        _fetch_model(settings),
-        dtype=_DTYPES[settings.replica.precision],
-        device="cuda" if settings.num_gpus_per_replica else "cpu",
-    )
-    if checkpoint.sha256 != identity.model_sha256:
-        raise SettingsError(_not_the_drivers("--model", settings.model_place))
-    if settings.adapter:
-        folder = _fetch_adapter(settings.adapter, settings)
-        if digest_adapter(folder, settings.model_cache) != identity.adapter_sha256:
-            raise SettingsError(_not_the_drivers("--adapter", settings.adapter))
-        load_adapter(checkpoint.model, folder)
-    most = settings.replica.batch_questions or math.inf
-    share = settings.num_gpus_per_replica or 1.0
-    device, choice = checkpoint.model.device, settings.replica.replay_steps
-    limits = Limits.of_device(device, most, share)
-    replay = replays_steps(choice, device)
-    return Engine(checkpoint, settings.decode_settings, limits, replay=replay)
-
-
-def replays_steps(choice: Literal["auto", "yes", "no"], device: torch.device) -> bool:
-    """Whether steps are recorded and replayed, which only a GPU gains by."""
-    return device.type == "cuda" if choice == "auto" else choice == "yes"
-
-
-def _fetch_model(settings: LabelSettings) -> Path:
+def model_folder(settings: LabelSettings) -> Path:
+    """The model of a run on this machine; see `workers.model_folders.fetch_model`."""
     return fetch_model(settings.model_place, settings.model_cache, settings.model_cache_gib)
 
 
-def _fetch_adapter(place: str, settings: LabelSettings) -> Path:
+def adapter_folder(place: str, settings: LabelSettings) -> Path:
+    """An adapter of a run on this machine; see `workers.model_folders.fetch_adapter`."""
     return fetch_adapter(place, settings.model_cache, settings.model_cache_gib)
 
 
 def _identify_adapter(settings: LabelSettings, model: str) -> str:
     """The digest of the adapter, which was trained from the model of that digest."""
     place = settings.adapter or ""
-    folder = _fetch_adapter(place, settings)
+    folder = adapter_folder(place, settings)
     base = read_trained_from(folder)
     if base not in (None, model):
         raise SettingsError(
@@ -174,13 +124,6 @@ def _identify_adapter(settings: LabelSettings, model: str) -> str:
             " (README.md in the adapter's folder names it)"
         )
     return digest_adapter(folder, settings.model_cache)
-
-
-def _not_the_drivers(flag: str, place: str) -> str:
-    return (
-        f"{flag} {shown(place)}: the weights on this machine are not those of the driver. Put the"
-        " same files on all machines, or give a place in a bucket."
-    )
 
 
 def _of_another(

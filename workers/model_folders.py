@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from pixellm.adapters import LIGHT_FOLDER, adapter_files, adapter_sha256, why_no_adapter
-from pixellm.checkpoints import folder_sha256
+from pixellm.adapter_folder import LIGHT_FOLDER, adapter_files, why_no_adapter
+from pixellm.digests import adapter_sha256, folder_sha256
 from pixellm.weights import WeightFiles
 from workers.errors import SettingsError
 from workers.settings import SHIPPED_MODEL

@@ -7,7 +7,15 @@ commits in the output and not by Ray.
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
@@ -18,18 +26,11 @@ import ray.data
 from ray.exceptions import RayError
 
 from workers.cluster import Machine, connected, describe_metrics, list_machines
-from workers.errands import Assignment, Errand, assigned
+from workers.errands import ERRAND, SUMMARY, Assignment, Errand, ShardBatch, assigned
 from workers.errors import LineError, SettingsError
-from workers.logbook import Begun, Book, Logbook
+from workers.logbook import MAX_SETUP_DEATHS, Begun, Book, Logbook
 from workers.metrics import RayMeter
 from workers.progress import Progress
-from workers.replica import (
-    ERRAND,
-    MAX_SETUP_DEATHS,
-    SUMMARY,
-    ShardBatch,
-    ShardLabeller,
-)
 from workers.settings import LabelSettings
 from workers.stopping import Stop, until_stopped
 from workers.summaries import Pulse, ShardKey, ShardSummary
@@ -138,7 +139,7 @@ def _flow(
     under_way = min(in_flight, fair_share(blocks, size))
     items: list[ShardBatch] = [{ERRAND: errand.to_json()} for errand in errands]
     return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-        ShardLabeller,
+        ReplicaActor,
         fn_constructor_args=(assignments, size.cpus, logbook, RayMeter),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
@@ -151,6 +152,24 @@ def _flow(
         num_cpus=size.cpus,
         num_gpus=size.gpus,
     )
+
+
+class ReplicaActor:
+    """What Ray makes an actor of: a `workers.replica.ShardLabeller`.
+
+    It is imported with the model's code, and only in the process that needs it: for the driver
+    that would be seconds and hundreds of MB for nothing.
+    """
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 (those of the labeller)
+        from workers.replica import ShardLabeller
+
+        self._labeller = ShardLabeller(*arguments)
+
+    async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
+        """One errand in, one summary out."""
+        async for made in self._labeller(batch):
+            yield made
 
 
 class _SharedLogbook(Logbook):

@@ -31,7 +31,8 @@ import torch
 
 from pixellm.engine.engine import Engine
 from pixellm.errors import PixelLMError
-from workers.errands import Assignment, Errand
+from workers.engines import load_engine
+from workers.errands import ERRAND, SUMMARY, Assignment, Errand, ShardBatch
 from workers.errors import (
     AccessDenied,
     LineError,
@@ -40,10 +41,10 @@ from workers.errors import (
     StorageUnavailable,
 )
 from workers.labeller import label_shard
-from workers.logbook import Begun, Logbook, Teller
+from workers.logbook import MAX_SETUP_DEATHS, Begun, Logbook, Teller
 from workers.logs import log_as_json, log_error
 from workers.meter import Meter
-from workers.model_files import ModelIdentity, load_engine
+from workers.model_files import ModelIdentity
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
 from workers.storage.uris import shown
@@ -58,16 +59,10 @@ MAX_DEATHS = 3
 """Of workers that have a shard at hand. A shard that kills every worker, by the memory it takes
 for example, must not go round for ever. Its neighbours in the same worker are charged with those
 deaths too; where that leaves one undone, the next start does it."""
-MAX_SETUP_DEATHS = 2
-"""Workers in a row that die while they load the model; after a third one the run ends."""
 LAST_WORDS_SECONDS = 5.0
 """What a broken replica takes to say why; it ends itself also when nobody hears it."""
 BROKEN_CODE = 70
 """Exit code of a replica that ends itself (EX_SOFTWARE of sysexits.h)."""
-
-ShardBatch = dict[str, Sequence[str]]
-"""A batch of Ray Data: column -> values; ours has one row and one column of JSON."""
-ERRAND, SUMMARY = "errand", "summary"
 
 
 class ShardLabeller:

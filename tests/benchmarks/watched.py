@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the job; its flags come after the name of a class of replicas."""
     name, *flags = arguments
     output = Path(flags[flags.index("--output") + 1])
-    vars(pool)["ShardLabeller"] = LABELLERS[name]  # by name: it isn't told which one to take
+    vars(pool)["ReplicaActor"] = LABELLERS[name]  # by name: it isn't told which one to take
     code = label(flags)
     _write(output / NOTES / DRIVER, asdict(DriverNotes(code, peak_memory())))
     return code

@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from pixellm.checkpoints import match_weights, read_config, sketch_model
-from pixellm.config import clip_from_json, read_json
+from pixellm.config import clip_from_json
+from pixellm.config_values import read_json
 from pixellm.errors import CheckpointError, PixelLMError
 from pixellm.weights import INDEX_FILE
 from workers.doctor.findings import Finding, failed_by, failure, ok, warning

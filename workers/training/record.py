@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixellm.config import read_json
+from pixellm.config_values import read_json
 from pixellm.errors import ConfigError
 from workers.errors import SettingsError
 from workers.storage.uris import redact

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 
-from pixellm.adapters import CONFIG_FILE
+from pixellm.adapter_folder import CONFIG_FILE
 from pixellm.tuning import TunedModel
 from workers.labels.commits import now
 from workers.storage.folders import put_folder
