@@ -11,11 +11,12 @@ from PIL import Image
 from pixellm.engine.rows import Sample
 from pixellm.images import PreparedImage
 from tests.benchmarks import line, line_loads, line_tables, memory
-from tests.benchmarks.clocked import Clocked, ReplicaNotes, Sleeping
+from tests.benchmarks.clocked import Clocked, Sleeping
 from tests.benchmarks.inputs import SHIPPED
 from tests.benchmarks.line_loads import Load
 from tests.benchmarks.line_tables import Racer, Shares, Turn
 from tests.benchmarks.memory import MIB, Driven
+from tests.benchmarks.notes import ReplicaNotes
 from tests.benchmarks.options import OptionError, Options
 from tests.benchmarks.watched import peak_memory
 from workers.model_thread import ModelThread

@@ -19,7 +19,7 @@ from collections.abc import (
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.data
@@ -35,6 +35,9 @@ from workers.settings import LabelSettings
 from workers.stopping import Stop, until_stopped
 from workers.summaries import Pulse, ShardKey, ShardSummary
 from workers.wording import Say
+
+if TYPE_CHECKING:
+    from workers.replica import ShardLabeller
 
 MOST_BLOCKS = 4_000
 """That Ray Data is given: the driver keeps some KB for each. Where there are more shards, a block
@@ -162,9 +165,13 @@ class ReplicaActor:
     """
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 (those of the labeller)
+        self._labeller = self.make(*arguments)
+
+    def make(self, *arguments: Any) -> "ShardLabeller":  # noqa: ANN401 (likewise)
+        """The labeller; another class may make another one."""
         from workers.replica import ShardLabeller
 
-        self._labeller = ShardLabeller(*arguments)
+        return ShardLabeller(*arguments)
 
     async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
         """One errand in, one summary out."""

@@ -3,12 +3,12 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from pixellm.answers import Answer
 from pixellm.engine.engine import Job
 from pixellm.engine.rows import Picture, Row, Sample
+from tests.benchmarks.notes import ReplicaNotes
 from workers.asking import Asking
 
 T = TypeVar("T")
@@ -17,25 +17,6 @@ QUESTION_SECONDS = 0.005
 """That a sleeping model takes for a question."""
 WAKING_SECONDS = 0.0003
 """That a sleeper may be woken too late."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaNotes:
-    """How the process of a model has spent its time so far; moments are seconds since 1970."""
-
-    ready: float
-    """when the model could be asked"""
-    questions: int
-    first: float
-    """when the first one came"""
-    last: float
-    """when the last answer was there"""
-    model_seconds: float
-    """that its thread has spent in the model"""
-    model_cpu: float
-    """of these, on a processor"""
-    all_cpu: float
-    """of the whole process since it was ready"""
 
 
 class Sleeping:

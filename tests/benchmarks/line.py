@@ -22,10 +22,11 @@ from pixellm.checkpoints import load_checkpoint
 from pixellm.engine.engine import Engine, Job
 from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
-from tests.benchmarks.clocked import QUESTION_SECONDS, Clocked, ReplicaNotes, Sleeping
+from tests.benchmarks.clocked import QUESTION_SECONDS, Clocked, Sleeping
 from tests.benchmarks.inputs import TOYS, WORKLOADS
 from tests.benchmarks.line_loads import LIST, Load, make_bound, make_large, make_sleeping
 from tests.benchmarks.line_tables import Racer, Turn, make_shares, make_table
+from tests.benchmarks.notes import ReplicaNotes
 from tests.benchmarks.options import OptionError, Options
 from tests.benchmarks.report import Table
 from tests.benchmarks.timing import in_turn, say

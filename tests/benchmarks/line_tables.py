@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from tests.benchmarks.clocked import QUESTION_SECONDS, ReplicaNotes
+from tests.benchmarks.clocked import QUESTION_SECONDS
 from tests.benchmarks.line_loads import Load
+from tests.benchmarks.notes import ReplicaNotes
 from tests.benchmarks.report import Table
 from tests.benchmarks.timing import spread
 
