@@ -181,13 +181,13 @@ def threads():
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("make", [line_loads.make_bound, line_loads.make_large])
+@pytest.mark.parametrize("make", line.LOADS.values())
 def test_half_of_the_records_are_answered_by_each_of_two(make, tmp_path):
     load = make(tmp_path, toy=True)
     done = [line.answer_share(load, share) for share in (0, 1)]
     asked = [len(questions) for _, questions in load.records()]
     assert [notes.questions for notes, _ in done] == [sum(asked[::2]), sum(asked[1::2])]
-    assert sum(targets for _, targets in done) > 0
+    assert any(targets for _, targets in done) != load.asleep
 
 
 def test_loads_are_chosen_by_name():
@@ -204,12 +204,12 @@ def test_loads_are_chosen_by_name():
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_line_is_measured_on_toys():
-    # the toy of the third one is as the first, and answers in a test of its own
-    tables = list(line.run(Options(toy=True, models=("shipped", "sleeping"))))
-    assert [len(table.rows) for table in tables] == [2, 2, 2, 2]
+    # the other loads answer in tests of their own: a job takes half a minute to start
+    tables = list(line.run(Options(toy=True, models=("shipped",), replicas=1)))
+    assert [len(table.rows) for table in tables] == [2, 2]
     assert not any(table.failures for table in tables)
-    for table in tables[::2]:
-        assert all(len(seconds) == 1 for seconds in table.raw.values())
+    assert all(len(seconds) == 1 for seconds in tables[0].raw.values())
+    assert "1 replica" in tables[0].title
 
 
 @pytest.mark.slow
@@ -227,6 +227,11 @@ def test_a_replica_that_is_ready_later_finds_shards_left(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_memory_is_measured_on_toys():
+def test_the_memory_of_a_driver_is_measured(monkeypatch):
+    few = memory.drive(memory.TOY_FEW)
+    assert few.shards == 20
+    assert 100 * MIB < few.peak < 1_000 * MIB
+    many = Driven(memory.TOY_MANY, few.peak, few.pace, few.seconds)
+    monkeypatch.setattr(memory, "drive", {few.shards: few, many.shards: many}.get)
     (table,) = memory.run(Options(toy=True))
     assert [row[0] for row in table.rows] == ["20", "200"]
