@@ -4,6 +4,7 @@ Shapes: R rows (image, question pairs), L ids of a prompt, I image tokens, T = L
 H width, V vocabulary.
 """
 
+from inspect import unwrap
 from types import FunctionType
 
 import torch
@@ -157,6 +158,9 @@ def _rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tenso
     return query, key
 
 
+_FORWARD = unwrap(LlamaAttention.forward)
+
+
 class RotatingAttention(LlamaAttention):
     """LLaMA's attention with `_rotate` in it.
 
@@ -165,11 +169,13 @@ class RotatingAttention(LlamaAttention):
     """
 
     forward = FunctionType(
-        LlamaAttention.forward.__code__,
+        _FORWARD.__code__,
         {**vars(modeling_llama), apply_rotary_pos_emb.__name__: _rotate},
-        "forward",
-        LlamaAttention.forward.__defaults__,
+        _FORWARD.__name__,
+        _FORWARD.__defaults__,
+        _FORWARD.__closure__,
     )
+    forward.__kwdefaults__ = _FORWARD.__kwdefaults__
 
 
 class GatedMLP(LlamaMLP):

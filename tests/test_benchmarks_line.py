@@ -188,6 +188,8 @@ def test_half_of_the_records_are_answered_by_each_of_two(make, tmp_path):
     asked = [len(questions) for _, questions in load.records()]
     assert [notes.questions for notes, _ in done] == [sum(asked[::2]), sum(asked[1::2])]
     assert any(targets for _, targets in done) != load.asleep
+    notes, _ = line.answer_share(replace(load, replicas=1), 0)
+    assert notes.questions == sum(asked)
 
 
 def test_loads_are_chosen_by_name():

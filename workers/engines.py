@@ -13,7 +13,7 @@ from pixellm.checkpoints import check_folder, load_checkpoint
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
 from workers.errors import SettingsError
-from workers.model_files import ModelIdentity, adapter_folder, model_folder
+from workers.model_files import ModelIdentity, fetch_own_adapter, fetch_own_model
 from workers.model_folders import digest_adapter
 from workers.settings import LabelSettings
 from workers.storage.uris import shown
@@ -29,7 +29,7 @@ def check_model(settings: LabelSettings) -> None:
         CheckpointError, ConfigError: what it holds is no model.
         StorageError: it can't be fetched.
     """
-    check_folder(model_folder(settings))
+    check_folder(fetch_own_model(settings))
 
 
 def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
@@ -40,14 +40,14 @@ def load_engine(settings: LabelSettings, identity: ModelIdentity) -> Engine:
         CheckpointError: the weights don't fit together.
     """
     checkpoint = load_checkpoint(
-        model_folder(settings),
+        fetch_own_model(settings),
         dtype=_DTYPES[settings.replica.precision],
         device="cuda" if settings.num_gpus_per_replica else "cpu",
     )
     if checkpoint.sha256 != identity.model_sha256:
         raise SettingsError(_not_the_drivers("--model", settings.model_place))
     if settings.adapter:
-        folder = adapter_folder(settings.adapter, settings)
+        folder = fetch_own_adapter(settings.adapter, settings)
         if digest_adapter(folder, settings.model_cache) != identity.adapter_sha256:
             raise SettingsError(_not_the_drivers("--adapter", settings.adapter))
         load_adapter(checkpoint.model, folder)

@@ -87,7 +87,7 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
     """
     place = settings.model_place
     calibration = read_calibration(settings.calibration) if settings.calibration else None
-    digest = model_sha256(model_folder(settings), settings.model_cache)
+    digest = model_sha256(fetch_own_model(settings), settings.model_cache)
     adapter = _identify_adapter(settings, digest) if settings.adapter else None
     if calibration and not calibration.fits(digest, adapter):
         raise SettingsError(_of_another(calibration, settings, digest, adapter))
@@ -102,12 +102,12 @@ def identify_model(settings: LabelSettings) -> ModelIdentity:
     )
 
 
-def model_folder(settings: LabelSettings) -> Path:
+def fetch_own_model(settings: LabelSettings) -> Path:
     """The model of a run on this machine; see `workers.model_folders.fetch_model`."""
     return fetch_model(settings.model_place, settings.model_cache, settings.model_cache_gib)
 
 
-def adapter_folder(place: str, settings: LabelSettings) -> Path:
+def fetch_own_adapter(place: str, settings: LabelSettings) -> Path:
     """An adapter of a run on this machine; see `workers.model_folders.fetch_adapter`."""
     return fetch_adapter(place, settings.model_cache, settings.model_cache_gib)
 
@@ -115,7 +115,7 @@ def adapter_folder(place: str, settings: LabelSettings) -> Path:
 def _identify_adapter(settings: LabelSettings, model: str) -> str:
     """The digest of the adapter, which was trained from the model of that digest."""
     place = settings.adapter or ""
-    folder = adapter_folder(place, settings)
+    folder = fetch_own_adapter(place, settings)
     base = read_trained_from(folder)
     if base not in (None, model):
         raise SettingsError(

@@ -66,7 +66,7 @@ BROKEN_CODE = 70
 
 
 class ShardLabeller:
-    """The class that Ray Data makes an actor of; some shards are under way in it at once.
+    """What works in an actor of Ray Data (`workers.pool`); some shards are under way in it at once.
 
     Args:
         assignments: of the runs whose shards it is given, with the same model.

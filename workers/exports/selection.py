@@ -9,6 +9,7 @@ has `keeps` in common with them.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum, auto
 from hashlib import blake2b
 from typing import Literal
 
@@ -197,12 +198,30 @@ def select_masks(
                 yield replace(mask, category=found.spelling.get(mask.category, mask.category))
 
 
+class _Says(IntEnum):
+    """What a row says of a picture and instruction, from nothing to most."""
+
+    UNKNOWN = auto()
+    NOTHING = auto()
+    """matches"""
+    REGIONS = auto()
+    """to ignore, and no more"""
+    MASKS = auto()
+
+    @classmethod
+    def of(cls, row: LabelRow) -> "_Says":
+        if row.targets:
+            return cls.REGIONS if all(map(is_region, row.targets)) else cls.MASKS
+        return cls.NOTHING if has_answer(row) else cls.UNKNOWN
+
+
 @dataclass(slots=True)
 class _Once:
     """Lets the labels of a picture and instruction pass one time; both passes come to agree.
 
-    Rows that say less take no place of one that says more and comes later: that there is nothing,
-    or only what to ignore, for nobody has answered. So that what both ignore comes a second time.
+    In whatever order they lie there, masks pass, and so do the regions of a row that has no masks
+    (what both ignore comes twice). That there is nothing passes if nobody has said more before; who
+    does so later contradicts it.
     """
 
     _seen: set[bytes] = field(default_factory=set)
@@ -210,22 +229,12 @@ class _Once:
     def passes(self, row: LabelRow) -> bool:
         if row.status not in LABELLED:
             return False
-        own = _say(row)
-        as_much = {_digest(f"{said} {row.item_id}") for said in range(own, MASKS + 1)}
-        if not self._seen.isdisjoint(as_much):
+        own = _Says.of(row)
+        in_its_place = [own] if own >= _Says.REGIONS else [each for each in _Says if each >= own]
+        if not self._seen.isdisjoint(_digest(f"{each} {row.item_id}") for each in in_its_place):
             return False
         self._seen.add(_digest(f"{own} {row.item_id}"))
         return True
-
-
-UNANSWERED, NOTHING, MASKS = range(3)
-"""What a row says, from little to much."""
-
-
-def _say(row: LabelRow) -> int:
-    if not has_answer(row):
-        return UNANSWERED
-    return NOTHING if all(map(is_region, row.targets)) else MASKS
 
 
 def _digest(text: str) -> bytes:

@@ -23,7 +23,7 @@ ViewKind = Literal["plain", "mirrored", "turned"]
 _LETTERS = re.compile(r"[^\W\d_]+")
 """Two of them are in `arm_left2`."""
 _DIRECTION = re.compile(
-    r"(?!cleft|leftovers?$|(al?|b|birth|copy|down|f|forth|out|up|.*w)right|right(eous|ful|ly))"
+    r"(?!cleft|leftovers?$|(al?|b|birth|copy|down|f|forth|out|up|(cart|mill|play|ship|wheel)?w)right|right(eous|ful|ly))"
     r".*(left|right).*"
     r"|(top|bottom|upper|lower)(most|side)?|above|below|under(side|neath)?|over(head)?|beneath"
     r"|(anti|counter)?clockwise|(north|south|east|west)(?!ers?$).*"
