@@ -41,7 +41,7 @@ class LocalStore(Store):
         """Depth first. A folder sorts as its name and "/": that is the order of whole paths."""
         try:
             with _told(folder):
-                real, entries = folder.resolve(), list(os.scandir(folder))
+                real, names = folder.resolve(), _names_in(folder)
         except ObjectMissing:
             return
         except StorageError as error:
@@ -49,30 +49,29 @@ class LocalStore(Store):
             return
         if real in above:  # a link to a folder above would be walked for ever
             return
-        named = ((each.name + "/" * _is_folder(each), each) for each in entries)
-        for name, entry in sorted(named, key=lambda each: os.fsencode(each[0])):
+        for name in names:
             if name.endswith("/"):
                 yield from self._walk(folder / name, (*above, real))
             elif not name.startswith(TEMP_PREFIX):
-                yield from self._look_at(entry)
+                yield from self._look_at(f"{folder / name}")
 
-    def _look_at(self, entry: os.DirEntry[str]) -> Iterator[ObjectInfo | Unseen]:
+    def _look_at(self, uri: str) -> Iterator[ObjectInfo | Unseen]:
         """A file; nothing where it is none, or was deleted since its folder was read."""
         try:
-            with _told(Path(entry.path)):
-                if entry.is_file():
-                    yield self.stat(entry.path)
+            info = self.stat(uri)
         except ObjectMissing:
             return
         except StorageError as error:
-            yield Unseen(entry.path, error)
+            yield Unseen(uri, error)
+            return
+        yield info
 
     def stat(self, uri: str) -> ObjectInfo:
         """The etag is size and mtime, since hashing a file would read it."""
         path = Path(uri)
         with _told(path):
             found = path.stat()
-            if not path.is_file():
+            if not stat.S_ISREG(found.st_mode):
                 raise ObjectMissing(f"{uri!r} is not a file")
         return ObjectInfo(uri, found.st_size, f"{found.st_size:x}-{found.st_mtime_ns:x}")
 
@@ -117,6 +116,16 @@ class LocalStore(Store):
     def delete(self, uri: str) -> None:
         with _told(Path(uri)):
             Path(uri).unlink(missing_ok=True)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Of all that a folder holds, in the order of whole paths: folders have a "/" behind.
+
+    There may be millions: what the system tells of each would take several times their memory.
+    """
+    with os.scandir(folder) as entries:
+        names = (f"{each.name}{'/' * _is_folder(each)}" for each in entries)
+        return sorted(names, key=os.fsencode)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
