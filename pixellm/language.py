@@ -10,7 +10,6 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 from transformers import Cache, LlamaModel
-from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
     LlamaMLP,
@@ -170,7 +169,7 @@ class RotatingAttention(LlamaAttention):
 
     forward = FunctionType(
         _FORWARD.__code__,
-        {**vars(modeling_llama), apply_rotary_pos_emb.__name__: _rotate},
+        {**_FORWARD.__globals__, apply_rotary_pos_emb.__name__: _rotate},
         _FORWARD.__name__,
         _FORWARD.__defaults__,
         _FORWARD.__closure__,

@@ -456,10 +456,32 @@ def test_who_found_nothing_takes_no_place_of_who_found_a_crowd(order):
     assert [names[each] for each in image["neg_category_ids"]] == ["cat"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_row_of_which_nothing_goes_out_takes_no_place(order):
+    found = annotated("Bus", 2)
+    drawn = replace(found.targets[0], score=0.5)
+    none = [
+        replace(found, targets=(replace(drawn, **less),)) for less in ({"area": 0}, {"score": 0.1})
+    ]
+    rule = read_category_map(b'{"Bus": "bus"}', "map.json")
+    named = replace(found, targets=(replace(drawn, category="tram", category_id=9),))
+    for less, options in (
+        (none[0], ExportOptions()),
+        (none[1], ExportOptions(min_score=0.4)),
+        (named, ExportOptions(categories=rule)),
+    ):
+        document, _ = export([less, replace(found, targets=(drawn,))][::order], options)
+        assert [each["score"] for each in document["annotations"]] == [0.5]
+        vain = looked_for("Bus", item_id=found.item_id)
+        document, _ = export([less, vain][::order], options)
+        assert len(document["images"][0]["neg_category_ids"]) == 1
+
+
 def test_who_broke_off_takes_no_place_of_who_found_nothing():
     vain = looked_for("Bus")
-    document, _ = export([replace(vain, status="partial"), vain])
-    assert len(document["images"][0]["neg_category_ids"]) == 1
+    for before in (replace(vain, status="partial"), replace(vain, origin="model")):
+        document, _ = export([before, vain])
+        assert len(document["images"][0]["neg_category_ids"]) == 1
 
 
 def test_a_name_of_a_file_is_compared_as_it_is_asked_for():

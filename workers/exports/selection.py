@@ -120,7 +120,7 @@ class SelectedMask:
 
 def survey(rows: RowSource, options: ExportOptions) -> Survey:
     """Goes through the rows without their masks."""
-    found, once, given = Survey(), _Once(), GivenIds()
+    found, once, given = Survey(), _Once(options), GivenIds()
     names = set[str]()
     for row in rows((*_ITEM, *_LIGHT)):
         if row.width == 0:
@@ -191,7 +191,7 @@ def select_masks(
         found: by `survey`.
         columns: that are read of the targets.
     """
-    once, counted_before = _Once(), Counter[str]()
+    once, counted_before = _Once(options), Counter[str]()
     for row in rows((*_ITEM, *columns)):
         if row.width and once.passes(row):
             for mask in _masks_of(row, options, counted_before):
@@ -199,20 +199,25 @@ def select_masks(
 
 
 class _Says(IntEnum):
-    """What a row says of a picture and instruction, from nothing to most."""
+    """What goes out of a row, from nothing to most."""
 
     UNKNOWN = auto()
+    """nobody answered, a model found nothing, or no mask of the answer goes out"""
     NOTHING = auto()
-    """matches"""
+    """matches, as people say"""
     REGIONS = auto()
     """to ignore, and no more"""
     MASKS = auto()
 
     @classmethod
-    def of(cls, row: LabelRow) -> "_Says":
-        if row.targets:
-            return cls.REGIONS if all(map(is_region, row.targets)) else cls.MASKS
-        return cls.NOTHING if has_answer(row) else cls.UNKNOWN
+    def of(cls, row: LabelRow, options: ExportOptions) -> "_Says":
+        if not row.targets:
+            people_say = row.origin == "human" and has_answer(row)
+            return cls.NOTHING if people_say else cls.UNKNOWN
+        ignored = {mask.ignored for mask in _masks_of(row, options, Counter())}
+        if not ignored:
+            return cls.UNKNOWN
+        return cls.REGIONS if all(ignored) else cls.MASKS
 
 
 @dataclass(slots=True)
@@ -224,12 +229,13 @@ class _Once:
     does so later contradicts it.
     """
 
+    options: ExportOptions
     _seen: set[bytes] = field(default_factory=set)
 
     def passes(self, row: LabelRow) -> bool:
         if row.status not in LABELLED:
             return False
-        own = _Says.of(row)
+        own = _Says.of(row, self.options)
         in_its_place = [own] if own >= _Says.REGIONS else [each for each in _Says if each >= own]
         if not self._seen.isdisjoint(_digest(f"{each} {row.item_id}") for each in in_its_place):
             return False
