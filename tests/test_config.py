@@ -8,8 +8,8 @@ from pixellm.config import (
     clip_from_json,
     config_from_json,
     default_feature_layers,
-    read_json,
 )
+from pixellm.config_values import read_json
 from pixellm.errors import ConfigError
 from pixellm.tiny import tiny_checkpoint
 from tests.official import FIXTURE
