@@ -512,6 +512,9 @@ def test_a_row_without_an_answer_takes_no_place_of_one_that_has_one():
         document, _ = export(rows)
         assert sum(each["iscrowd"] for each in document["annotations"]) == 1
         assert len(document["annotations"]) == len(found.targets) + 1
+    both = replace(found, targets=(*found.targets, replace(region, target_index=9)))
+    document, _ = export([crowd, both])
+    assert sum(not each["iscrowd"] for each in document["annotations"]) == len(found.targets)
 
 
 # ---- the validator -------------------------------------------------------------------------------
