@@ -1,8 +1,9 @@
 """The decoder's small masks -> runs of pixels in the frames of their images.
 
-The same as `postprocess_masks` and a threshold, but only where a mask can be: a pixel lies between
-a few values of the small mask, and is set only if one of those is above 0. Both resizings (to the
-model's square, and from its valid part to the image) become one step along each axis.
+The same as `postprocess_masks` in single precision and a threshold, but only where a mask can be: a
+pixel lies between a few values of the small mask, and is set only if one of those is above 0. Both
+resizings (to the model's square, and from its valid part to the image) become one step along each
+axis.
 
 Letters: n masks; m = side of the small masks; h0, w0 = the original size; Y, X = pixels of the
 window that is looked at.

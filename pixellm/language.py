@@ -182,7 +182,7 @@ class GatedMLP(LlamaMLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """As LlamaMLP's."""
-        if torch.is_grad_enabled() or not kernels_fit(x.device):
+        if torch.is_grad_enabled() or not kernels_fit(x.device, dtype=x.dtype):
             return super().forward(x)  # type: ignore[no-untyped-call]
         from pixellm.kernels import gate_  # needs Triton
 

@@ -123,9 +123,15 @@ class PixelLM(nn.Module):
         """(R, T) keys that may be attended to: words of the text, image tokens off the padding."""
         return spread(text_valid, ids, self.config.image_tokens, token_valid)
 
-    def decode(self, images: EncodedImages, queries: Tensor, image_of: Tensor) -> LowMasks:
-        """(N, S, D) queries and the image of each (N,) -> a mask of each, all scales together."""
-        scales = self.decoder(images.maps, queries, image_of)
+    def decode(self, maps: Sequence[Tensor], queries: Tensor, image_of: Tensor) -> LowMasks:
+        """A mask of each query, all scales together.
+
+        Args:
+            maps: of some images, `EncodedImages.maps`.
+            queries: (N, S, D).
+            image_of: (N,), the image of each.
+        """
+        scales = self.decoder(maps, queries, image_of)
         logits = combine_scales([scale.logits for scale in scales], self.config.mask_side)
         return LowMasks(logits, scales[-1].iou[:, 0])
 

@@ -137,7 +137,7 @@ def decode_masks(
     model: PixelLM, images: EncodedImages, queries: Tensor, owners: Tensor, batch: TrainingBatch
 ) -> tuple[Tensor, ...]:
     """(N, S, D) queries and the image of each (N,) -> for each image (n_i, h0, w0) logits."""
-    low = model.decode(images, queries, owners).logits
+    low = model.decode(images.maps, queries, owners).logits
     return tuple(
         postprocess_masks(
             low[owners == image],

@@ -81,7 +81,7 @@ def _look_and_read(model, tokenizer):
     image_of = torch.tensor([0])
     hidden = model.read(ids, torch.ones_like(ids), seen, image_of)
     queries = model.codebook(hidden[0, : model.config.group_size])
-    return hidden, model.language.lm_head(hidden), model.decode(seen, queries, image_of).logits
+    return hidden, model.language.lm_head(hidden), model.decode(seen.maps, queries, image_of).logits
 
 
 def test_the_same_weights_are_made_each_time_and_all_of_them(setup):

@@ -15,8 +15,9 @@ OUT_OF_MEMORY = (
     "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
 )
-"""As torch says it, of a machine and of a GPU."""
+"""As torch and Triton say it, of a machine and of a GPU."""
 
 
 def schedule_of(limits=None, prefix=PREFIX):

@@ -1,9 +1,12 @@
 """What a step reads, as lists: the parts, their padding, and who shares a prefix."""
 
+from contextlib import contextmanager, nullcontext
+from unittest.mock import Mock
+
 import pytest
 import torch
 
-from pixellm.engine.replays import Replays
+from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import Picture, Row
 from pixellm.engine.slots import Slots
 from pixellm.engine.steps import GROUPS_ALIKE, PADDING, WIDTH_ALIKE, lay_out, plan_step, to_device
@@ -129,6 +132,16 @@ def test_rows_of_which_each_reads_alone_are_not_gathered():
             assert torch.arange(16)[part.pictures].tolist() == [*slots]
 
 
+def test_a_prefix_is_read_together_also_where_padding_is_as_much_as_it_may_be():
+    # 4 x 8 and 8 x 4 entries: twice the sixteen rows
+    few, many = ([8, 3, 3, 2], [4, 2, 2, 2, 2, 2, 1, 1])
+    for alike, counts in ((False, few), (True, many)):
+        slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
+        made = plan([saying(slot) for slot in slots], alike=alike)
+        assert made.parts[0].view.entries.shape == (len(counts), counts[0])
+        assert made.alike is alike
+
+
 def test_groups_of_pictures_are_padded_to_few_shapes_unless_it_would_cost_too_much():
     of_three = [picture for picture in range(8) for _ in range(3)]
     nearly = sorted([*of_three[1:], 7])  # of one picture two, of another four
@@ -249,3 +262,27 @@ def test_where_memory_runs_out_over_a_recording_others_are_made_later(caplog):
     assert len(run(step)) == 8
     assert recorders.recorded == 1
     assert not caplog.text
+
+
+def test_a_step_is_recorded_on_the_device_that_it_runs_on(monkeypatch):
+    """Torch records what the current device is asked; without a word, or with a warning."""
+    current, told = ["cuda:0"], []
+
+    @contextmanager
+    def on(device):
+        before, current[0] = current[0], f"{device}"
+        yield
+        current[0] = before
+
+    def recording(graph, *, pool, stream, capture_error_mode):
+        told.append((stream.device, current[0]))
+        return nullcontext()
+
+    cuda = Mock(device=on, graph=recording, stream=lambda _: nullcontext())
+    cuda.Stream = lambda device: Mock(device=f"{device}")
+    monkeypatch.setattr(torch, "cuda", cuda)
+    replay = recorder_for(torch.device("cuda:1"))(lambda: current[0])
+    assert told == [("cuda:1", "cuda:1")]
+    assert replay() == "cuda:1"
+    cuda.CUDAGraph.return_value.replay.assert_called_once_with()
+    assert current == ["cuda:0"]

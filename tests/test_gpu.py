@@ -149,7 +149,7 @@ def test_a_gpu_says_in_single_precision_what_a_cpu_says(replay, on_cpu):
 def test_a_gpu_says_the_same_without_the_kernels_that_it_has(monkeypatch, on_cpu):
     assert kernels_fit(DEVICE, width=32)
     for module in ("pixellm.engine.generation", "pixellm.language"):
-        monkeypatch.setattr(f"{module}.kernels_fit", lambda *_: False)
+        monkeypatch.setattr(f"{module}.kernels_fit", lambda *_, **__: False)
     said = answers_of(engine_on(DEVICE, SINGLE, replay=True))
     assert differing(said, on_cpu, least_iou=0.999) == []
 

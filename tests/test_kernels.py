@@ -20,7 +20,7 @@ from pixellm.engine.rows import Sample
 from pixellm.kernel_choice import _tell, _try_them, _work_on, kernels_fit, why_no_kernels
 from pixellm.language import LanguageModel
 from pixellm.tiny import tiny_checkpoint
-from tests.test_engine_mixtures import Trouble, assert_same, facts, make_samples, said
+from tests.mixtures import Trouble, assert_same, facts, make_samples, said
 
 pytest.importorskip("triton", reason="there is no Triton for this system")
 kernels = pytest.importorskip("pixellm.kernels")
@@ -95,7 +95,7 @@ def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, group
 
 def have_kernels(monkeypatch):
     for module in ("pixellm.engine.generation", "pixellm.language"):
-        monkeypatch.setattr(f"{module}.kernels_fit", lambda *_: True)
+        monkeypatch.setattr(f"{module}.kernels_fit", lambda *_, **__: True)
 
 
 def test_kernels_are_not_used_where_something_learns(monkeypatch):

@@ -149,7 +149,7 @@ def test_decoding_joins_all_scales_and_keeps_the_guess_of_the_finest():
     queries, first = torch.randn(2, 3, config.decoder.width), torch.tensor([0, 0])
     with torch.no_grad():
         images = model.encode_images(image.pixels[None], [image.resized])
-        low = model.decode(images, queries, first)
+        low = model.decode(images.maps, queries, first)
         scales = model.decoder(images.maps, queries, first)
     joined = combine_scales([scale.logits for scale in scales], config.mask_side)
     assert torch.equal(low.logits, joined)

@@ -1,11 +1,11 @@
 """The series of commands in the README, typed one after the other on real photos."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -31,25 +31,36 @@ SMALLER = {
 """Flags that come behind those of the README, for the time that they take."""
 
 
-def type_in(command, folder, env, bucket="bucket"):
-    """What a person would type, in a folder of theirs; what it printed."""
-    words = shlex.split(command.replace("s3://bucket", f"s3://{bucket}"))
-    assert words[0] == "python"
-    job = re.fullmatch(r"jobs/(\w+)\.py", words[1])[1]
-    done = subprocess.run(
-        [sys.executable, f"{ROOT}/{words[1]}", *words[2:], *SMALLER.get(job, [])],
-        cwd=folder,
-        env={**env, "PYTHONPATH": f"{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+@pytest.fixture
+def type_in(tmp_path, monkeypatch, capsys):
+    """What a person would type in a folder of theirs; what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}")
+
+    def run(command, bucket="bucket"):
+        python, script, *given = shlex.split(command.replace("s3://bucket", f"s3://{bucket}"))
+        job = re.fullmatch(r"jobs/(\w+)\.py", script)[1]
+        flags = [*given, *SMALLER.get(job, [])]
+        assert python == "python"
+        if job == "label":  # in a process of its own, which starts Ray
+            done = subprocess.run(
+                [sys.executable, f"{ROOT}/{script}", *flags],
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+            code, told, complaint = done.returncode, done.stdout, done.stderr
+        else:
+            code = import_module(f"jobs.{job}").main(flags)
+            told, complaint = capsys.readouterr()
+        assert code == 0, f"{command}\n{told}\n{complaint}"
+        return told
+
+    return run
 
 
-def test_from_corrections_to_a_labelled_bucket(tmp_path, s3_env, bucket):
+def test_from_corrections_to_a_labelled_bucket(type_in, tmp_path, bucket):
     (tmp_path / "corrections").mkdir()
     for path in FOLDER.iterdir():
         (tmp_path / "corrections" / path.name).write_bytes(path.read_bytes())
@@ -59,7 +70,7 @@ def test_from_corrections_to_a_labelled_bucket(tmp_path, s3_env, bucket):
     commands = next(each for each in SERIES if "corrections" in each[0])
     assert len(commands) == 5
     for command in commands:
-        type_in(command, tmp_path, s3_env, bucket)
+        type_in(command, bucket)
     labels = f"s3://{bucket}/labels"
     rows = list(open_table(store, labels, None).rows())
     assert {row.image_uri for row in rows} == {
@@ -70,12 +81,12 @@ def test_from_corrections_to_a_labelled_bucket(tmp_path, s3_env, bucket):
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-def test_a_data_set_of_questions_is_answered_and_scored(tmp_path):
+def test_a_data_set_of_questions_is_answered_and_scored(type_in, tmp_path):
     muse = source(tmp_path)
     write(tmp_path / "MUSE_val.json", json.loads(muse.read_text()))
     (tmp_path / "coco").symlink_to(FOLDER)
     commands = next(each for each in SERIES if "MUSE_val.json" in each[0])
-    told = [type_in(command, tmp_path, dict(os.environ)) for command in commands]
+    told = [type_in(command) for command in commands]
     assert "questions/s with the model loaded" in told[2]
     scores = json.loads((tmp_path / "scores.json").read_text())["groups"]["all"]
     gold = list(open_table(open_store(""), f"{tmp_path}/gold/val", None).rows())

@@ -22,14 +22,14 @@ from pixellm.answers import (
 )
 from pixellm.cutting import CutMask, cut_masks
 from pixellm.engine.memory import try_in_memory
-from pixellm.engine.rows import NO_NUMBER, Generation, Picture, Row, join_images
+from pixellm.engine.rows import NO_NUMBER, Generation, Picture, Row, join_maps
 from pixellm.model import PixelLM
 from pixellm.phrases import find_phrases
 from pixellm.tokenizer import Tokenizer
 from pixellm.transfer import send
 
 TARGETS_AT_ONCE = 64
-"""Targets that the pixel decoder takes at once: about 0.6 GB of fp32 maps at the released sizes."""
+"""Targets that the pixel decoder takes at once; what it needs of memory grows with them."""
 
 TARGETS_ALIKE = 16
 """Targets are a multiple on a GPU, if memory allows: its libraries prepare for each number anew,
@@ -53,8 +53,12 @@ class Finisher:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
 
     def count_targets(self, row: Row) -> int:
-        """How many masks a row that has ended may have; by the official rules there may be more."""
-        return row.ids.count(self._tokenizer.seg_ids[0])
+        """How many masks the answer of a row that has ended has."""
+        return len(self._find_groups(row.ids)[0])
+
+    def _find_groups(self, ids: Sequence[int]) -> tuple[Sequence[TokenGroup], bool]:
+        official = self._settings.official_groups
+        return find_groups(ids, self._tokenizer.seg_ids, official)
 
     def finish(self, rows: Sequence[Row], at_once: int | None = None) -> dict[Row, str]:
         """Gives each row its answer; or the reason why there is none, where it is no number.
@@ -72,7 +76,8 @@ class Finisher:
             return {}
         if half := len(rows) // 2:
             return self.finish(rows[:half], at_once) | self.finish(rows[half:], at_once)
-        fewer = min(most, self.count_targets(rows[0])) // 2
+        count = self.count_targets(rows[0])
+        fewer = count if most > count else most // 2  # first without what only fills up a batch
         return self.finish(rows, fewer) if fewer else {rows[0]: why}
 
     def _finish(self, rows: Sequence[Row], at_once: int) -> None:
@@ -89,9 +94,7 @@ class Finisher:
     def _find(self, row: Row) -> tuple[list[Found], bool]:
         assert row.generation is not None, "it has ended"
         made = row.generation
-        groups, malformed = find_groups(
-            made.ids, self._tokenizer.seg_ids, self._settings.official_groups
-        )
+        groups, malformed = self._find_groups(made.ids)
         # views, put together on the device: indices would have to be sent there, and waited for
         states = [torch.stack([made.hidden[at] for at in group.positions]) for group in groups]
         pairs = zip(groups, states, strict=True)
@@ -107,7 +110,7 @@ class Finisher:
             place = {picture: at for at, picture in enumerate(pictures)}
             image_of = torch.tensor([place[each.picture] for each in filled])
             queries = self._model.codebook(torch.cat([each.states for each in filled]))
-            low = self._model.decode(join_images(pictures), queries, send(image_of, queries.device))
+            low = self._model.decode(join_maps(pictures), queries, send(image_of, queries.device))
             low = low[: len(chunk)]
             cuts = self._cut(low.logits, [each.picture for each in chunk])
             sound = low.logits.isfinite().flatten(1).all(1) & low.iou.isfinite()

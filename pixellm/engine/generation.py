@@ -23,7 +23,7 @@ from pixellm.answers import DecodeSettings
 from pixellm.engine.attention import NAME, StepPlan
 from pixellm.engine.memory import Limits
 from pixellm.engine.replays import Replays, recorder_for
-from pixellm.engine.rows import NO_NUMBER, Picture, Row, join_images, split_images
+from pixellm.engine.rows import NO_NUMBER, Picture, Row, join_tokens, split_images
 from pixellm.engine.schedule import Schedule
 from pixellm.engine.slots import Slots
 from pixellm.engine.steps import Layout, Wanted, lay_out, plan_step
@@ -173,7 +173,6 @@ class Generator:
         Returns:
             That row, which is asked no more; else None.
         """
-        self._flight = None
         self._run.forget()
         return self.schedule.make_way(last_try)
 
@@ -195,12 +194,11 @@ class Generator:
                 picture.encoded = own.clone()  # or each would hold what all are views of
 
     def _read_prefix(self, pictures: Sequence[Picture]) -> None:
-        language, images = self._model.language, join_images(pictures)
+        language, (tokens, valid) = self._model.language, join_tokens(pictures)
         words = language.embed(self._prefix).expand(len(pictures), -1, -1)
-        ones = images.token_valid.new_ones(words.shape[:2])
-        keys = torch.cat([ones, images.token_valid], dim=1)  # (B, P)
+        keys = torch.cat([valid.new_ones(words.shape[:2]), valid], dim=1)  # (B, P)
         cache = self.schedule.slots.prefixes([picture.place for picture in pictures], keys)
-        language(torch.cat([words, images.tokens], dim=1), keys, cache)
+        language(torch.cat([words, tokens], dim=1), keys, cache)
 
     # ---- words ----
 

@@ -19,8 +19,9 @@ TORCH_SAYS = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
 )
-"""How it is said of a machine's memory, and of a GPU's where its allocator wasn't asked."""
+"""How it is said of a machine's memory, and of a GPU's where torch's allocator wasn't asked."""
 CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -50,7 +51,7 @@ class Limits:
         """
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)
-            own = min(1.0, share) * total - torch.cuda.memory_allocated(device)
+            own = share * total - torch.cuda.memory_allocated(device)
             return cls(rows, int(GPU_SHARE * min(free, own)))
         return cls(rows, int(CPU_SHARE * _machine_bytes()))
 

@@ -94,7 +94,7 @@ class Replays:
 
 def recorder_for(device: torch.device) -> Record:
     """How steps are recorded on a device."""
-    return _CudaGraphs() if device.type == "cuda" else _run_again
+    return _CudaGraphs(device) if device.type == "cuda" else _run_again
 
 
 def _run_again(work: Work) -> Work:
@@ -114,13 +114,23 @@ def _without_collection() -> Iterator[None]:
 
 
 class _CudaGraphs:
-    """Records work as CUDA graphs that share one pool of memory; it goes with the last of them."""
+    """Records work as CUDA graphs that share one pool of memory; it goes with the last of them.
 
-    def __init__(self) -> None:
+    Args:
+        device: that the work is done on. What another one is asked is not recorded: torch only
+            warns, and a replay does nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream(device)
 
     def __call__(self, work: Work) -> Work:
+        with torch.cuda.device(self._device):
+            return self._record(work)
+
+    def _record(self, work: Work) -> Work:
         # before the recording, once on another stream: libraries set themselves up then
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -129,8 +139,10 @@ class _CudaGraphs:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # other threads may ask the GPU meanwhile: for its memory, say
-            local = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
-            with _without_collection(), local:
+            recording = torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            )
+            with _without_collection(), recording:
                 out = work()
         finally:
             torch.cuda.set_stream(stream)  # where a recording fails, torch stays on its own

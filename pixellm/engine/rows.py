@@ -132,12 +132,19 @@ def split_images(images: EncodedImages) -> list[EncodedImages]:
     ]
 
 
-def join_images(pictures: Sequence[Picture]) -> EncodedImages:
-    """The encoded images of some pictures as one batch."""
+def join_tokens(pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+    """What the language model reads of some pictures: (B, I, H), and (B, I) for 0 on padding."""
+    every = _encoded(pictures)
+    return torch.cat([each.tokens for each in every]), torch.cat([e.token_valid for e in every])
+
+
+def join_maps(pictures: Sequence[Picture]) -> tuple[Tensor, ...]:
+    """What the pixel decoder reads of some pictures: per scale (B, D, h, w)."""
+    scales = zip(*(each.maps for each in _encoded(pictures)), strict=True)
+    return tuple(torch.cat(scale) for scale in scales)
+
+
+def _encoded(pictures: Sequence[Picture]) -> list[EncodedImages]:
     every = [picture.encoded for picture in pictures if picture.encoded is not None]
     assert len(every) == len(pictures), "a picture is encoded when its first question enters"
-    return EncodedImages(
-        tokens=torch.cat([each.tokens for each in every]),
-        token_valid=torch.cat([each.token_valid for each in every]),
-        maps=tuple(torch.cat(scale) for scale in zip(*(each.maps for each in every), strict=True)),
-    )
+    return every

@@ -199,9 +199,7 @@ def _finish(
     if not picks:
         return Said(tuple(ids), np.zeros((0, *image.original), dtype=bool))
     queries = codebook(states[picks])
-    nothing = queries.new_empty(0)  # the decoder reads no tokens
-    images = EncodedImages(nothing, nothing, maps)
-    low = speaker.model.decode(images, queries, torch.zeros(len(queries), dtype=torch.long))
+    low = speaker.model.decode(maps, queries, torch.zeros(len(queries), dtype=torch.long))
     return Said(tuple(ids), cut_plainly(speaker, low.logits, image))
 
 

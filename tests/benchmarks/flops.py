@@ -24,7 +24,7 @@ from transformers import DynamicCache, SamConfig, SamModel
 
 from pixellm.checkpoints import empty_model
 from pixellm.config import PixelLMConfig
-from pixellm.model import EncodedImages, PixelLM
+from pixellm.model import PixelLM
 from pixellm.tiny import tiny_checkpoint
 from tests.benchmarks.inputs import INSTRUCTIONS
 from tests.benchmarks.options import Options
@@ -107,7 +107,7 @@ def count_pixellm(model: PixelLM, prefix: int, question: int) -> Costs:
     small = meta(1, config.image_tokens, clip)
     states = meta(config.group_size, hidden)
     queries, image_of = meta(1, config.scales, config.decoder.width), meta(1, dtype=torch.long)
-    images = EncodedImages(small, small, tuple(model.decoder.maps(projected)))
+    maps = model.decoder.maps(projected)
     read = partial(count_reading, model)
     first, second = read(prefix + question, 1), read(prefix + question + 1, 1)
     head = count(lambda: model.language.lm_head(meta(1, hidden)))
@@ -121,7 +121,7 @@ def count_pixellm(model: PixelLM, prefix: int, question: int) -> Costs:
         first_id=first + head,
         later=second - first,
         codebook=count(lambda: model.codebook(states)),
-        target=count(lambda: model.decode(images, queries, image_of)),
+        target=count(lambda: model.decode(maps, queries, image_of)),
     )
 
 

@@ -204,7 +204,7 @@ def read_low(speaker: Speaker, sample: Sample, answers: Sequence[Answer]) -> Ten
     if not len(together):
         return together.new_empty(0, model.config.mask_side, model.config.mask_side)
     queries = model.codebook(together)
-    return model.decode(seen, queries, torch.zeros(len(queries), dtype=torch.long)).logits
+    return model.decode(seen.maps, queries, torch.zeros(len(queries), dtype=torch.long)).logits
 
 
 def enlarge(low: Tensor, frame: Frame) -> Tensor:

@@ -99,7 +99,7 @@ class Padded:
         if not sum(counts):
             return [states[0].new_empty(0)] * len(states)
         image_of = torch.tensor(owners).repeat_interleave(torch.tensor(counts))
-        low = model.decode(seen, model.codebook(torch.cat(list(states))), image_of)
+        low = model.decode(seen.maps, model.codebook(torch.cat(list(states))), image_of)
         return list(low.logits.split(counts))
 
 
