@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
@@ -54,11 +55,31 @@ SERVICES = (
 PORT_RANGE = (20_000, 32_000)  # below the ports that Linux hands out to outgoing connections
 
 
+class Turn(IntEnum):
+    """When a file's tests run, where several processes test."""
+
+    RAY = 0
+    """first, since all that start Ray take longest, and one process has them"""
+    OTHERS = 1
+    RAY_LAST = 2
+    """last: of a job that starts Ray one process at a time is busy, and waits for the next one, so
+    whoever is through with the rest does these beside the first ones"""
+
+
+@cache
+def turn_of(path: Path) -> Turn:
+    """By the marks of its tests."""
+    text = path.read_text(encoding="utf-8")
+    if "mark.ray(last=True)" in text:
+        return Turn.RAY_LAST
+    return Turn.RAY if "mark.ray" in text else Turn.OTHERS
+
+
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be there
 def pytest_xdist_make_scheduler(config, log):
-    """Where several processes test, one of them has all that starts Ray, and begins with it.
+    """Where several processes test, two of them at most have what starts Ray.
 
-    Two Rays on two processors keep each other waiting, and tests that wait for them run out of
+    More Rays on two processors keep each other waiting, and tests that wait for them run out of
     time. Every other file stays in one process, for the sake of what its fixtures make once.
     (Not by `--dist loadgroup`: with pytest 9.2, xdist 3.8 can't write the group into a test's id.)
     """
@@ -67,21 +88,16 @@ def pytest_xdist_make_scheduler(config, log):
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0]
-            return "ray" if starts_ray(config.rootpath / file) else file
+            turn = turn_of(config.rootpath / file)
+            return file if turn is Turn.OTHERS else turn.name
 
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config, items):
-    """What starts Ray comes first where several processes test, since it takes longest."""
+    """Puts files in their turn where several processes test."""
     if hasattr(config, "workerinput"):  # how xdist says that this process is one of several
-        items.sort(key=lambda item: not starts_ray(item.path))
-
-
-@cache
-def starts_ray(path: Path) -> bool:
-    """Whether a file has tests that are marked so."""
-    return "mark.ray" in path.read_text(encoding="utf-8")
+        items.sort(key=lambda item: turn_of(item.path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def test_paths_are_shown_as_short_as_they_can_be_typed(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.ray
+@pytest.mark.ray(last=True)
 def test_the_demo_labels_what_it_draws_and_shows_the_masks(tmp_path):
     command = [sys.executable, "jobs/demo.py", "--output", str(tmp_path), "--pictures", "2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

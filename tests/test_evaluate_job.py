@@ -163,7 +163,7 @@ def test_a_cluster_needs_a_folder_that_all_machines_reach(tables, monkeypatch, c
 
 
 @pytest.mark.slow
-@pytest.mark.ray
+@pytest.mark.ray(last=True)
 @pytest.mark.filterwarnings("ignore")  # Ray warns of its own settings
 def test_on_ray_the_scores_are_the_same(tables, tmp_path, monkeypatch, capsys):
     assert main([*tables, "--output", str(tmp_path / "here.json")]) == 0

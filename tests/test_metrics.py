@@ -203,7 +203,7 @@ def scrape(address: str) -> dict[str, float]:
     return found
 
 
-@pytest.mark.ray
+@pytest.mark.ray(last=True)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray warns of its own settings
 def test_a_run_on_ray_serves_its_numbers_and_its_replicas_log_lines_of_json(tmp_path, capsys):

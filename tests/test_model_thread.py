@@ -10,7 +10,7 @@ import torch
 
 from pixellm.answers import Answer
 from pixellm.engine.engine import Job
-from pixellm.engine.rows import Picture, Row, Sample
+from pixellm.engine.rows import NO_NUMBER, Picture, Row, Sample
 from pixellm.images import PreparedImage
 from workers.asking import Asked, Unanswered
 from workers.errors import LineError, ReplicaBroken
@@ -42,6 +42,7 @@ class EchoEngine:
         self.threads: set[int] = set()
         self.error: Exception = RuntimeError("poisoned")
         self.failing = True
+        self.why = "too large"
 
     @property
     def busy(self) -> bool:
@@ -71,7 +72,7 @@ class EchoEngine:
             raise self.error
         for _, row, text in entering:
             if text in self.large:
-                row.failure = "too large"
+                row.failure = self.why
             else:
                 row.answer = Answer(text, (), (), False, False)
         jobs = {id(job): job for job, _, _ in entering}
@@ -93,11 +94,12 @@ def texts_of(replies: Sequence[Answer | Unanswered]) -> list[str]:
     return ["!" if isinstance(reply, Unanswered) else reply.text for reply in replies]
 
 
-def run(engine: EchoEngine, *samples: Sample) -> list[list[str]]:
+def run(engine: EchoEngine, *samples: Sample, patient: bool = False) -> list[list[str]]:
     """What all askers get, asking at once."""
 
     async def ask_all() -> list[list[str]]:
         thread = ModelThread(engine)
+        thread.patient = patient
         replies = await asyncio.gather(*(thread.ask(each) for each in samples))
         thread.close()
         return list(map(texts_of, replies))
@@ -283,6 +285,17 @@ def test_so_many_failures_in_a_row_break_the_replica_and_one_less_does_not(faili
             ReplicaBroken, match=f"questions of {FAILURES_IN_A_ROW} samples in a row failed"
         ):
             run(engine, *map(sample, names))
+
+
+def test_a_patient_one_believes_that_many_in_a_row_are_too_large_and_nothing_else():
+    names = [f"{n}" for n in range(3 * FAILURES_IN_A_ROW)]
+    samples = [*map(sample, names), sample("good")]
+    assert run(EchoEngine(large=names), *samples, patient=True)[-2:] == [["!"], ["good"]]
+    no_numbers = EchoEngine(large=names)
+    no_numbers.why = NO_NUMBER
+    for engine in (no_numbers, EchoEngine(poison=names)):
+        with pytest.raises(ReplicaBroken, match="samples in a row failed"):
+            run(engine, *samples, patient=True)
 
 
 @pytest.mark.parametrize("kind", ["poison", "large"])

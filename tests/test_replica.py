@@ -7,6 +7,7 @@ import pytest
 
 from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
+from tests.photos import load_photos
 from tests.workbench import (
     IDENTITY,
     INPUT,
@@ -373,6 +374,31 @@ def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mort
     assert {summary.error for summary in summaries} == {
         f"4 workers that had it died; the last that could say why: {said}"
     }
+
+
+def test_pictures_that_are_too_large_one_after_the_other_end_as_rows(store, mortal, monkeypatch):
+    """Not the first three times: it may be the replica that has lost its memory."""
+
+    def refuse(*_):
+        raise MemoryError("so large")
+
+    put_photos(store, 8)
+    (shard,), logbook = plan(store, 100), OwnLogbook()
+    for _ in range(replica.MAX_DEATHS):
+        engine = tiny_engine()
+        monkeypatch.setattr(engine.model.language, "step", refuse)
+        counting = CountingEngine(engine)
+        with labeller_for(store, counting, logbook) as labeller, pytest.raises(Ended):
+            asyncio.run(asyncio.wait_for(call(labeller, shard), 20))
+    engine = tiny_engine()
+    monkeypatch.setattr(engine.model.language, "step", refuse)
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller:
+        summary = asyncio.run(asyncio.wait_for(call(labeller, shard), 20))
+    assert summary.error is None
+    rows = table(store)
+    assert {row.status for row in rows} == {"failed"}
+    assert {row.image_uri for row in rows} == {f"{INPUT}/{p.name}" for p in load_photos()[:8]}
+    assert all("not even alone: so large" in row.error_message for row in rows)
 
 
 def test_a_model_that_can_not_be_loaded_ends_the_run_with_its_message(store, tmp_path):

@@ -193,7 +193,7 @@ def test_a_bucket_that_goes_away_ends_a_run_that_can_be_gone_on_with(
 
 
 @pytest.mark.slow
-@pytest.mark.ray
+@pytest.mark.ray(last=True)
 def test_an_adapter_in_a_bucket_labels_as_the_whole_model_does(place, bucket, capsys):
     output = ("--output", f"s3://{bucket}/out")
     assert train([*flags(place), *output, "--result", "adapter"]) == 0

@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 import torch
 
 from pixellm.engine.engine import Job
-from pixellm.engine.rows import Row, Sample
+from pixellm.engine.rows import NO_NUMBER, Row, Sample
 from pixellm.errors import PixelLMError
 from workers.asking import Asked, Asking, Future, Part, Reply, Unanswered, halve
 from workers.errors import ReplicaBroken
@@ -48,6 +48,10 @@ class ModelThread:
     Args:
         engine: is used by that thread alone.
         meter: hears of its steps.
+
+    Attributes:
+        patient: whether it is believed of many samples in a row that memory is too small for them,
+            and not taken for the fault of this replica.
     """
 
     def __init__(self, engine: Asking, meter: Meter | None = None) -> None:
@@ -56,6 +60,7 @@ class ModelThread:
         self._thread: threading.Thread | None = None
         self._broken: ReplicaBroken | None = None
         self._closed: ReplicaBroken | None = None  # the thread reads no more, or soon
+        self.patient = False
         self._beat = 0.0
         # the model thread's own: who was taken out of the line and not told yet, and by the id() of
         # their job those of them that are in the engine
@@ -240,10 +245,13 @@ class ModelThread:
         self._note(part, [self._reply_of(part.asked, row) for row in job.rows])
 
     def _reply_of(self, asked: Asked, row: Row) -> Reply:
-        if row.answer is None:
-            return self._give_up(asked, row.failure or "no answer")
-        self._failing.clear()
-        return row.answer
+        if row.answer is not None:
+            self._failing.clear()
+            return row.answer
+        why = row.failure or "no answer"
+        if self.patient and why != NO_NUMBER:
+            return Unanswered(why)
+        return self._give_up(asked, why)
 
     def _give_up(self, asked: Asked, why: str) -> Unanswered:
         self._failing[asked] = None

@@ -128,6 +128,9 @@ class ShardLabeller:
             return done  # whoever had it died only after that
         if begun.times > 1 + MAX_DEATHS:
             return ShardSummary(*key, error=describe_deaths(begun))
+        if begun.times > MAX_DEATHS:  # nobody else tries it: its pictures may really be so large
+            for bench in self._benches.values():
+                bench.model.patient = True
         self._at_hand.add(key)
         summary = await self.process(errand)
         self._at_hand.discard(key)
