@@ -27,6 +27,7 @@ from jobs.label import main
 from pixellm.checkpoints import save_checkpoint
 from pixellm.tiny import tiny_checkpoint
 from tests.conftest import S3Server, free_ports
+from tests.markers import count_markers
 from tests.photos import load_photos
 from tests.processes import (
     SECONDS,
@@ -134,7 +135,7 @@ class Job:
         return sorted(rows, key=lambda row: (row.item_id, row.image_uri))
 
     def markers(self) -> int:
-        return sum(1 for _ in open_store(self.output).list(join_uri(self.output, "_commits")))
+        return count_markers(self.output)
 
 
 # ---- what they work on ----

@@ -1,6 +1,7 @@
 import io
 import os
 import threading
+import time
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ from ray.exceptions import RayError
 
 from workers.cluster import Machine
 from workers.earlier import index_earlier
-from workers.errands import Assignment, Errand
+from workers.errands import SUMMARY, Assignment, Errand
 from workers.errors import SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.commits import Guarantee
@@ -28,7 +29,7 @@ from workers.shards.kinds import ShardKind
 from workers.shards.plan import Shard, plan_shards
 from workers.stopping import Stop
 from workers.storage.memory import MemoryStore
-from workers.summaries import Pulse
+from workers.summaries import Pulse, ShardSummary
 
 LAPTOP = [Machine(cpus=8, gpus=0)]
 CLUSTER = [Machine(cpus=4, gpus=0), Machine(cpus=32, gpus=4), Machine(cpus=32, gpus=4)]
@@ -105,6 +106,55 @@ def test_where_no_run_could_be_begun_no_replica_is_started(monkeypatch):
     given = [Errand("run", shard)], settings, list, Progress(told := io.StringIO()), Stop()
     assert list(label_on_ray(*given)) == []
     assert "starting" not in told.getvalue()
+
+
+def test_what_is_asked_to_end_while_ray_starts_begins_nothing(monkeypatch):
+    monkeypatch.setattr("workers.pool.connected", lambda *_, **__: nullcontext(True))
+    monkeypatch.setattr("workers.pool.list_machines", lambda: LAPTOP)
+    settings = LabelSettings.from_everywhere(["--input", "/in", "--output", "/out"], "label")
+    stop = Stop()
+    stop.ask("told to")
+
+    def begin() -> list[Assignment]:
+        raise AssertionError("it writes to the output")
+
+    assert list(label_on_ray([], settings, begin, Progress(io.StringIO()), stop)) == []
+
+
+@pytest.mark.parametrize("ready", [0, 1])
+def test_only_replicas_that_have_loaded_the_model_are_waited_for_at_the_end(monkeypatch, ready):
+    """What they have under way is; before that there is nothing."""
+    settings = LabelSettings.from_everywhere(["--input", "/in", "--output", "/out"], "label")
+    summary, stop, waited_for = ShardSummary("run", "shard"), Stop(grace_seconds=60), []
+    asked = threading.Event()
+
+    class Book:
+        def pulse(self):
+            asked.set()
+            return Pulse(ready, kept=1)
+
+        def close(self):
+            pass
+
+    class Flow:
+        def iter_rows(self):
+            asked.wait(10)
+            time.sleep(1)  # the pulse is heard, and the driver waits for a row
+            stop.ask("told to")
+            time.sleep(3)
+            waited_for.append(True)
+            yield {SUMMARY: summary.to_json()}
+
+    monkeypatch.setattr("workers.pool.LISTEN_SECONDS", 0.01)
+    monkeypatch.setattr("workers.pool.connected", lambda *_, **__: nullcontext(False))
+    monkeypatch.setattr("workers.pool.list_machines", lambda: LAPTOP)
+    monkeypatch.setattr("workers.pool.assigned", lambda errands, _: errands)
+    monkeypatch.setattr("workers.pool._SharedLogbook", Book)
+    monkeypatch.setattr("workers.pool._flow", lambda *_: Flow())
+    shard = Shard("shard", ShardKind.JSONL, "/in/a.jsonl", "a.jsonl", "etag", 9)
+    given = [Errand("run", shard)], settings, list, Progress(io.StringIO()), stop
+    assert list(label_on_ray(*given)) == [summary] * ready
+    assert len(waited_for) == ready
 
 
 def test_the_book_counts_starts_and_keeps_last_words_by_shard():

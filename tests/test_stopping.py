@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -163,3 +164,20 @@ def test_what_is_under_way_gets_its_grace_and_no_more(monkeypatch):
         stop.ask("told to")
     released.set()
     assert heard == ["before", "within the grace"]
+
+
+def test_where_nothing_is_begun_there_is_no_grace():
+    released = threading.Event()
+
+    def things():
+        yield "before"
+        released.wait(60)
+
+    stop = Stop(grace_seconds=30)
+    heard = until_stopped(things(), stop, lambda: False)
+    assert next(heard) == "before"
+    stop.ask("told to")
+    began = time.monotonic()
+    assert list(heard) == []
+    assert time.monotonic() - began < 15
+    released.set()

@@ -79,7 +79,7 @@ def label_on_ray(
             outputs; returns what a replica must know of each run. What lies in other runs is left.
         progress: hears of replicas that are ready, and of records while shards are under way.
         stop: once it has a reason, no shard is begun, and each is told of as `not_begun` when its
-            turn comes; after its grace, none is waited for.
+            turn comes; after its grace, none is waited for, nor while no replica is ready.
 
     Raises:
         SettingsError: no machine can hold a replica.
@@ -90,6 +90,8 @@ def label_on_ray(
         machines = list_machines()
         size = size_pool(settings, machines)
         _check_room(size, machines, own, progress.say)
+        if stop.reason:  # asked while Ray was starting
+            return
         assignments = begin()
         if not (errands := assigned(errands, assignments)):
             return
@@ -101,7 +103,7 @@ def label_on_ray(
         flow = _flow(errands, assignments, size, logbook)
         with _listening(logbook, progress, stop, size.gpus):
             try:
-                for row in until_stopped(flow.iter_rows(), stop):
+                for row in until_stopped(flow.iter_rows(), stop, lambda: progress.replicas > 0):
                     yield ShardSummary.from_json(row[SUMMARY])
             except RayError as error:
                 raise LineError(f"Ray gave up: {_last_line(error)}") from error

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -111,19 +111,24 @@ def _leave(through: threading.Event, seconds: float) -> None:
         os._exit(FORCED)
 
 
-def until_stopped(items: Iterable[Item], stop: Stop) -> Iterator[Item]:
+def until_stopped(
+    items: Iterable[Item], stop: Stop, is_begun: Callable[[], bool] = lambda: True
+) -> Iterator[Item]:
     """The items, as long as there is no reason to stop, and for a time of grace after that.
 
     Args:
         items: may let wait for the next one; read in a thread that is left behind at the end.
         stop: says when.
+        is_begun: whether anything can be under way yet that the grace is for; without it, there is
+            nothing to wait for.
     """
     heard = queue.SimpleQueue[Item | _End]()
     threading.Thread(target=_read_into, args=(heard, items), daemon=True).start()
     end = math.inf
     while time.monotonic() < end:
         if stop.reason:
-            end = min(end, time.monotonic() + stop.grace_seconds)
+            grace = stop.grace_seconds if is_begun() else 0.0
+            end = min(end, time.monotonic() + grace)
         with suppress(queue.Empty):
             found = heard.get(timeout=LOOK_SECONDS)
             if not isinstance(found, _End):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.here import label_runs_here
+from tests.markers import count_markers
 from tests.photos import load_photos
 from tests.processes import SECONDS, descendants, end, start, wait_for
 from tests.readme_tree import ROOT
@@ -79,7 +80,7 @@ class Standing:
             store.put(f"s3://{self.bucket}/in/{name}/{number:02}.jpg", data)
 
     def markers(self, drop: str) -> int:
-        return sum(1 for _ in open_store(self.output).list(f"{self.output}/{drop}/_commits"))
+        return count_markers(f"{self.output}/{drop}")
 
     def status(self, drop: str) -> dict[str, object]:
         uri = f"{self.output}/{drop}/_status.json"
