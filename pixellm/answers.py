@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pixellm.errors import ConfigError
 from pixellm.phrases import Span
 from pixellm.run_lengths import RunMask
 from pixellm.tokenizer import Tokenizer
@@ -29,12 +30,19 @@ class DecodeSettings:
             Off, or with `official_groups`: each is chosen, and a group may break off.
         folded_projector: Two linear steps of the image maps are one (`pixellm.folding`): the same
             but for rounding, and the model that an engine is given is changed for good.
+
+    Raises:
+        ConfigError: an answer could have no token.
     """
 
     max_new_tokens: int = 512
     official_groups: bool = False
     forced_groups: bool = True
     folded_projector: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {self.max_new_tokens}: an answer has at least 1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

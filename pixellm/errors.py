@@ -1,7 +1,7 @@
 """What can go wrong in the model library.
 
 PixelLMError
-├── ConfigError        a config file lacks a value, or the values contradict each other
+├── ConfigError        a config file lacks a value, values contradict each other, or one can't be
 ├── CheckpointError    a weight is missing, unexpected or wrongly shaped; a file can't be read
 ├── ImageError         an image can't be given to the model
 ├── InstructionError   a text can't be asked
@@ -24,7 +24,7 @@ class PixelLMError(Exception):
 
 
 class ConfigError(PixelLMError):
-    """A configuration file lacks a value, or its values contradict each other."""
+    """A value lacks in a configuration file, contradicts another one, or can't be."""
 
 
 class CheckpointError(PixelLMError):

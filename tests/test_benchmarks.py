@@ -22,7 +22,7 @@ from tests.benchmarks.baselines import (
     answer_encoded_once,
     answer_officially,
 )
-from tests.benchmarks.engine import Entry, Round, first_questions, make_table, typical_start
+from tests.benchmarks.engine import Entry, Round, make_table, typical_start
 from tests.benchmarks.options import Options
 from tests.benchmarks.padded import Padded, share_weights
 from tests.benchmarks.report import Table, look_around, write_results
@@ -122,7 +122,10 @@ def test_a_pixel_on_the_edge_may_differ_and_nothing_compared_is_no_agreement():
     right = np.ones((1, 100, 100), dtype=bool)
     nearly = right.copy()
     nearly[0, 0, 0] = False
-    assert compare(said_with(right), said_with(nearly)).holds
+    agreement = compare(said_with(right), said_with(nearly))
+    assert agreement.holds
+    assert f"{agreement}".startswith("same ids, ")
+    assert f"{compare(said_with(right), said_with(nearly), given=True)}".startswith("given ids, ")
     for nothing in (np.zeros((0, 4, 4)), np.zeros((3, 4, 4))):
         assert not compare(said_with(nothing), said_with(nothing)).holds
 
@@ -242,7 +245,6 @@ def test_each_round_asks_as_much_and_scripted_ones_ask_the_same():
     assert len(set(one)) == 32
     assert [len(each) for each in questions(inputs.toy(16))] == [16, 16, 16]
     assert [len(own) for own in workload.rounds.values()] == [32, 8, 2]
-    assert all(len(each.questions) == 1 for each in first_questions(workload.rounds[16]))
     with pytest.raises(ValueError, match="--questions 20"):
         inputs.toy(20)
 
@@ -334,6 +336,10 @@ def test_the_results_hold_the_surroundings_and_every_time(tmp_path):
         (["--repetitions", "0"], "0: must be a whole number from 1 on"),
         (["flops", "--output", f"{__file__}/x"], "can't be written to"),
         (["--outp", "x"], "unrecognized arguments: --outp"),
+        (["masks", "--models", "shipped"], "--models: only engine, gpu and line read it"),
+        (["flops", "engine", "--shards", "9"], "--shards: only memory reads it"),
+        (["memory", "--replicas", "1"], "--replicas: only line reads it"),
+        (["line", "--questions", "16"], "--questions: only engine reads it"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(arguments, message, capsys):

@@ -7,8 +7,9 @@ import torch
 
 from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
+from pixellm.engine.memory import Limits
 from pixellm.engine.rows import Sample
-from pixellm.errors import InstructionError
+from pixellm.errors import ConfigError, ImageError, InstructionError
 from pixellm.images import prepare_image
 from pixellm.prompts import SYSTEM_TEXT, label_conversation
 from pixellm.tiny import Script, tiny_checkpoint
@@ -270,3 +271,39 @@ def test_padding_of_the_image_is_not_seen(talking):
     ((before,),) = talking.answer([asked])
     ((after,),) = talking.answer([replace(asked, image=replace(asked.image, pixels=pixels))])
     assert before.token_ids == after.token_ids
+
+
+# ---- what can't be asked ----
+
+
+@pytest.mark.parametrize("most", [0, -3])
+def test_an_answer_of_no_token_is_refused(most):
+    with pytest.raises(ConfigError, match=f"max_new_tokens is {most}: an answer has at least 1"):
+        DecodeSettings(max_new_tokens=most)
+
+
+@pytest.mark.parametrize("rows", [0, -1, 0.5, float("nan")])
+def test_an_engine_of_no_row_is_refused(rows):
+    with pytest.raises(ConfigError, match=f"{rows} questions under way at most: at least 1"):
+        Limits(rows=rows)
+
+
+def test_with_the_least_memory_one_question_after_the_other_is_answered(talking):
+    asked = sample("the cat", "a dog", "all")
+    engine = Engine(tiny_checkpoint(6), CAP, Limits(slot_bytes=1))
+    ids = [[each.token_ids for each in own.answer([asked])[0]] for own in (engine, talking)]
+    assert ids[0] == ids[1]
+    assert engine.at_once == 1
+
+
+def test_a_text_alone_is_no_questions():
+    with pytest.raises(InstructionError, match="not the text 'the cat': write \\('the cat',\\)"):
+        Sample(sample("a").image, "the cat")
+
+
+def test_an_image_for_another_model_is_refused_and_nothing_is_under_way(talking):
+    rgb = np.zeros((40, 52, 3), dtype=np.uint8)
+    other = Sample(prepare_image(rgb, 64), ("the cat",))
+    with pytest.raises(ImageError, match="have a side of 56 pixels: prepare_image\\(rgb, 56\\)"):
+        talking.answer([sample("a"), other])
+    assert not talking.busy

@@ -18,7 +18,7 @@ from pixellm.engine.generation import Generator, Predict
 from pixellm.engine.memory import Limits, too_large, try_in_memory
 from pixellm.engine.rows import Generation, Picture, Row, Sample, split_images
 from pixellm.engine.schedule import SHARE
-from pixellm.errors import InstructionError, Unanswerable
+from pixellm.errors import ImageError, InstructionError, Unanswerable
 from pixellm.folding import fold_projector
 from pixellm.model import EncodedImages
 from pixellm.prompts import prompt_ids, system_text
@@ -84,6 +84,7 @@ class Engine:
             One tuple per sample, one answer per question, in order.
 
         Raises:
+            ImageError: an image was prepared for a model of another side.
             InstructionError: a question doesn't fit into the model's positions.
             Unanswerable: one doesn't fit into memory alone, or what comes out is no number.
         """
@@ -100,8 +101,10 @@ class Engine:
         """Puts all questions of a sample at the end of the line; one without questions is done.
 
         Raises:
+            ImageError: the image was prepared for a model of another side.
             InstructionError: a question doesn't fit into the model's positions; none is asked.
         """
+        self._check_side(sample)
         picture = Picture(sample.image)
         prompts = [self.prompt_ids(question) for question in sample.questions]
         budgets = [self.room(prompt) for prompt in prompts]
@@ -109,6 +112,14 @@ class Engine:
         job = Job(sample, tuple(rows))
         self._jobs |= dict.fromkeys(rows, job)
         return job
+
+    def _check_side(self, sample: Sample) -> None:
+        side, shape = self.model.config.image_side, tuple(sample.image.pixels.shape)
+        if shape != (3, side, side):
+            raise ImageError(
+                f"an image of the shape {shape} isn't for this model, whose images have a side of"
+                f" {side} pixels: prepare_image(rgb, {side})"
+            )
 
     @property
     def busy(self) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from pixellm.errors import ConfigError
+
 GPU_SHARE = 0.6
 """Of a GPU's free memory, for keys and values; images, masks and steps need the rest."""
 CPU_SHARE = 0.1
@@ -31,12 +33,20 @@ CGROUP_LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the engine may use."""
+    """What the engine may use.
+
+    Raises:
+        ConfigError: no question could be under way.
+    """
 
     rows: float = math.inf
     """Most questions under way at once; by default memory alone decides."""
     slot_bytes: float = math.inf
-    """Most memory for keys and values."""
+    """Most memory for keys and values; the first question under way gets what it needs."""
+
+    def __post_init__(self) -> None:
+        if not self.rows >= 1:
+            raise ConfigError(f"{self.rows} questions under way at most: at least 1 must be")
 
     @classmethod
     def of_device(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pixellm.answers import Answer
+from pixellm.errors import InstructionError
 from pixellm.images import PreparedImage
 from pixellm.model import EncodedImages
 
@@ -16,11 +17,22 @@ NO_NUMBER = "what the model computes for it is no number (an overflow?)"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image and everything that is asked about it."""
+    """One image and everything that is asked about it.
+
+    Raises:
+        InstructionError: the questions are a single text.
+    """
 
     image: PreparedImage
     questions: tuple[str, ...]
     """Cleaned texts (`pixellm.prompts.clean_instruction`)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.questions, str):  # each of its letters would be asked
+            raise InstructionError(
+                f"questions must be a tuple of texts, not the text {self.questions!r}: write"
+                f" ({self.questions!r},)"
+            )
 
 
 @dataclass(slots=True, eq=False)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks                      all parts
     python -m tests.benchmarks engine --models shipped --output results
-    python -m tests.benchmarks --toy                seconds, to try it out: its numbers mean nothing
+    python -m tests.benchmarks --toy                minutes, to try it out: its numbers mean nothing
 
 Prints a table for each comparison, with ratios and their spread over the repetitions. With --output
 it also writes benchmarks.json (every time that was taken, and with what) and benchmarks.md. Ends
@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -35,14 +35,39 @@ PARTS: Mapping[str, Callable[[Options], Iterator[Table]]] = {name: _part(name) f
 machine with a GPU needs no Ray for the part `gpu`."""
 
 
+READERS: Mapping[str, Sequence[str]] = {
+    "questions": ("engine",),
+    "models": ("engine", "gpu", "line"),
+    "replicas": ("line",),
+    "shards": ("memory",),
+}
+"""Of the flags that not all parts read: those that do."""
+EXAMPLES = """\
+how long the parts take on two cores, by themselves:
+  engine   shipped 10 minutes, middle an hour     line     half an hour
+  masks    2 minutes                              memory   15 minutes
+  flops    half a minute                          gpu      only a GPU can do it; with --toy minutes
+
+how the results in tests/benchmarks/results were made, each into a folder of its own:
+  python -m tests.benchmarks engine --models middle --questions 64 --output FOLDER
+  python -m tests.benchmarks engine --models shipped --output FOLDER
+  python -m tests.benchmarks line --models middle,sleeping --output FOLDER
+  python -m tests.benchmarks gpu --models muse/1/128/replay,single/1/128/replay --output FOLDER
+"""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the parts that are asked for."""
     parser = make_parser()
     given = parser.parse_args(arguments)
-    options = Options(**{each.name: getattr(given, each.name) for each in fields(Options)})
+    own = {each.name: getattr(given, each.name) for each in fields(Options)}
+    options = Options(**{name: value for name, value in own.items() if value is not None})
+    if given.toy and given.repetitions is None:
+        options = replace(options, repetitions=1)
     surroundings, tables = look_around(arguments), list[Table]()
     try:
         parts = check_parts(given.parts or PARTS)
+        check_readers(given, parts)
         check_output(options.output)
         for part in parts:
             for table in PARTS[part](options):
@@ -61,22 +86,31 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags; what each means stands at `Options`."""
     text = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description=text, allow_abbrev=False
+        prog="python -m tests.benchmarks",
+        description=text,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    add, default = parser.add_argument, "(default: %(default)s)"
+    add = parser.add_argument
     add("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)} (default: all)")
-    add("--repetitions", type=_positive, default=5, help=f"turns of every contestant {default}")
-    add("--questions", type=_positive, help="asked of the engine at once (default: 128)")
+    add("--repetitions", type=_positive, help="turns of every contestant (default: 5; a toy's: 1)")
+    add(
+        "--questions",
+        type=_positive,
+        help="of the part engine: asked at once, a multiple of 16 (default: 128)",
+    )
     add(
         "--models",
         type=_names,
         help="of the part engine: shipped,middle, or with --toy own,scripted; of the part line:"
-        " shipped,middle,sleeping; of the part gpu: its cases, such as muse/1/128 (see"
-        " tests/benchmarks/gpu.py)",
+        " shipped,middle,sleeping; of the part gpu: full, or cases such as muse/4/128/replay, which"
+        " is answers like MUSE's (or single, long), 4 instructions per image, 128 questions under"
+        " way at most, and steps that are recorded and replayed",
     )
-    add("--replicas", type=_positive, default=2, help=f"of the part line {default}")
-    add("--shards", type=_positive, help="of the part memory (default: 100000)")
-    add("--toy", action="store_true", help="the tiny model, to try the benchmark itself")
+    add("--replicas", type=_positive, help=f"of the part line (default: {Options().replicas})")
+    add("--shards", type=_positive, help="of the part memory: the most (default: 100000)")
+    add("--toy", action="store_true", help="tiny models, to try the benchmark itself; minutes")
     add("--output", type=Path, help="folder for benchmarks.json and benchmarks.md (default: none)")
     return parser
 
@@ -87,6 +121,15 @@ def check_parts(names: Iterable[str]) -> list[str]:
     if unknown := [name for name in known if name not in PARTS]:
         raise OptionError(f"there is no part {unknown[0]!r}: known are {', '.join(PARTS)}")
     return known
+
+
+def check_readers(given: argparse.Namespace, parts: Sequence[str]) -> None:
+    """Refuses flags that none of the parts reads."""
+    for flag, readers in READERS.items():
+        if getattr(given, flag) is not None and not {*readers} & {*parts}:
+            *most, last = readers
+            names = f"{', '.join(most)} and {last} read" if most else f"{last} reads"
+            raise OptionError(f"--{flag}: only {names} it")
 
 
 def check_output(folder: Path | None) -> None:

@@ -27,6 +27,8 @@ class Agreement:
     """pixels that are set in one of the two"""
     strays: tuple[int, ...]
     """pixels that differ, of each mask that is not as it should be"""
+    given: bool = False
+    """whether the ids were given, so that they can't differ"""
 
     @property
     def iou(self) -> float:
@@ -41,13 +43,14 @@ class Agreement:
 
     def __str__(self) -> str:
         if self.holds:
-            return f"same ids, IoU {self.iou:.5f} of {self.masks} masks"
+            ids = "given ids" if self.given else "same ids"
+            return f"{ids}, IoU {self.iou:.5f} of {self.masks} masks"
         found = f"{self.other_ids} of {self.answers} answers have other ids"
         return f"FAILED: {found}, IoU {self.iou:.5f} of {self.masks} masks, {len(self.strays)} off"
 
 
-def compare(ours: Sequence[Said], theirs: Sequence[Said]) -> Agreement:
-    """Compares the answers to the same questions."""
+def compare(ours: Sequence[Said], theirs: Sequence[Said], *, given: bool = False) -> Agreement:
+    """Compares the answers to the same questions; `given` as in `Agreement`."""
     same = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.ids == b.ids]
     pairs = [pair for a, b in same for pair in zip(a.masks, b.masks, strict=True)]
     both = [int((a & b).sum()) for a, b in pairs]
@@ -59,6 +62,7 @@ def compare(ours: Sequence[Said], theirs: Sequence[Said]) -> Agreement:
         both=int(np.sum(both, dtype=int)),
         either=int(np.sum(either, dtype=int)),
         strays=tuple(e - b for b, e in zip(both, either, strict=True) if _is_off(b, e)),
+        given=given,
     )
 
 

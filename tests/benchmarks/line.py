@@ -29,7 +29,7 @@ from tests.benchmarks.line_tables import Racer, Turn, make_shares, make_table
 from tests.benchmarks.notes import ReplicaNotes
 from tests.benchmarks.options import OptionError, Options
 from tests.benchmarks.report import Table
-from tests.benchmarks.timing import in_turn, say
+from tests.benchmarks.timing import race
 from tests.benchmarks.watched import JobNotes
 from workers.asking import Asking
 from workers.records.pictures import PictureLimits, decode_picture
@@ -53,8 +53,7 @@ def run(options: Options) -> Iterator[Table]:
     for make in choose_loads(options.models):
         with tempfile.TemporaryDirectory(prefix="line-") as folder:
             load = replace(make(Path(folder), options.toy), replicas=options.replicas)
-            # starting Ray takes longer than all else of a toy
-            yield from measure(load, 1 if options.toy else options.repetitions)
+            yield from measure(load, options.repetitions)
 
 
 def choose_loads(names: Sequence[str] | None) -> list[Callable[[Path, bool], Load]]:
@@ -74,10 +73,7 @@ def measure(load: Load, repetitions: int) -> list[Table]:
     """Lets the job and the model alone take turns."""
     alone = Racer("model alone", partial(run_alone, load))
     job = Racer("whole job", partial(run_job, load))
-    for number, racer in in_turn([alone, job], repetitions):
-        racer.turns.append(racer.run())
-        taken = f"{racer.name}: {racer.seconds[-1]:.2f} s"
-        say(f"{load.name}, repetition {number} of {repetitions}: {taken}")
+    race([alone, job], repetitions, f"{load.name}, ")
     return [make_table(load, alone, job), make_shares(load, [alone, job])]
 
 

@@ -81,6 +81,10 @@ class Racer:
     run: Callable[[], Turn]
     turns: list[Turn] = field(default_factory=list)
 
+    def take_turn(self) -> None:
+        """Runs once."""
+        self.turns.append(self.run())
+
     @property
     def seconds(self) -> list[float]:
         """Of every turn."""

@@ -15,11 +15,11 @@ class Options:
     repetitions: int = 5
     """turns of every contestant"""
     toy: bool = False
-    """the tiny model and few questions: everything in seconds, and no number that means anything"""
+    """tiny models and few questions, to try the benchmark: no number means anything then"""
     questions: int | None = None
     """that the engine is asked at once; None: as many as each workload has by itself"""
     models: tuple[str, ...] | None = None
-    """workloads of the part `engine`; None: all"""
+    """of the parts `engine` and `line` their models, of `gpu` its cases; None: all"""
     replicas: int = 2
     """of the part `line`"""
     shards: int | None = None

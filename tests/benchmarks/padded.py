@@ -31,6 +31,12 @@ class Padded:
     def __init__(self, speaker: Speaker, batch: int = BATCH) -> None:
         self._speaker, self._batch = speaker, batch
         self._llama: Any = share_weights(speaker.model)  # its `generate` has no narrow types
+        self._states: list[Tensor] = []  # (R, H) of each step, that predicted its ids
+        # with `output_hidden_states` it would keep those of all layers and positions
+        self._llama.model.norm.register_forward_hook(self._keep)
+
+    def _keep(self, _: Any, __: Any, states: Tensor) -> None:
+        self._states.append(states[:, -1].clone())
 
     @torch.inference_mode()
     def answer(self, samples: Sequence[Sample]) -> list[Said]:
@@ -78,12 +84,10 @@ class Padded:
             do_sample=False,
             eos_token_id=speaker.tokenizer.eos_id,
             pad_token_id=speaker.tokenizer.pad_id,
-            output_hidden_states=True,
             return_dict_in_generate=True,
             logits_processor=LogitsProcessorList([Prompter(speaker, list(map(tail_of, prompts)))]),
         )
-        # after each step the last layer's states, (R, 1, H) but for the first
-        states = torch.stack([step[-1][:, -1] for step in out.hidden_states], dim=1)
+        states, self._states = torch.stack(self._states, dim=1), []
         ids = [
             _up_to_end(row[:budget], speaker.tokenizer.eos_id)
             for row, budget in zip(out.sequences.tolist(), budgets, strict=True)

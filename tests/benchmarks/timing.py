@@ -7,11 +7,11 @@ the one that begins changes. Ratios are taken within a repetition.
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import floor, log10
 from statistics import median
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -44,19 +44,36 @@ class Contestant(Generic[T]):
         return [seconds / self.work for seconds in self.seconds]
 
 
-def race(contestants: Sequence[Contestant[T]], repetitions: int) -> None:
-    """Gives every contestant one turn per repetition."""
-    for number, each in in_turn(contestants, repetitions):
-        each.take_turn()
-        say(f"repetition {number} of {repetitions}: {each.name}: {each.seconds[-1]:.2f} s")
+class Racing(Protocol):
+    """Something that can have a turn."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of every turn."""
+
+    def take_turn(self) -> None:
+        """Does its work once."""
 
 
-def in_turn(contestants: Sequence[T], repetitions: int) -> Iterator[tuple[int, T]]:
-    """Each once per repetition, with its number from 1; the one that begins changes."""
+def race(contestants: Sequence[Racing], repetitions: int, about: str = "") -> None:
+    """Gives every contestant one turn per repetition; the one that begins changes.
+
+    Args:
+        contestants: at least one.
+        repetitions: at least 1.
+        about: what is compared, for whoever waits.
+    """
     for number in range(repetitions):
         first = number % len(contestants)
         for each in (*contestants[first:], *contestants[:first]):
-            yield number + 1, each
+            turn = f"{about}repetition {number + 1} of {repetitions}: {each.name}:"
+            print(turn, end=" ", file=sys.stderr, flush=True)  # a turn may take minutes
+            each.take_turn()
+            say(f"{each.seconds[-1]:.2f} s")
 
 
 def times_slower(theirs: Contestant[T], ours: Contestant[T]) -> list[float]:
