@@ -329,7 +329,7 @@ def test_the_goal_is_set_beside_what_was_found(setup):
     outcomes = [Outcome(Case("muse", 1, rows), (window,) * rows, 0, 0, 0) for rows in (1, 0)]
     large = replace(setup.yardstick, toy=False)
     notes = gpu_tables.cases_table("x", outcomes, large).notes
-    assert "Goal: 45 images per s on one H100. Found: 10.0 with 1 rows, 0.22 of it." in notes
+    assert "Goal: 45 images per s on one H100. Found: 10.0 with 1 rows, 0.222 of it." in notes
     assert "nothing was measured" in gpu_tables.cases_table("x", outcomes[1:], large).notes[-1]
     toy = gpu_tables.cases_table("x", outcomes, setup.yardstick)
     assert not any("Goal" in note for note in toy.notes)

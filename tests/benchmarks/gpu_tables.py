@@ -235,7 +235,7 @@ def _goal(outcomes: Sequence[Outcome]) -> str:
     best, rows = max(rates)
     return (
         f"Goal: {GOAL:.0f} images per s on one H100. Found: {best:.1f} with {rows} rows,"
-        f" {best / GOAL:.2f} of it."
+        f" {best / GOAL:.3f} of it."
     )
 
 
