@@ -3,7 +3,9 @@
 import re
 
 import pytest
+from PIL import Image
 
+from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from tests.labels import MADE_BY, label_photos
 from tests.readme_tree import BEGIN, END, OTHERS, ROOT, columns, fields, modules, tree
 from workers.drawn.settings import DrawnSettings
@@ -95,9 +97,22 @@ def test_commands_of_the_readme_are_targets_of_the_makefile():
     assert set(re.findall(r"\bmake ([a-z-]+)\b", outside_tree)) <= targets | {"their"}
 
 
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+"""As a user pastes them."""
+
+
+def test_the_snippet_for_the_engine_finds_masks(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pixellm").symlink_to(ROOT / "pixellm")
+    scene = render(draw_scene(TEST_SEEDS[0]), 120, 160)
+    Image.fromarray(scene.rgb).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    exec(SNIPPETS[1], {})
+    assert re.fullmatch(r"the .* \[SEG\]\. \[[1-9]\d*\]\n", capsys.readouterr().out)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools under numpy 2
 def test_the_snippet_reads_every_mask_that_counts(tmp_path, monkeypatch, capsys):
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    snippet, _ = SNIPPETS
     rows, fingerprint = label_photos(), MADE_BY.label_fingerprint
     ledger = Ledger(Anywhere(), str(tmp_path / "labels"), "run-1")
     for number, row in enumerate(rows):
@@ -105,6 +120,6 @@ def test_the_snippet_reads_every_mask_that_counts(tmp_path, monkeypatch, capsys)
         part = write_part([row], PartIdentity("run-1", shard_id, fingerprint))
         ledger.commit(shard_id, part, fingerprint=fingerprint, source="in", source_etag="e")
     monkeypatch.chdir(tmp_path)
-    exec(snippet, {})  # as a user does who pastes it
+    exec(snippet, {})
     told = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
     assert told == [str(target.area) for row in rows for target in row.targets]
