@@ -343,9 +343,18 @@ def test_long_answers_are_waited_for_while_step_follows_step(monkeypatch):
     assert run(engine, sample(*names)) == [names]
 
 
-def test_a_failing_device_breaks_the_replica_at_once():
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("out of luck"),
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+    ],
+)
+def test_a_failing_device_breaks_the_replica_at_once(error):
+    """Also where it is asked alone: a row of status `failed` would stay in the table."""
     engine = EchoEngine(poison=["bad"])
-    engine.error = torch.AcceleratorError("illegal memory access")
+    engine.error = error
     with pytest.raises(ReplicaBroken, match="the device failed"):
         run(engine, sample("bad"), sample("good"))
     assert sum("bad" in step for step in engine.steps) == 1

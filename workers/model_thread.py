@@ -37,6 +37,17 @@ fault, not they."""
 SAMPLE_ERRORS = (RuntimeError, ValueError, MemoryError, PixelLMError)
 """What the model raises over a bad sample. A TypeError or a KeyError is no sample's fault: as rows
 of status `failed` nobody would see it."""
+DEVICE_FAILED = (
+    "illegal memory access",
+    "unspecified launch failure",
+    "device-side assert",
+    "illegal instruction",
+    "misaligned address",
+    "uncorrectable ECC error",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+)
+"""How Triton and libraries of NVIDIA say in a plain RuntimeError what torch has an error for."""
 CLOSED = "the model was closed"
 
 _log = logging.getLogger(__name__)
@@ -285,6 +296,7 @@ class ModelThread:
 
 def _find_break(error: Exception) -> ReplicaBroken | None:
     """A device error spoils the process: every later call would fail, whatever it is about."""
-    if isinstance(error, torch.AcceleratorError):
+    said = isinstance(error, RuntimeError) and any(words in f"{error}" for words in DEVICE_FAILED)
+    if said or isinstance(error, torch.AcceleratorError):
         return ReplicaBroken(f"the device failed: {error}")
     return error if isinstance(error, ReplicaBroken) else None
