@@ -129,8 +129,7 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     if y.start >= y.stop or x.start >= x.stop:  # there is nothing, or it lies in the padding
         nothing = RunMask.empty(size)
         return [CutMask(nothing, 0.0) for _ in low]
-    halves = low.float() / 2  # for `_sum_above_half`; above 0 is what was above 0
-    tall = rows.stretch(halves.transpose(0, 1).flatten(1), y)  # (Y, n * m)
+    tall = rows.stretch(low.float().transpose(0, 1).flatten(1), y)  # (Y, n * m)
     beside = tall.unflatten(1, low.shape[::2]).permute(2, 1, 0)  # (m, n, Y)
     wide = columns.stretch(beside.contiguous().flatten(1), x)  # (X, n * Y)
     logits = wide.unflatten(1, beside.shape[1:]).transpose(0, 1)  # (n, X, Y)
@@ -143,25 +142,21 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     ]
 
 
-def _sum_above_half(halves: Tensor) -> list[float]:
+def _sum_above_half(logits: Tensor) -> list[float]:
     """What the probabilities of a mask's pixels have above 1/2, added up for each mask.
 
-    sigmoid(x) - 1/2 = tanh(x / 2) / 2, and of pixels outside the mask relu leaves 0: they add
-    nothing, however many they are.
+    Of pixels outside the mask relu leaves 0, and the sigmoid of that is 1/2 to the last bit: they
+    add nothing, however many they are.
 
     Args:
-        halves: (n, X, Y) halved logits; overwritten.
+        logits: (n, X, Y); overwritten.
     """
-    inside = halves.relu_()
-    if _on_host(inside):  # numpy is six times faster at this
-        np.tanh(inside.numpy(), out=inside.numpy())
-    else:
-        inside.tanh_()
-    return [total / 2 for total in inside.flatten(1).sum(1).tolist()]
+    above: list[float] = logits.relu_().sigmoid_().sub_(0.5).flatten(1).sum(1).tolist()
+    return above
 
 
 def _runs(logits: Tensor, size: tuple[int, int], top: int, left: int) -> list[RunMask]:
-    """(n, X, Y) halved logits, columns first, whose corner lies at (top, left) -> runs."""
+    """(n, X, Y) logits, columns first, whose corner lies at (top, left) -> runs."""
     runs, column = list[RunMask](), logits.shape[2] + 2
     for changes in _changes(logits):
         x, y = np.divmod(changes + 1, column)
