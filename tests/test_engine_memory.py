@@ -232,6 +232,24 @@ def test_when_memory_runs_out_pictures_whose_masks_wait_are_kept(monkeypatch):
     assert [len(job.rows[0].answer.targets) for job in jobs] == [1] * len(jobs)
 
 
+def test_what_fills_up_a_batch_of_masks_is_nobody_s(monkeypatch):
+    checkpoint, samples = tiny_checkpoint(6), make_samples(2)
+    engine, truth, sizes = Engine(checkpoint, SETTINGS), alone(checkpoint, samples), []
+    decode, fill_up = engine.model.decode, engine._finisher._fill_up
+
+    def filled(found, at_once):
+        return [*fill_up(found, at_once), *[found[0]] * 3]
+
+    def counted(maps, queries, image_of):
+        sizes.append(len(queries))
+        return decode(maps, queries, image_of)
+
+    monkeypatch.setattr(engine._finisher, "_fill_up", filled)
+    monkeypatch.setattr(engine.model, "decode", counted)
+    assert_same(said(engine, samples), truth)
+    assert max(sizes) > 4
+
+
 @pytest.mark.parametrize("place", ["encode_images", "decode", "language.step"])
 def test_the_one_that_does_not_fit_alone_is_told_why_and_the_rest_goes_on(place, monkeypatch):
     """The image of one sample, or the questions about it, or their masks, take too much."""

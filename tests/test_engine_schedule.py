@@ -169,6 +169,24 @@ def test_when_answers_grow_beyond_memory_the_last_rows_go_back_to_the_head_of_th
     assert [row for row in rows if row in schedule.rows or row in schedule.waiting] == rows
 
 
+def test_as_many_as_are_worth_a_step_enter_beside_those_under_way():
+    schedule = schedule_of()
+    wait(schedule, 8)
+    schedule.enter()
+    wait(schedule, int(SHARE * 8))
+    schedule.enter()
+    assert (len(schedule.rows), len(schedule.waiting)) == (9, 0)
+
+
+def test_questions_that_enter_together_are_as_long_as_the_longest():
+    """They are padded to it, so many short ones beside a long one are many tokens."""
+    schedule = schedule_of()
+    wait(schedule, 1, length=ENTERING_TOKENS // 4)
+    wait(schedule, 10, length=5)
+    schedule.enter()
+    assert (len(schedule.rows), len(schedule.waiting)) == (4, 7)
+
+
 def test_rows_and_pictures_fill_their_slots_without_holes():
     schedule = schedule_of()
     rows = wait(schedule, 6)

@@ -76,6 +76,7 @@ class Engine:
         self._aside = Aside(self.model.device)
         self._jobs: dict[Row, Job] = {}  # of every row without an answer
         self._ended: list[Row] = []  # rows whose masks are still to be made
+        self._last_try: Row | None = None  # that memory was too small for though it was alone
 
     def answer(self, samples: Sequence[Sample]) -> list[tuple[Answer, ...]]:
         """Answers all questions of all samples.
@@ -149,7 +150,9 @@ class Engine:
         with self._aside.work():  # a GPU is at the step meanwhile
             self._finish([row for row in ready if row.failure is None])
         failed += self._advance(self._land)
-        return self._settle([*ready, *failed])
+        done = self._settle([*ready, *failed])
+        assert self._ended or self.generator.busy or not self.busy, "somebody waits for ever"
+        return done
 
     def _choose_ready(self, ended: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         """Which ended rows are finished now, and which wait: masks together cost less."""
@@ -159,25 +162,36 @@ class Engine:
         enough = self.generator.entered > 0 or sum(targets.values()) >= TARGETS_AT_ONCE
         # not all of them: who asked them must get on, and bring the next ones
         enough = enough or len(having) >= SHARE * len(self.generator.schedule.rows)
+        enough = enough or self._last_try is not None  # which gets all memory that there is
         ready = {row for row in ended if enough or not targets[row] or row.failure}
         # in the order of the questions: masks of one image come together
         in_order = sorted(ready, key=lambda row: row.number)
         return in_order, [row for row in ended if row not in ready]
 
     def _land(self) -> None:
-        self._ended += self.generator.land()
+        self.generator.land(self._ended)
+        if self.generator.in_step:
+            self._last_try = None
 
     def _advance(self, work: Callable[[], None]) -> list[Row]:
-        """Half a step; a row that doesn't fit into memory alone comes back."""
+        """Half a step; a row that doesn't fit into memory alone comes back.
+
+        Alone means that it was tried again when no other row, nor its picture, masks or slots, took
+        any of the memory.
+        """
         why = try_in_memory(work)
         if why is None:
             return []
-        others = self._let_pictures_go(self.generator.schedule.rows)
-        row = self.generator.make_way(last_try=not others)
-        if row is None:
+        rows = self.generator.schedule.rows
+        lone = rows[0] if len(rows) == 1 else None
+        give_up = lone is not None and lone is self._last_try and not self._ended
+        self._let_pictures_go(rows)
+        self.generator.make_way(give_up)
+        self._last_try = None if give_up else lone
+        if lone is None or not give_up:
             return []
-        row.failure = too_large(why)
-        return [row]
+        lone.failure = too_large(why)
+        return [lone]
 
     def _finish(self, rows: Sequence[Row]) -> None:
         """Gives rows their answers; before one is said not to fit alone, all others make way."""
@@ -188,21 +202,15 @@ class Engine:
             if why := self._finisher.finish([row]):
                 row.failure = too_large(why[row])
 
-    def _let_pictures_go(self, but: Sequence[Row]) -> bool:
+    def _let_pictures_go(self, but: Sequence[Row]) -> None:
         """Forgets what pictures were encoded to, which can be done again; not where masks wait.
 
         Args:
             but: rows whose pictures are kept, too.
-
-        Returns:
-            Whether there was anything to forget.
         """
         needed = {row.picture for row in (*self._ended, *but)}
-        held = {row.picture for row in self._jobs} - needed
-        spare = [each for each in held if each.encoded is not None]
-        for picture in spare:
+        for picture in {row.picture for row in self._jobs} - needed:
             picture.encoded = None
-        return bool(spare)
 
     def _settle(self, rows: Sequence[Row]) -> list[Job]:
         """Lets go what answered rows need no more; returns the jobs that are done with them."""
@@ -220,13 +228,15 @@ class Engine:
         gone = set(job.rows)
         self._jobs = {row: own for row, own in self._jobs.items() if row not in gone}
         self._ended = [row for row in self._ended if row not in gone]
-        self.generator.schedule.withdraw(job.rows)
+        schedule = self.generator.schedule
+        if try_in_memory(lambda: schedule.withdraw(job.rows)):
+            self.generator.restart()
 
     def abandon(self) -> None:
         """Forgets all that is under way or waits."""
         self.generator.restart()
         self.generator.schedule.waiting.clear()
-        self._jobs, self._ended = {}, []
+        self._jobs, self._ended, self._last_try = {}, [], None
 
     def generate(
         self, images: EncodedImages, prompts: Sequence[Sequence[int]], image_of: Sequence[int]
@@ -253,11 +263,10 @@ class Engine:
                 for half in (self.generator.launch, self._land):
                     for row in self._advance(half):
                         raise _describe(row)
+                self._ended = []  # nobody wants their masks
         except BaseException:
             self.abandon()
             raise
-        finally:
-            self._ended = []  # nobody wants their masks
         for row in rows:
             if row.failure is not None:
                 raise _describe(row)

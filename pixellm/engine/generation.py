@@ -147,16 +147,23 @@ class Generator:
         self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
 
     @torch.inference_mode()
-    def land(self) -> list[Row]:
-        """Ends the step that was begun, if one was; returns the questions that ended with it."""
+    def land(self, ended: list[Row]) -> None:
+        """Ends the step that was begun, if one was.
+
+        Args:
+            ended: takes the questions that ended with it, before their slots go to others: where
+                memory runs out over that, they have ended all the same.
+        """
         flight, self._flight = self._flight, None
         if flight is None:
-            return []
+            return
         self._hear(flight)
         rows = self.schedule.rows
         for row, read in zip(rows, flight.layout.read, strict=True):
             row.read = read
-        return self._take_out([at for at, row in enumerate(rows) if row.ended])
+        leaving = [at for at, row in enumerate(rows) if row.ended]
+        ended += self._end(leaving)
+        self.schedule.leave([rows[at] for at in leaving])
 
     def restart(self) -> None:
         """Sends all back to wait and lets the memory go; a step that was begun is forgotten."""
@@ -230,11 +237,10 @@ class Generator:
             row.ids += group[1 : 1 + row.budget - len(row.ids)]
         row.over = id_ == self._tokenizer.eos_id or len(row.ids) == row.budget
 
-    def _take_out(self, ended: Sequence[int]) -> list[Row]:
+    def _end(self, ended: Sequence[int]) -> list[Row]:
         rows = [self.schedule.rows[at] for at in ended]
         for at, row in zip(ended, rows, strict=True):
             row.end(self.schedule.slots.states[at])
             if any(map(math.isnan, row.logprobs)):
                 row.failure = NO_NUMBER
-        self.schedule.leave(rows)
         return rows

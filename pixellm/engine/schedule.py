@@ -80,7 +80,8 @@ class Schedule:
             False when there was none: some rows went back to wait, so ask again.
         """
         if len(self.rows) > 1 and not self._fits(len(self.pictures), len(self.rows), length):
-            self.evict(self.rows[-max(1, int(SHARE * len(self.rows))) :])
+            most = len(self.rows) - 1  # one stays, and gets on
+            self.evict(self.rows[-min(most, max(1, int(SHARE * len(self.rows)))) :])
             return False
         self._make_room(length)
         return True
@@ -101,15 +102,17 @@ class Schedule:
 
     def evict(self, rows: Collection[Row]) -> None:
         """Sends rows back to the head of the line; what they have said so far they keep."""
-        self._take_out(rows)
         for row in rows:
             row.read = 0
         self.waiting.extendleft(reversed(list(rows)))
+        self._take_out(rows)
 
     def restart(self) -> None:
         """Sends all back to wait and lets the memory go; what lies in the slots may be anything."""
         for row in self.rows:
-            row.read, row.picture.readers, row.picture.slot = 0, 0, None
+            row.read = 0
+        for picture in self.pictures:
+            picture.readers, picture.slot = 0, None
         self.waiting.extendleft(reversed(self.rows))
         self.rows, self.pictures = [], []
         self.slots.let_go()
@@ -149,20 +152,23 @@ class Schedule:
         return _Entering(rows, list(pictures), longest * len(rows), length)
 
     def _take_out(self, rows: Collection[Row]) -> None:
-        """Takes rows out, and pictures that nobody reads any more; the last ones move up."""
+        """Takes rows out, and pictures that nobody reads any more; the last ones move up.
+
+        What lies in the slots moves last: where memory runs out over that, it is known all the same
+        who is under way, and `restart` begins with them anew.
+        """
         gone = set(rows)
         for row in self.rows:
             row.picture.readers -= row in gone
-        self.rows, moves = _close_up(self.rows, [row not in gone for row in self.rows])
-        self.slots.move_rows(moves)
-        unread = [picture for picture in self.pictures if not picture.readers]
-        stay = [picture.readers > 0 for picture in self.pictures]
-        self.pictures, moves = _close_up(self.pictures, stay)
-        self.slots.move_pictures(moves)
-        for picture in unread:
+        self.rows, of_rows = _close_up(self.rows, [row not in gone for row in self.rows])
+        for picture in self.pictures:
             picture.slot = None
+        stay = [picture.readers > 0 for picture in self.pictures]
+        self.pictures, of_pictures = _close_up(self.pictures, stay)
         for slot, picture in enumerate(self.pictures):
             picture.slot = slot
+        self.slots.move_rows(of_rows)
+        self.slots.move_pictures(of_pictures)
 
     def _make_room(self, length: int) -> None:
         size = len(self.pictures), len(self.rows), length
