@@ -95,8 +95,9 @@ def test_before_a_lone_question_is_given_up_slots_of_others_are_let_go(monkeypat
     assert [list(each.token_ids) for each in answers] == scripts
 
 
-def test_before_a_lone_question_is_given_up_masks_that_wait_are_made(monkeypatch):
-    """Until then the picture is kept that they are masks of."""
+@pytest.mark.parametrize("as_it_leaves", [False, True])
+def test_before_a_lone_question_is_given_up_masks_that_wait_are_made(as_it_leaves, monkeypatch):
+    """Until then the picture is kept that they are masks of; also where it was alone before."""
     checkpoint, samples = tiny_checkpoint(6), make_samples(0, 2)
     scripts = [[*[5] * 30, 2], [5, *checkpoint.tokenizer.seg_ids, 2]]
     script = Script(scripts, checkpoint.tokenizer)
@@ -111,6 +112,8 @@ def test_before_a_lone_question_is_given_up_masks_that_wait_are_made(monkeypatch
         return step(*arguments)
 
     monkeypatch.setattr(engine.model.language, "step", scarce)
+    if as_it_leaves:  # and so the other one is alone, before its next step fails
+        refuse(monkeypatch, Slots, "move_rows", lambda _: bool(engine._ended) and not refused)
     while engine.busy:
         engine.step()
     assert len(refused) == 1

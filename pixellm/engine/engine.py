@@ -162,7 +162,6 @@ class Engine:
         enough = self.generator.entered > 0 or sum(targets.values()) >= TARGETS_AT_ONCE
         # not all of them: who asked them must get on, and bring the next ones
         enough = enough or len(having) >= SHARE * len(self.generator.schedule.rows)
-        enough = enough or self._last_try is not None  # which gets all memory that there is
         ready = {row for row in ended if enough or not targets[row] or row.failure}
         # in the order of the questions: masks of one image come together
         in_order = sorted(ready, key=lambda row: row.number)
