@@ -183,14 +183,14 @@ class Engine:
             return []
         rows = self.generator.schedule.rows
         lone = rows[0] if len(rows) == 1 else None
-        give_up = lone is not None and lone is self._last_try and not self._ended
+        is_last = lone is not None and lone is self._last_try and not self._ended
+        self._last_try = lone
         self._let_pictures_go(rows)
-        self.generator.make_way(give_up)
-        self._last_try = None if give_up else lone
-        if lone is None or not give_up:
+        row = self.generator.make_way(last_try=is_last)
+        if row is None:
             return []
-        lone.failure = too_large(why)
-        return [lone]
+        row.failure = too_large(why)
+        return [row]
 
     def _finish(self, rows: Sequence[Row]) -> None:
         """Gives rows their answers; before one is said not to fit alone, all others make way."""
