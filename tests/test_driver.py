@@ -471,14 +471,27 @@ def work_through(read, photos, output):
     return work
 
 
-def test_a_shard_that_fails_like_all_others_ends_the_run_at_once(work_through):
-    full = ShardSummary("run", "a", error="the output can't be written", ends_run=True)
+def test_a_shard_that_fails_like_all_others_ends_the_run_at_once(
+    work_through, read, photos, output
+):
+    first, *_ = plan_run(read(photos, output), silent).shards
+    why = "the output can't be written"
+    full = ShardSummary("run", first.shard_id, error=why, ends_run=True)
     done = [ShardSummary("run", f"done-{n}") for n in range(9)]
     made, told, given = work_through(full, *done)
     assert given == 1
     assert told.count("the output can't be written") == 1
     assert "the run ends here" in told
     assert made.exit_code == 1
+
+
+def test_a_shard_that_is_told_of_twice_is_counted_once(work_through, read, photos, output):
+    """A replica may die behind its words, and another one says them again."""
+    first, *_ = plan_run(read(photos, output), silent).shards
+    once = ShardSummary("run", first.shard_id, records=1, counts={"ok": 1}, rows=1)
+    made, told, given = work_through(once, once)
+    assert (given, made.records) == (2, 1)
+    assert "1/4 shards  1/4 records" in told
 
 
 def test_so_many_shards_that_fail_in_a_row_end_the_run_and_one_less_does_not(work_through):

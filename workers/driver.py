@@ -87,9 +87,9 @@ def label_runs(
         try:
             yield from _finish_those_that_are_over(open_runs, progress)
             for summary in _label_rest(list(open_runs.values()), progress, stop, replicas):
-                progress.add(summary)
-                if (each := open_runs.get(summary.run_id)) is not None:
-                    each.take(summary)
+                each = open_runs.get(summary.run_id)
+                if each is None or each.take(summary):
+                    progress.add(summary)
                 yield from _finish_those_that_are_over(open_runs, progress)
         except KeyboardInterrupt:
             progress.say(f"stopped; {SAME_COMMAND}")
@@ -126,11 +126,19 @@ class _OpenRun:
         """Whether nothing more comes of it."""
         return not self._left or self.trouble is not None
 
-    def take(self, summary: ShardSummary) -> None:
-        """Counts a shard in, once."""
-        if summary.shard_id in self._left:
-            self._left.remove(summary.shard_id)
-            self.tally.add(summary)
+    @property
+    def done(self) -> set[str]:
+        """Shards of which it was told that they are committed, in this start."""
+        failed = {shard_id for _, shard_id in self.tally.failures}
+        return {shard.shard_id for shard in self.run.todo} - self._left - failed
+
+    def take(self, summary: ShardSummary) -> bool:
+        """Counts a shard in, once; whether it was the first time."""
+        if summary.shard_id not in self._left:
+            return False
+        self._left.remove(summary.shard_id)
+        self.tally.add(summary)
+        return True
 
 
 def _label_rest(
@@ -238,7 +246,7 @@ def _finish(
         sums = tally if failures else _write_manifest(run, plan)
     except ITS_OWN as error:
         each.trouble = error
-        done = run.committed | {shard_id for _, shard_id in tally.done}
+        done = run.committed | each.done
         failures = dict.fromkeys((one for one in plan if one not in done), f"{error}")
     return RunSummary(
         run_id=run.ledger.run_id,
@@ -272,7 +280,7 @@ def _not_committed(each: _OpenRun, plan: Sequence[str], not_reached: str) -> dic
         if shard_id not in committed
     }
     if failures:
-        _count_unheard(each.run, committed, each.tally)
+        _count_unheard(each, committed)
     return failures
 
 
@@ -289,9 +297,9 @@ def _write_manifest(run: Run, plan: Sequence[str]) -> Manifest:
     )
 
 
-def _count_unheard(run: Run, committed: Set[str], tally: Tally) -> None:
+def _count_unheard(each: _OpenRun, committed: Set[str]) -> None:
     """Counts in what replicas committed in this start and could not tell any more."""
-    heard = {shard_id for _, shard_id in tally.done}
-    for shard_id in sorted(committed - run.committed - heard):
+    run = each.run
+    for shard_id in sorted(committed - run.committed - each.done):
         if (commit := run.ledger.get(shard_id)) is not None:
-            tally.add_committed((commit.run_id, shard_id), commit)
+            each.tally.add_committed(commit)

@@ -19,7 +19,7 @@ from collections.abc import (
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 import ray.data
@@ -142,7 +142,7 @@ def _flow(
     blocks = min(len(errands), MOST_BLOCKS)
     in_flight = assignments[0].settings.replica.shards_in_flight
     under_way = min(in_flight, fair_share(blocks, size))
-    items: list[ShardBatch] = [{ERRAND: errand.to_json()} for errand in errands]
+    items = cast("list[ShardBatch]", _Items(errands))  # Ray only measures and reads it
     return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         ReplicaActor,
         fn_constructor_args=(assignments, size.cpus, logbook, RayMeter),
@@ -157,6 +157,21 @@ def _flow(
         num_cpus=size.cpus,
         num_gpus=size.gpus,
     )
+
+
+class _Items(Sequence[ShardBatch]):
+    """Errands as Ray Data takes them: each is made when it is read, and let go with its block."""
+
+    def __init__(self, errands: Sequence[Errand]) -> None:
+        self._errands = errands
+
+    def __len__(self) -> int:
+        return len(self._errands)
+
+    def __getitem__(self, at: Any) -> Any:  # noqa: ANN401 - a number, or a slice of them
+        if isinstance(at, slice):
+            return _Items(self._errands[at])
+        return {ERRAND: self._errands[at].to_json()}
 
 
 class ReplicaActor:

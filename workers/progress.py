@@ -187,7 +187,7 @@ class Progress:
     def line(self, seconds: float) -> str:
         """The line, `seconds` after the first replica was ready."""
         tally, pace = self.tally, max(seconds, 1e-9)
-        shards = len(tally.done) + len(tally.failures)
+        shards = tally.done + len(tally.failures)
         records = max(tally.records, self._pulse.records)
         parts = [
             f"{shards:,}/{self._shards:,} shards",
@@ -211,7 +211,7 @@ class Progress:
 
     @property
     def _is_over(self) -> bool:
-        return 0 < self._shards <= len(self.tally.done) + len(self.tally.failures)
+        return 0 < self._shards <= self.tally.done + len(self.tally.failures)
 
     def _show(self, *, final: bool = False) -> None:
         text = self.line(self.seconds)
