@@ -207,7 +207,7 @@ def test_loads_are_chosen_by_name():
 @pytest.mark.ray
 def test_the_line_is_measured_on_toys():
     # the other loads answer in tests of their own: a job takes half a minute to start
-    tables = list(line.run(Options(toy=True, models=("shipped",), replicas=1)))
+    tables = list(line.run(Options(repetitions=1, toy=True, models=("shipped",), replicas=1)))
     assert [len(table.rows) for table in tables] == [2, 2]
     assert not any(table.failures for table in tables)
     assert all(len(seconds) == 1 for seconds in tables[0].raw.values())
