@@ -43,12 +43,12 @@ READERS: Mapping[str, Sequence[str]] = {
 }
 """Of the flags that not all parts read: those that do."""
 EXAMPLES = """\
-how long the parts take on two cores, by themselves:
+about how long the parts take on two cores, by themselves:
   engine   shipped 10 minutes, middle an hour     line     half an hour
   masks    2 minutes                              memory   15 minutes
   flops    half a minute                          gpu      only a GPU can do it; with --toy minutes
 
-how the results in tests/benchmarks/results were made, each into a folder of its own:
+examples (the files in tests/benchmarks/results say with which command each was made):
   python -m tests.benchmarks engine --models middle --questions 64 --output FOLDER
   python -m tests.benchmarks engine --models shipped --output FOLDER
   python -m tests.benchmarks line --models middle,sleeping --output FOLDER
