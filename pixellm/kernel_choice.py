@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 import torch
 
+from pixellm.engine.memory import is_out_of_memory
+
 NARROWEST = 16
 """Heads of fewer dimensions are too narrow for tensor cores."""
 
@@ -16,7 +18,12 @@ def kernels_fit(
     device: torch.device, width: int = NARROWEST, dtype: torch.dtype = torch.float32
 ) -> bool:
     """Whether kernels run on a device, for heads of so many dimensions where they matter."""
-    return width >= NARROWEST and not width & (width - 1) and _work_on(device, width, dtype)
+    if device.type != "cuda" or width < NARROWEST or width & (width - 1):
+        return False
+    why = why_no_kernels(device, width, dtype)
+    if why is not None:
+        _tell(why)
+    return why is None
 
 
 @cache
@@ -27,21 +34,13 @@ def why_no_kernels(device: torch.device, width: int, dtype: torch.dtype) -> str 
     try:
         _try_them(device, width, dtype)
     except Exception as error:  # whatever Triton raises: there is another way
+        if is_out_of_memory(error):  # not for ever: what is raised is not remembered
+            raise
         return (
             "kernels can't be compiled and run here; Triton takes a C compiler (gcc), Python's"
             f" headers and a GPU that it knows: {type(error).__name__}: {error}".rstrip(": ")
         )
     return None
-
-
-@cache
-def _work_on(device: torch.device, width: int, dtype: torch.dtype) -> bool:
-    if device.type != "cuda":
-        return False
-    why = why_no_kernels(device, width, dtype)
-    if why is not None:
-        _tell(why)
-    return why is None
 
 
 @cache

@@ -6,6 +6,7 @@ H width, V vocabulary.
 
 from inspect import unwrap
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from transformers.models.llama.modeling_llama import (
 from pixellm.config import PixelLMConfig
 from pixellm.kernel_choice import kernels_fit
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
+
+if TYPE_CHECKING:  # the engine is built on this model
+    from pixellm.engine.attention import StepPlan
 
 
 class LanguageModel(nn.Module):
@@ -84,13 +88,13 @@ class LanguageModel(nn.Module):
         )
         return out.last_hidden_state
 
-    def step(self, ids: Tensor, positions: Tensor, plan: object) -> Tensor:
+    def step(self, ids: Tensor, positions: Tensor, plan: "StepPlan") -> Tensor:
         """Final hidden states of tokens of many rows, which lie behind one another.
 
         Args:
             ids: (1, T).
             positions: (1, T).
-            plan: of the engine, for its attention (`pixellm.engine.attention.StepPlan`).
+            plan: of the engine, for its attention.
 
         Returns:
             (1, T, H).

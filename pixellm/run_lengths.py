@@ -45,8 +45,8 @@ class RunMask:
 
     def pixels(self) -> NDArray[np.bool_]:
         """(h, w) bool."""
-        height, width = self.size
-        return np.repeat(np.arange(len(self.counts)) % 2 == 1, self.counts).reshape(width, height).T
+        (height, width), counts = self.size, self.counts
+        return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
     @property
     def counts(self) -> Numbers:

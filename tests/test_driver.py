@@ -31,6 +31,7 @@ from workers.labels.commits import Guarantee, Ledger
 from workers.labels.manifests import current_commits, manifests
 from workers.labels.parts import read_rows
 from workers.labels.schema import LabelRow
+from workers.open_run import OpenRun
 from workers.progress import Progress
 from workers.prospects import FAILED_IN_A_ROW
 from workers.runs import describe_plan, plan_run
@@ -81,7 +82,7 @@ def label_here(settings: LabelSettings, most: int | None = None) -> list[str]:
     """What replicas do, in this process and without Ray; returns what the model was asked."""
     run = plan_run(settings, silent)
     engine = load_engine(settings, run.identity)
-    (bench,) = lay_out_benches([driver._assign(run)], engine).values()
+    (bench,) = lay_out_benches([OpenRun(run).assign()], engine).values()
     asked: list[str] = []
     add = engine.add
 
@@ -117,7 +118,7 @@ def files(folder: Path) -> dict[str, int]:
 def test_the_same_command_finds_its_own_run_again(read, photos, output):
     label_here(read(photos, output))
     run = plan_run(read(f"{photos}/", output, "--replica.batch-questions", "3"), silent)
-    assert run.todo == []
+    assert not run.todo
     assert len(run.committed) == len(run.shards) > 1
 
 
@@ -206,13 +207,13 @@ def test_another_adapter_labels_again_and_the_same_one_has_nothing_to_do(
 
 def test_an_output_inside_the_input_is_no_input(read, photos):
     label_here(read(photos, photos / "labels"))
-    assert plan_run(read(photos, photos / "labels"), silent).todo == []
+    assert not plan_run(read(photos, photos / "labels"), silent).todo
 
 
 def test_an_output_that_is_the_input_is_no_input(read, photos):
     label_here(read(photos, photos))
     run = plan_run(read(photos, photos), silent)
-    assert run.todo == []
+    assert not run.todo
     assert sum(shard.count for shard in run.shards) == 4
 
 
@@ -341,7 +342,7 @@ def test_a_refresh_asks_what_was_replaced_or_missing_and_nothing_else(read, list
     photos, images = listed.parent / "in", sorted(before)
     shutil.move(listed.parent / Path(images[0]).name, photos)
     Path(images[1]).write_bytes(load_photos()[6].data)
-    assert plan_run(settings, silent).todo == []  # the plan is about the list, which is the same
+    assert not plan_run(settings, silent).todo  # the plan is about the list, which is the same
     fresh = read(listed, output, "--refresh")
     assert len(label_here(fresh)) == 2
     second = finish(fresh)
@@ -392,7 +393,7 @@ def test_after_a_refresh_the_plain_command_goes_on_with_it(read, photos, output)
     finish(settings)
     label_here(fresh)
     refreshed = finish(fresh)
-    assert plan_run(settings, silent).todo == []
+    assert not plan_run(settings, silent).todo
     (photos / "zzz.jpg").write_bytes(load_photos()[6].data)
     assert len(label_here(settings)) == 1
     assert finish(settings).run_id == refreshed.run_id
@@ -434,14 +435,14 @@ def test_a_folder_that_was_moved_is_another_run(read, photos, output, tmp_path):
 def test_a_store_without_conditional_writes_is_told_with_what_that_means(read, photos, output):
     run = plan_run(read(photos, output), silent)
     told: list[str] = []
-    driver._probe(run, told.append)
-    assert driver._assign(run).guarantee is Guarantee.EXACTLY_ONCE
+    OpenRun(run).probe(told.append)
+    assert OpenRun(run).assign().guarantee is Guarantee.EXACTLY_ONCE
     assert told == []
     careless = MemoryStore(honours_conditions=False)
     ledger = Ledger(careless, "mem://b/out", run.ledger.run_id)
     careful = replace(run, ledger=ledger)
-    driver._probe(careful, told.append)
-    assert driver._assign(careful).guarantee is Guarantee.AT_LEAST_ONCE
+    OpenRun(careful).probe(told.append)
+    assert OpenRun(careful).assign().guarantee is Guarantee.AT_LEAST_ONCE
     (text,) = told
     assert text.startswith("'mem://b/out' has no conditional writes, so every shard is committed")
     assert "at least once, not exactly once: no row is lost or doubled, but where two" in text

@@ -30,7 +30,7 @@ def test_masks_are_counted_by_the_rules_that_they_are_found_by():
         engine = Engine(checkpoint, settings, predict=script)
         job = engine.add(Sample(sample.image, ("the cat",)))
         while engine.busy:
-            counted = [engine._finisher.count_targets(row) for row in engine._ended]
+            counted = [len(row.made.groups) for row in engine._ended]
             engine.step()
         assert sum(counted) == len(job.rows[0].answer.targets) == official
 
@@ -172,7 +172,7 @@ def test_a_question_that_has_failed_is_told_of_before_masks_of_others_are_made()
     while not done:
         done = engine.step()
     assert done == [jobs[0]]
-    assert "is no number" in jobs[0].rows[0].failure
+    assert "is no number" in jobs[0].rows[0].failure.message
 
 
 @pytest.mark.parametrize("what", ["logits", "iou"])
@@ -196,7 +196,7 @@ def test_masks_that_are_no_numbers_are_no_answer(what, monkeypatch):
         engine.step()
     rows = [row for job in jobs for row in job.rows]
     (bad,) = (at for at, row in enumerate(rows) if row.failure is not None)
-    assert "is no number" in rows[bad].failure
+    assert "is no number" in rows[bad].failure.message
     assert rows[bad].answer is None
     expected = list(chain(*truth))
     del rows[bad], expected[bad]

@@ -282,7 +282,7 @@ def test_the_one_that_does_not_fit_alone_is_told_why_and_the_rest_goes_on(place,
     while engine.busy:
         done += engine.step()
     assert set(map(id, done)) == set(map(id, jobs))
-    failed = [row.failure for row in jobs[large].rows if row.failure is not None]
+    failed = [row.failure.message for row in jobs[large].rows if row.failure is not None]
     assert set(failed) == {"it doesn't fit into memory, not even alone: too large"}
     for job, expected in zip(jobs, truth, strict=True):
         answers = [row.answer for row in job.rows if row.answer is not None]
@@ -345,11 +345,11 @@ def test_rows_that_had_ended_when_memory_ran_out_say_nothing_more(monkeypatch):
     truth = said(Engine(checkpoint, SETTINGS, predict=script), samples)
     take, calls = Row.end, []
 
-    def scarce(row, states):
+    def scarce(row, *states):
         calls.append(row)
         if len(calls) in (1, 4):
             raise MemoryError
-        take(row, states)
+        take(row, *states)
 
     monkeypatch.setattr(Row, "end", scarce)
     assert_same(said(Engine(checkpoint, SETTINGS, predict=script), samples), truth)
@@ -365,7 +365,7 @@ def test_a_lone_question_over_which_memory_runs_out_when_it_has_ended_is_told(mo
     job = engine.add(Sample(make_samples(0)[0].image, ("the cat",)))
     done = [each for _ in range(200) for each in engine.step()]
     assert done == [job]
-    assert "doesn't fit into memory" in job.rows[0].failure
+    assert "doesn't fit into memory" in job.rows[0].failure.message
 
 
 def test_what_is_recorded_goes_as_soon_as_memory_is_wanting(monkeypatch):
@@ -382,7 +382,7 @@ def test_what_is_recorded_goes_as_soon_as_memory_is_wanting(monkeypatch):
 
     monkeypatch.setattr("pixellm.engine.generation.recorder_for", lambda _: Recording)
     engine = Engine(tiny_checkpoint(6), SETTINGS, replay=True)
-    for make_way in (lambda: engine.generator.make_way(last_try=False), engine.abandon):
+    for make_way in (lambda: engine.generator.make_way(all_free=True), engine.abandon):
         engine.add(Sample(make_samples(0)[0].image, ("the cat",)))
         while not kept:
             engine.step()

@@ -203,17 +203,34 @@ def test_after_memory_ran_out_half_as_many_begin_again_and_the_lone_one_comes_ba
     schedule = schedule_of()
     rows = wait(schedule, 5)
     schedule.enter()
-    assert schedule.make_way(last_try=True) is None
+    assert schedule.make_way(all_free=True) is None
     assert (schedule.most, list(schedule.waiting), schedule.slots.rows) == (2, rows, 0)
     schedule.enter()
-    assert schedule.make_way(last_try=True) is None
+    assert schedule.make_way(all_free=True) is None
     assert schedule.most == 1
     schedule.enter()
-    assert schedule.make_way(last_try=False) is None
+    assert schedule.make_way(all_free=True) is None  # others had made way for it only now
     schedule.enter()
-    assert schedule.make_way(last_try=True) is rows[0]
+    assert schedule.make_way(all_free=False) is None  # what has ended still took memory
+    schedule.enter()
+    assert schedule.make_way(all_free=True) is rows[0]
     assert (schedule.most, list(schedule.waiting)) == (1, rows[1:])
     assert all((row.picture.readers, row.picture.slot) == (0, None) for row in rows)
+
+
+def test_a_lone_one_that_got_on_begins_its_tries_anew_and_so_does_the_next_one():
+    schedule = schedule_of(Limits(rows=1))
+    rows = wait(schedule, 3)
+    for step in (schedule.leave, lambda _: schedule.withdraw([rows[0]])):
+        schedule.enter()
+        assert schedule.make_way(all_free=True) is None
+        schedule.enter()
+        step(())
+    schedule.enter()
+    assert schedule.rows == [rows[1]]
+    assert schedule.make_way(all_free=True) is None
+    schedule.enter()
+    assert schedule.make_way(all_free=True) is rows[1]
 
 
 def test_one_more_may_try_for_each_that_many_have_ended():

@@ -8,8 +8,9 @@ import torch
 
 from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import Picture, Row
+from pixellm.engine.sharing import PADDING
 from pixellm.engine.slots import Slots
-from pixellm.engine.steps import GROUPS_ALIKE, PADDING, WIDTH_ALIKE, lay_out, plan_step, to_device
+from pixellm.engine.steps import GROUPS_ALIKE, WIDTH_ALIKE, lay_out, plan_step, to_device
 from pixellm.tiny import tiny_checkpoint
 
 
@@ -111,10 +112,10 @@ def test_so_many_parts_as_rows_are_not_taken_for_all_rows_in_order():
 
 
 def test_rows_of_a_picture_read_its_prefix_together_unless_padding_would_cost_more():
-    even = plan([saying(slot) for slot in (0, 0, 1, 1, 2, 2)]).parts[0].view
+    even = plan([saying(slot) for slot in (0, 0, 1, 1, 2, 2)]).views[0]
     assert even.entries.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert even.pictures == slice(0, 3)  # a view
-    uneven = plan([saying(slot) for slot in (0, 0, 0, 1, 1, 2)]).parts[0].view
+    uneven = plan([saying(slot) for slot in (0, 0, 0, 1, 1, 2)]).views[0]
     assert 6 < uneven.entries.numel() <= PADDING * 6
     for part, slots in ((even, (0, 0, 1, 1, 2, 2)), (uneven, (0, 0, 0, 1, 1, 2))):
         order = torch.arange(16)[part.pictures].tolist()
@@ -127,7 +128,7 @@ def test_rows_of_a_picture_read_its_prefix_together_unless_padding_would_cost_mo
 def test_rows_of_which_each_reads_alone_are_not_gathered():
     for slots in (range(8), (0, 0, 0, 0, 0, 0, 1, 2, 3, 4)):  # of which padding would cost more
         for alike in (False, True):
-            part = plan([saying(slot) for slot in slots], alike=alike).parts[0].view
+            part = plan([saying(slot) for slot in slots], alike=alike).views[0]
             assert (part.entries, part.seats) == (None, None)
             assert torch.arange(16)[part.pictures].tolist() == [*slots]
 
@@ -138,7 +139,7 @@ def test_a_prefix_is_read_together_also_where_padding_is_as_much_as_it_may_be():
     for alike, counts in ((False, few), (True, many)):
         slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
         made = plan([saying(slot) for slot in slots], alike=alike)
-        assert made.parts[0].view.entries.shape == (len(counts), counts[0])
+        assert made.views[0].entries.shape == (len(counts), counts[0])
         assert made.alike is alike
 
 
@@ -150,22 +151,22 @@ def test_groups_of_pictures_are_padded_to_few_shapes_unless_it_would_cost_too_mu
     assert even[0].shape == even[1].shape
     uneven = plan([saying(slot) for slot in (0, 0, 0, 0, 0, 0, 1, 2, 3, 4)], alike=True)
     assert not uneven.alike
-    assert uneven.parts[0].view.entries is None
+    assert uneven.views[0].entries is None
 
 
 def test_a_token_looks_at_what_its_row_has_read_and_at_itself():
     made = plan([saying(0), saying(1, ids=(5, 6, 7, 8))])
-    seen = (made.parts[0].view.bias == 0).sum(-1).flatten().tolist()
+    seen = (made.views[0].bias == 0).sum(-1).flatten().tolist()
     assert seen == [6, 8]
     assert (
-        plan([saying(slot) for slot in range(8)], alike=True).parts[0].view.bias.shape[-1]
-        == WIDTH_ALIKE
+        plan([saying(slot) for slot in range(8)], alike=True).views[0].bias.shape[-1] == WIDTH_ALIKE
     )
 
 
 def test_numbers_come_to_a_device_together_and_apart_again():
-    lists = [[1, 2], [], [3]]
-    assert [each.tolist() for each in to_device(lists, torch.device("cpu"))] == lists
+    lists = [{"ids": [1, 2], "none": []}, {}, {"ids": [3]}]
+    sent = to_device(lists, torch.device("cpu"))
+    assert [{name: each.tolist() for name, each in named.items()} for named in sent] == lists
 
 
 # ---- recordings ----
@@ -222,7 +223,7 @@ def test_a_step_that_a_kernel_attends_in_reads_the_pictures_of_its_rows_when_it_
     for pictures in (range(8), range(7, -1, -1)):
         rows = [saying(slot) for slot in pictures]
         made = plan_step(lay_out(rows, alike=True), slots, rows, by_kernel=True)
-        assert [part.view for part in made.parts] == [None]
+        assert made.views is None
         assert run(made).tolist() == [*pictures]
     assert recorders.recorded == 1
 

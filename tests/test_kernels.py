@@ -17,7 +17,7 @@ from pixellm.answers import DecodeSettings
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
 from pixellm.engine.rows import Sample
-from pixellm.kernel_choice import _tell, _try_them, _work_on, kernels_fit, why_no_kernels
+from pixellm.kernel_choice import _tell, _try_them, kernels_fit, why_no_kernels
 from pixellm.language import LanguageModel
 from pixellm.tiny import tiny_checkpoint
 from tests.mixtures import Trouble, assert_same, facts, make_samples, said
@@ -228,10 +228,10 @@ def test_attention_compiles_for_gpus_and_fits_into_small_ones(tmp_path):
 def choice(monkeypatch):
     """What is known of devices, as if nothing had been tried yet."""
     monkeypatch.setattr("pixellm.kernel_choice._try_them", lambda *_: None)
-    for known in (_tell, _work_on, why_no_kernels):
+    for known in (_tell, why_no_kernels):
         known.cache_clear()
     yield monkeypatch
-    for known in (_tell, _work_on, why_no_kernels):
+    for known in (_tell, why_no_kernels):
         known.cache_clear()
 
 
@@ -250,6 +250,18 @@ def test_where_triton_compiles_nothing_it_is_said_once_and_torch_does_it(choice,
     (told,) = caplog.messages
     assert "Failed to find C compiler" in told
     assert "takes a C compiler" in told
+
+
+def test_memory_that_is_wanting_for_a_moment_does_not_keep_a_gpu_without_kernels(choice):
+    def fail(*_):
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+    gpu = torch.device("cuda")
+    with choice.context() as wanting:
+        wanting.setattr("pixellm.kernel_choice._try_them", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            kernels_fit(gpu, 128)
+    assert kernels_fit(gpu, 128)
 
 
 def test_what_is_tried_is_what_runs_later(monkeypatch):

@@ -86,7 +86,11 @@ def break_after(steps, engine, flag):
         raise AcceleratorError("CUDA error: an illegal memory access was encountered")
     engine.step = step
 
-pool.ReplicaActor = Breaking
+class Actor(pool.ReplicaActor):
+    def make(self, *arguments):
+        return Breaking(*arguments)
+
+pool.ReplicaActor = Actor
 from jobs.label import main
 sys.exit(main(sys.argv[1:]))
 """

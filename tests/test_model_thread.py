@@ -10,7 +10,7 @@ import torch
 
 from pixellm.answers import Answer
 from pixellm.engine.engine import Job
-from pixellm.engine.rows import NO_NUMBER, Picture, Row, Sample
+from pixellm.engine.rows import NO_NUMBER, Failure, Picture, Row, Sample
 from pixellm.images import PreparedImage
 from workers.asking import Asked, Unanswered
 from workers.errors import LineError, ReplicaBroken
@@ -42,15 +42,11 @@ class EchoEngine:
         self.threads: set[int] = set()
         self.error: Exception = RuntimeError("poisoned")
         self.failing = True
-        self.why = "too large"
+        self.why = Failure("too large", lacks_memory=True)
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting)
-
-    @property
-    def at_once(self) -> float:
-        return sum(map(len, self.steps)) / max(1, len(self.steps))
 
     @property
     def in_step(self) -> int:

@@ -10,12 +10,13 @@ from ray.exceptions import RayError
 
 from workers.cluster import Machine
 from workers.earlier import index_earlier
-from workers.errands import SUMMARY, Assignment, Errand
+from workers.errands import Assignment, Errand
 from workers.errors import SettingsError
 from workers.hardware import settle_hardware
 from workers.labels.commits import Guarantee
 from workers.logbook import Begun, Book
 from workers.pool import (
+    SUMMARY,
     PoolSize,
     _check_room,
     _listening,

@@ -24,7 +24,7 @@ from tests.workbench import (
 )
 from workers import replica
 from workers.earlier import index_earlier
-from workers.errands import ERRAND, SUMMARY, Assignment, Errand
+from workers.errands import Assignment, Errand
 from workers.errors import (
     AccessDenied,
     CommitError,
@@ -41,7 +41,6 @@ from workers.meter import Meter
 from workers.model_files import identify_model
 from workers.model_thread import FAILURES_IN_A_ROW
 from workers.settings import LabelSettings
-from workers.summaries import ShardSummary
 from workers.workbench import lay_out_benches
 
 RUN = "run-1"
@@ -93,11 +92,8 @@ def labeller_for(store, model, logbook=None, **more):
 
 
 async def call(labeller, shard):
-    """What Ray Data does."""
-    replies = labeller({ERRAND: [Errand(RUN, shard).to_json()]})
-    (reply,) = [reply async for reply in replies]
-    (text,) = reply[SUMMARY]
-    return ShardSummary.from_json(text)
+    """What its actor does."""
+    return await labeller(Errand(RUN, shard))
 
 
 def process(store, engine, shard, monkeypatch, **more):
@@ -473,13 +469,6 @@ def test_replicas_that_are_killed_while_they_load_the_model_end_the_run(store, m
     assert summary.ends_run
     assert summary.error.startswith("3 workers died while they loaded the model 's3://models/large")
     assert "--max-replicas" in summary.error
-
-
-def test_a_shard_travels_as_json(store):
-    put_photos(store, 2)
-    (shard, *_) = plan(store)
-    errand = Errand(RUN, shard)
-    assert Errand.from_json(errand.to_json()) == errand
 
 
 def test_a_shard_whose_turn_comes_after_the_end_is_not_begun(store, engine):

@@ -33,9 +33,10 @@ def nowhere(_: bytes) -> str:
 
 
 def plan(store, prefix=ROOT, records_per_shard=10, writer=nowhere, exclude=()):
-    return plan_shards(
+    planned = plan_shards(
         store, prefix, records_per_shard=records_per_shard, listing_writer=writer, exclude=exclude
-    ).shards
+    )
+    return list(planned.shards)
 
 
 def store_of(*names):

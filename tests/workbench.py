@@ -49,10 +49,6 @@ class CountingEngine:
         return self.engine.busy
 
     @property
-    def at_once(self):
-        return self.engine.at_once
-
-    @property
     def in_step(self):
         return self.engine.in_step
 

@@ -20,11 +20,6 @@ class Asking(Protocol):
         ...
 
     @property
-    def at_once(self) -> float:
-        """Questions under way in a step, on average."""
-        ...
-
-    @property
     def in_step(self) -> int:
         """Questions that the newest step brought on."""
         ...

@@ -7,36 +7,26 @@ any moment and the same command goes on. When nothing is left, Ray isn't even st
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence, Set
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import closing
 from functools import partial
 
-from workers.earlier import EarlierIndex, index_earlier
 from workers.errands import Assignment, Errand
-from workers.errors import CommitError, LineError, OutputUnwritable, StorageError
-from workers.labels.commits import Guarantee, writing_output
-from workers.labels.manifests import Manifest, finish_run, stale_commits
+from workers.labels.manifests import Manifest, finish_run
+from workers.open_run import ITS_OWN, OpenRun
+from workers.packed import Packed
 from workers.progress import Progress
 from workers.prospects import Prospects
 from workers.runs import Run
 from workers.settings import LabelSettings
 from workers.shards.plan import Shard
 from workers.stopping import Stop
-from workers.storage.stores import Anywhere
-from workers.storage.uris import shown
 from workers.summaries import RunSummary, ShardSummary, Tally
-from workers.wording import Say, counted
+from workers.wording import counted
 
-ITS_OWN = (CommitError, OutputUnwritable, StorageError)
-"""What is wrong with the output of one run says nothing about those of others."""
 NOT_REACHED = "not reached: the run ended before"
 SAME_COMMAND = "what is committed is kept, the same command does the rest"
-AT_LEAST_ONCE = (
-    "has no conditional writes, so every shard is committed at least once, not exactly once: no "
-    "row is lost or doubled, but where two workers end the same shard in the same moment, its "
-    "marker may hold the sums of the one and its part the rows of the other. Do not start the same "
-    "command twice at a time"
-)
 Replicas = Callable[
     [Sequence[Errand], LabelSettings, Callable[[], Sequence[Assignment]], Progress, Stop],
     Generator[ShardSummary, None, None],
@@ -81,9 +71,9 @@ def label_runs(
         LineError: nothing could be begun: no replica starts.
     """
     stop = stop or Stop()
-    open_runs = {run.ledger.run_id: _OpenRun(run) for run in runs}
+    open_runs = {run.ledger.run_id: OpenRun(run) for run in runs}
     assert len(open_runs) == len(runs), "what comes back is known by the id of its run"
-    if any(run.todo for run in runs):
+    if any(each.todo for each in open_runs.values()):
         try:
             yield from _finish_those_that_are_over(open_runs, progress)
             for summary in _label_rest(list(open_runs.values()), progress, stop, replicas):
@@ -101,48 +91,8 @@ def label_runs(
     yield from (_finish(each, progress, stopped=stop.reason) for each in open_runs.values())
 
 
-class _OpenRun:
-    """A run that is under way, and what has come back of it."""
-
-    def __init__(self, run: Run) -> None:
-        self.run, self.run_id, self.tally = run, run.ledger.run_id, Tally()
-        self.started = time.monotonic()
-        self.earlier: EarlierIndex | None = None
-        self.trouble: LineError | None = None
-        """what is wrong with its output; then nothing more is begun of it"""
-        self._left = {shard.shard_id for shard in run.todo}
-
-    def begin(self, progress: Progress) -> bool:
-        """Looks at its output, before Ray is started for nothing; whether it can be worked with."""
-        try:
-            _probe(self.run, partial(progress.say, run=self.run_id))
-            self.earlier = _index_earlier(self.run)
-        except ITS_OWN as error:
-            self.trouble = error
-        return self.trouble is None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more comes of it."""
-        return not self._left or self.trouble is not None
-
-    @property
-    def done(self) -> set[str]:
-        """Shards of which it was told that they are committed, in this start."""
-        failed = {shard_id for _, shard_id in self.tally.failures}
-        return {shard.shard_id for shard in self.run.todo} - self._left - failed
-
-    def take(self, summary: ShardSummary) -> bool:
-        """Counts a shard in, once; whether it was the first time."""
-        if summary.shard_id not in self._left:
-            return False
-        self._left.remove(summary.shard_id)
-        self.tally.add(summary)
-        return True
-
-
 def _label_rest(
-    open_runs: Sequence[_OpenRun], progress: Progress, stop: Stop, replicas: Replicas | None
+    open_runs: Sequence[OpenRun], progress: Progress, stop: Stop, replicas: Replicas | None
 ) -> Iterator[ShardSummary]:
     if stop.reason:
         progress.say(f"{stop.reason}: {SAME_COMMAND}")
@@ -153,13 +103,13 @@ def _label_rest(
 
         check_address()
         replicas = label_on_ray
-    fit = [each for each in open_runs if each.run.todo and each.begin(progress)]
+    fit = [each for each in open_runs if each.todo and each.begin(progress)]
     if not fit:
         return
-    todo = [Errand(each.run_id, shard) for each in fit for shard in each.run.todo]
+    todo = Packed(Errand(each.run_id, shard) for each in fit for shard in each.todo)
     prospects = Prospects()
     summaries = replicas(todo, fit[0].run.settings, partial(_assign_all, fit), progress, stop)
-    records = _count_records([each.shard for each in todo])
+    records = _count_records(each.shard for each in todo)
     only = fit[0].run_id if len(fit) == 1 else None
     with (
         progress.only_about(only),
@@ -178,61 +128,32 @@ def _label_rest(
         progress.say(f"{stop.reason}: {SAME_COMMAND}")
 
 
-def _count_records(shards: Sequence[Shard]) -> int | None:
+def _count_records(shards: Iterable[Shard]) -> int | None:
     """In all of the shards; None when one is a whole file, whose records nobody has counted."""
-    counts = [shard.count for shard in shards]
+    counts = array("q", (shard.count for shard in shards))
     return sum(counts) if min(counts) >= 0 else None
 
 
-def _probe(run: Run, say: Say) -> None:
-    """Finds out how the output writes, before Ray is started for nothing."""
-    with writing_output():
-        guarantee = run.ledger.probe()
-    if guarantee is Guarantee.AT_LEAST_ONCE:
-        say(f"{shown(run.ledger.output)} {AT_LEAST_ONCE}")
-
-
-def _assign_all(open_runs: Sequence[_OpenRun]) -> list[Assignment]:
+def _assign_all(open_runs: Sequence[OpenRun]) -> list[Assignment]:
     """Those of runs whose lists can be stored."""
     assignments = []
     for each in open_runs:
         try:
-            assignments.append(_assign(each.run, each.earlier))
+            assignments.append(each.assign())
         except ITS_OWN as error:
             each.trouble = error
     return assignments
 
 
-def _assign(run: Run, earlier: EarlierIndex | None = None) -> Assignment:
-    """What replicas must know; stores the lists that they will read."""
-    with writing_output():
-        run.lists.store_in(Anywhere())
-    ledger, earlier = run.ledger, earlier or _index_earlier(run)
-    return Assignment(run.settings, run.identity, ledger.run_id, ledger.guarantee, earlier)
-
-
-def _index_earlier(run: Run) -> EarlierIndex:
-    store, output = run.ledger.store, run.ledger.output
-    commits = stale_commits(
-        store,
-        output,
-        fingerprint=run.identity.label_fingerprint,
-        sources={shard.source for shard in run.todo},
-        run_id=run.ledger.run_id,
-        plan={shard.shard_id for shard in run.shards},
-    )
-    return index_earlier(store, output, list(commits))
-
-
 def _finish_those_that_are_over(
-    open_runs: dict[str, _OpenRun], progress: Progress
+    open_runs: dict[str, OpenRun], progress: Progress
 ) -> Iterator[RunSummary]:
     for each in [each for each in open_runs.values() if each.is_over]:
         yield _finish(open_runs.pop(each.run_id), progress)
 
 
 def _finish(
-    each: _OpenRun, progress: Progress, *, interrupted: bool = False, stopped: str = ""
+    each: OpenRun, progress: Progress, *, interrupted: bool = False, stopped: str = ""
 ) -> RunSummary:
     run, tally = each.run, each.tally
     plan = [shard.shard_id for shard in run.shards]
@@ -271,7 +192,7 @@ def _finish(
     )
 
 
-def _not_committed(each: _OpenRun, plan: Sequence[str], not_reached: str) -> dict[str, str]:
+def _not_committed(each: OpenRun, plan: Sequence[str], not_reached: str) -> dict[str, str]:
     """Shards of the plan that are not committed, and why; counts in those nobody told of."""
     committed = each.run.ledger.committed_ids().intersection(plan)
     failures = {
@@ -297,7 +218,7 @@ def _write_manifest(run: Run, plan: Sequence[str]) -> Manifest:
     )
 
 
-def _count_unheard(each: _OpenRun, committed: Set[str]) -> None:
+def _count_unheard(each: OpenRun, committed: Set[str]) -> None:
     """Counts in what replicas committed in this start and could not tell any more."""
     run = each.run
     for shard_id in sorted(committed - run.committed - each.done):

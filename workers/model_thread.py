@@ -19,12 +19,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-import torch
-
 from pixellm.engine.engine import Job
-from pixellm.engine.rows import NO_NUMBER, Row, Sample
+from pixellm.engine.rows import Row, Sample
 from pixellm.errors import PixelLMError
 from workers.asking import Asked, Asking, Future, Part, Reply, Unanswered, halve
+from workers.breaks import find_break
 from workers.errors import ReplicaBroken
 from workers.meter import Meter, Stage
 
@@ -37,17 +36,6 @@ fault, not they."""
 SAMPLE_ERRORS = (RuntimeError, ValueError, MemoryError, PixelLMError)
 """What the model raises over a bad sample. A TypeError or a KeyError is no sample's fault: as rows
 of status `failed` nobody would see it."""
-DEVICE_FAILED = (
-    "illegal memory access",
-    "unspecified launch failure",
-    "device-side assert",
-    "illegal instruction",
-    "misaligned address",
-    "uncorrectable ECC error",
-    "CUBLAS_STATUS_EXECUTION_FAILED",
-    "CUDNN_STATUS_EXECUTION_FAILED",
-)
-"""How Triton and libraries of NVIDIA say in a plain RuntimeError what torch has an error for."""
 CLOSED = "the model was closed"
 
 _log = logging.getLogger(__name__)
@@ -73,10 +61,11 @@ class ModelThread:
         self._closed: ReplicaBroken | None = None  # the thread reads no more, or soon
         self.patient = False
         self._beat = 0.0
-        # the model thread's own: who was taken out of the line and not told yet, and by the id() of
-        # their job those of them that are in the engine
+        self._steps = self._advanced = 0
+        # the model thread's own: who was taken out of the line and not told yet, and those of them
+        # that are in the engine
         self._at_hand: dict[Asked, None] = {}
-        self._in_engine: dict[int, Asked] = {}
+        self._in_engine: dict[Job, Asked] = {}
         self._failing: dict[Asked, None] = {}  # since the last answer
 
     async def ask(self, sample: Sample) -> tuple[Reply, ...]:
@@ -104,7 +93,7 @@ class ModelThread:
     @property
     def at_once(self) -> float:
         """Questions under way in a step of the engine, on average."""
-        return self._engine.at_once
+        return self._advanced / max(1, self._steps)
 
     def close(self, seconds: float = 0.0) -> None:
         """Ends the thread after its step; whoever waits is told that no answer comes any more.
@@ -140,7 +129,7 @@ class ModelThread:
                 try:
                     self._go_on()
                 except Exception as error:
-                    broken = _find_break(error)
+                    broken = find_break(error)
                     self._broken = broken or self._broken
                     # else a bug: whoever asked raises it, and the job ends with it
                     self._give_back(broken or error)
@@ -183,14 +172,14 @@ class ModelThread:
             self._hand_in()
             done = self._step()
         except SAMPLE_ERRORS as error:
-            if _find_break(error):
+            if find_break(error):
                 raise
             done = None
         # out here the error doesn't hold the tensors of what failed any more
         if done is None:
             self._sift()
         for job in done or ():
-            asked = self._in_engine.pop(id(job))
+            asked = self._in_engine.pop(job)
             self._reply(asked.whole(), job)
 
     def _let_go(self) -> None:
@@ -198,14 +187,14 @@ class ModelThread:
         for asked in [each for each in self._at_hand if each.gone]:
             del self._at_hand[asked]
             if asked.job is not None:
-                del self._in_engine[id(asked.job)]
+                del self._in_engine[asked.job]
                 self._engine.withdraw(asked.job)
 
     def _hand_in(self) -> None:
         for asked in self._at_hand:
             if asked.job is None:
                 asked.job = self._engine.add(asked.sample)
-                self._in_engine[id(asked.job)] = asked
+                self._in_engine[asked.job] = asked
 
     def _step(self) -> list[Job]:
         self._beat = time.monotonic()
@@ -213,6 +202,7 @@ class ModelThread:
             done = self._engine.step()
         asked = sum(len(each.sample.questions) for each in self._at_hand)
         in_step = self._engine.in_step
+        self._steps, self._advanced = self._steps + (in_step > 0), self._advanced + in_step
         self._meter.stepped(in_step, max(0, asked - in_step))
         return done
 
@@ -241,7 +231,7 @@ class ModelThread:
             while self._engine.busy:
                 self._step()
         except SAMPLE_ERRORS as error:
-            if _find_break(error):
+            if find_break(error):
                 raise
             _log.warning("%d samples can't be answered together", len(parts), exc_info=error)
             self._engine.abandon()
@@ -259,10 +249,10 @@ class ModelThread:
         if row.answer is not None:
             self._failing.clear()
             return row.answer
-        why = row.failure or "no answer"
-        if self.patient and why != NO_NUMBER:
-            return Unanswered(why)
-        return self._give_up(asked, why)
+        assert row.failure is not None, "it is settled"
+        if self.patient and row.failure.lacks_memory:
+            return Unanswered(row.failure.message)
+        return self._give_up(asked, row.failure.message)
 
     def _give_up(self, asked: Asked, why: str) -> Unanswered:
         self._failing[asked] = None
@@ -292,11 +282,3 @@ class ModelThread:
         for asked in self._at_hand:
             asked.job = None  # and what it holds of the device's memory
         self._engine.abandon()
-
-
-def _find_break(error: Exception) -> ReplicaBroken | None:
-    """A device error spoils the process: every later call would fail, whatever it is about."""
-    said = isinstance(error, RuntimeError) and any(words in f"{error}" for words in DEVICE_FAILED)
-    if said or isinstance(error, torch.AcceleratorError):
-        return ReplicaBroken(f"the device failed: {error}")
-    return error if isinstance(error, ReplicaBroken) else None

@@ -19,14 +19,14 @@ from collections.abc import (
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.data
 from ray.exceptions import RayError
 
 from workers.cluster import Machine, connected, describe_metrics, list_machines
-from workers.errands import ERRAND, SUMMARY, Assignment, Errand, ShardBatch, assigned
+from workers.errands import Assignment, Errand, assigned
 from workers.errors import LineError, SettingsError
 from workers.logbook import MAX_SETUP_DEATHS, Begun, Book, Logbook
 from workers.metrics import RayMeter
@@ -39,6 +39,11 @@ from workers.wording import Say
 if TYPE_CHECKING:
     from workers.replica import ShardLabeller
 
+Batch = dict[str, Sequence[Any]]
+"""Of Ray Data: column -> values; ours has one row and one column."""
+PLACE, SUMMARY = "item", "summary"
+"""The column of what a replica is given, the place of an errand among all; and of what it gives
+back, as JSON. The name of the former is Ray's."""
 MOST_BLOCKS = 4_000
 """That Ray Data is given: the driver keeps some KB for each. Where there are more shards, a block
 has several, and when its replica dies, those that are committed are found to be so."""
@@ -142,10 +147,10 @@ def _flow(
     blocks = min(len(errands), MOST_BLOCKS)
     in_flight = assignments[0].settings.replica.shards_in_flight
     under_way = min(in_flight, fair_share(blocks, size))
-    items = cast("list[ShardBatch]", _Items(errands))  # Ray only measures and reads it
-    return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+    places: Any = range(len(errands))  # which Ray only measures and reads
+    return ray.data.from_items(places, override_num_blocks=blocks).map_batches(
         ReplicaActor,
-        fn_constructor_args=(assignments, size.cpus, logbook, RayMeter),
+        fn_constructor_args=(errands, assignments, size.cpus, logbook, RayMeter),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=size.least,
@@ -159,21 +164,6 @@ def _flow(
     )
 
 
-class _Items(Sequence[ShardBatch]):
-    """Errands as Ray Data takes them: each is made when it is read, and let go with its block."""
-
-    def __init__(self, errands: Sequence[Errand]) -> None:
-        self._errands = errands
-
-    def __len__(self) -> int:
-        return len(self._errands)
-
-    def __getitem__(self, at: Any) -> Any:  # noqa: ANN401 - a number, or a slice of them
-        if isinstance(at, slice):
-            return _Items(self._errands[at])
-        return {ERRAND: self._errands[at].to_json()}
-
-
 class ReplicaActor:
     """What Ray makes an actor of: a `workers.replica.ShardLabeller`.
 
@@ -181,7 +171,12 @@ class ReplicaActor:
     that would be seconds and hundreds of MB for nothing.
     """
 
-    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 (those of the labeller)
+    def __init__(
+        self,
+        errands: Sequence[Errand],
+        *arguments: Any,  # noqa: ANN401 (those of the labeller)
+    ) -> None:
+        self._errands = errands
         self._labeller = self.make(*arguments)
 
     def make(self, *arguments: Any) -> "ShardLabeller":  # noqa: ANN401 (likewise)
@@ -190,10 +185,11 @@ class ReplicaActor:
 
         return ShardLabeller(*arguments)
 
-    async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
-        """One errand in, one summary out."""
-        async for made in self._labeller(batch):
-            yield made
+    async def __call__(self, batch: Batch) -> AsyncIterator[Batch]:
+        """The place of one errand in, one summary out."""
+        (place,) = batch[PLACE]
+        summary = await self._labeller(self._errands[place])
+        yield {SUMMARY: [summary.to_json()]}
 
 
 class _SharedLogbook(Logbook):

@@ -23,7 +23,7 @@ import asyncio
 import os
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 
@@ -32,7 +32,7 @@ import torch
 from pixellm.engine.engine import Engine
 from pixellm.errors import PixelLMError
 from workers.engines import load_engine
-from workers.errands import ERRAND, SUMMARY, Assignment, Errand, ShardBatch
+from workers.errands import Assignment, Errand
 from workers.errors import (
     AccessDenied,
     LineError,
@@ -111,12 +111,10 @@ class ShardLabeller:
         engine = _load_patiently(assignments[0].settings, assignments[0].identity)
         self._benches = lay_out_benches(assignments, engine, self._teller, self._meter)
 
-    async def __call__(self, batch: ShardBatch) -> AsyncIterator[ShardBatch]:
-        """One errand in, one summary out."""
-        (text,) = batch[ERRAND]
+    async def __call__(self, errand: Errand) -> ShardSummary:
+        """Labels a shard when its turn has come."""
         async with self._turns:
-            summary = await self.take(Errand.from_json(text))
-        yield {SUMMARY: [summary.to_json()]}
+            return await self.take(errand)
 
     async def take(self, errand: Errand) -> ShardSummary:
         """Labels a shard, unless it is done already, or has cost too many workers."""

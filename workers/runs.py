@@ -6,6 +6,7 @@ looks at every picture and takes over the labels of those that are the same (`wo
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
@@ -13,6 +14,7 @@ from workers.errors import PlanError
 from workers.labels.commits import PARTS, Ledger, now
 from workers.labels.run_ids import choose_run_id
 from workers.model_files import ModelIdentity, identify_model
+from workers.packed import Packed
 from workers.settings import LabelSettings
 from workers.shards.listings import WaitingListings
 from workers.shards.plan import Plan, Shard, plan_shards
@@ -41,7 +43,7 @@ class Run:
     planned_at: str
     """when the input was about to be listed: UTC, ISO 8601"""
     ledger: Ledger
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     committed: frozenset[str]
     """ids of shards that need no work"""
     lists: WaitingListings
@@ -53,10 +55,10 @@ class Run:
     """ids of the shards that this start is about; None for all"""
 
     @property
-    def todo(self) -> list[Shard]:
+    def todo(self) -> Sequence[Shard]:
         """What is left, in the order of the plan."""
         left = (shard for shard in self.shards if shard.shard_id not in self.committed)
-        return [shard for shard in left if self.only is None or shard.shard_id in self.only]
+        return Packed(s for s in left if self.only is None or s.shard_id in self.only)
 
 
 def plan_run(settings: LabelSettings, say: Say, *, shallow: bool = False) -> Run:

@@ -66,13 +66,11 @@ class Part:
     """r"""
     each: int
     """n"""
-    view: View | None
-    """None: a kernel looks at its rows"""
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What attention must know of a step."""
+    """A step as the model needs it: what it reads, and where attention looks."""
 
     slots: Slots
     ids: Tensor
@@ -84,6 +82,8 @@ class StepPlan:
     pictures: Tensor
     """(R,) long: the slot of each row's picture, also of rows that pad the step"""
     parts: Sequence[Part]
+    views: Sequence[View] | None
+    """of the parts; None: a kernel looks at their rows"""
     wanted: Tensor
     """(N,) long: tokens whose states predict an id"""
     given: Tensor
@@ -94,16 +94,15 @@ class StepPlan:
     @property
     def shape(self) -> object:
         """Plans of the same shape differ in what their tensors hold only."""
-        views = (None if part.view is None else part.view.shape for part in self.parts)
         parts = ((part.count, part.each) for part in self.parts)
+        views = (view.shape for view in self.views or ())
         return (*parts, *views, *(tensor.shape for tensor in self.tensors))
 
     @property
     def tensors(self) -> list[Tensor]:
         """What a step reads of it; those of plans of one shape match one by one."""
-        views = [part.view.tensors for part in self.parts if part.view is not None]
         own = [self.ids, self.owners, self.places, self.pictures]
-        return own + [tensor for tensors in views for tensor in tensors]
+        return own + [tensor for view in self.views or () for tensor in view.tensors]
 
     @property
     def positions(self) -> Tensor:
@@ -147,13 +146,12 @@ def rows_attention(
     layer, slots = int(module.layer_idx), plan.slots  # type: ignore[arg-type]
     slots.write(layer, plan.owners, plan.places, key[0], value[0])
     asked = query[0].transpose(0, 1)  # (T, h * g, d)
-    if any(part.view is None for part in plan.parts):
+    if plan.views is None:
         return _attend_by_kernel(asked, plan, layer, scaling)[None], None
     asked = asked * scaling
     out = [
-        _attend(asked[part.tokens], part, part.view, slots, layer)
-        for part in plan.parts
-        if part.view is not None
+        _attend(asked[part.tokens], part, view, slots, layer)
+        for part, view in zip(plan.parts, plan.views, strict=True)
     ]
     return torch.cat(out)[None], None
 

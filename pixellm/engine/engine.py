@@ -15,8 +15,8 @@ from pixellm.checkpoints import Checkpoint
 from pixellm.engine.aside import Aside
 from pixellm.engine.finishing import TARGETS_AT_ONCE, Finisher
 from pixellm.engine.generation import Generator, Predict
-from pixellm.engine.memory import Limits, too_large, try_in_memory
-from pixellm.engine.rows import Generation, Picture, Row, Sample, split_images
+from pixellm.engine.memory import Limits, try_in_memory
+from pixellm.engine.rows import Generation, Picture, Row, Sample, split_images, too_large
 from pixellm.engine.schedule import SHARE
 from pixellm.errors import ImageError, InstructionError, Unanswerable
 from pixellm.folding import fold_projector
@@ -72,11 +72,10 @@ class Engine:
         self.generator = Generator(
             self.model, self.tokenizer, self.settings, prefix, limits, predict, replay
         )
-        self._finisher = Finisher(self.model, self.tokenizer, self.settings)
+        self._finisher = Finisher(self.model, self.tokenizer)
         self._aside = Aside(self.model.device)
         self._jobs: dict[Row, Job] = {}  # of every row without an answer
         self._ended: list[Row] = []  # rows whose masks are still to be made
-        self._last_try: Row | None = None  # that memory was too small for though it was alone
 
     def answer(self, samples: Sequence[Sample]) -> list[tuple[Answer, ...]]:
         """Answers all questions of all samples.
@@ -128,11 +127,6 @@ class Engine:
         return bool(self._jobs)
 
     @property
-    def at_once(self) -> float:
-        """Questions under way in a step, on average."""
-        return self.generator.at_once
-
-    @property
     def in_step(self) -> int:
         """Questions that the newest step brought on."""
         return self.generator.in_step
@@ -156,7 +150,7 @@ class Engine:
 
     def _choose_ready(self, ended: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         """Which ended rows are finished now, and which wait: masks together cost less."""
-        targets = {row: self._finisher.count_targets(row) for row in ended}
+        targets = {row: len(row.made.groups) for row in ended}
         having = [row for row in ended if targets[row]]
         # beside a step in which questions enter, there is the most time for them
         enough = self.generator.entered > 0 or sum(targets.values()) >= TARGETS_AT_ONCE
@@ -169,8 +163,6 @@ class Engine:
 
     def _land(self) -> None:
         self.generator.land(self._ended)
-        if self.generator.in_step:
-            self._last_try = None
 
     def _advance(self, work: Callable[[], None]) -> list[Row]:
         """Half a step; a row that doesn't fit into memory alone comes back.
@@ -181,12 +173,8 @@ class Engine:
         why = try_in_memory(work)
         if why is None:
             return []
-        rows = self.generator.schedule.rows
-        lone = rows[0] if len(rows) == 1 else None
-        is_last = lone is not None and lone is self._last_try and not self._ended
-        self._last_try = lone
-        self._let_pictures_go(rows)
-        row = self.generator.make_way(last_try=is_last)
+        self._let_pictures_go(self.generator.schedule.rows)
+        row = self.generator.make_way(all_free=not self._ended)
         if row is None:
             return []
         row.failure = too_large(why)
@@ -235,7 +223,7 @@ class Engine:
         """Forgets all that is under way or waits."""
         self.generator.restart()
         self.generator.schedule.waiting.clear()
-        self._jobs, self._ended, self._last_try = {}, [], None
+        self._jobs, self._ended = {}, []
 
     def generate(
         self, images: EncodedImages, prompts: Sequence[Sequence[int]], image_of: Sequence[int]
@@ -269,9 +257,7 @@ class Engine:
         for row in rows:
             if row.failure is not None:
                 raise _describe(row)
-        made = [row.generation for row in rows if row.generation is not None]
-        assert len(made) == len(rows), "all have ended"
-        return made
+        return [row.made for row in rows]
 
     # ---- text ----
 
@@ -303,4 +289,4 @@ def _answer_of(row: Row) -> Answer:
 
 def _describe(row: Row) -> Unanswerable:
     assert row.failure is not None, "nothing is under way any more"
-    return Unanswerable(f"a question can't be answered: {row.failure}")
+    return Unanswerable(f"a question can't be answered: {row.failure.message}")

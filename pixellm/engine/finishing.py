@@ -4,7 +4,7 @@ Shapes: N targets, H language model width, S scales, K tokens per scale.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,10 +13,7 @@ from torch import Tensor
 
 from pixellm.answers import (
     Answer,
-    DecodeSettings,
     Target,
-    TokenGroup,
-    find_groups,
     ids_within,
     render_answer,
 )
@@ -38,9 +35,8 @@ which takes longer than to decode them."""
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One token group of an answer that has ended, and what became of it."""
+    """One token group of an answer that has ended."""
 
-    group: TokenGroup
     picture: Picture
     states: Tensor
     """(S * K, H)"""
@@ -49,16 +45,8 @@ class Found:
 class Finisher:
     """Makes answers of generations."""
 
-    def __init__(self, model: PixelLM, tokenizer: Tokenizer, settings: DecodeSettings) -> None:
-        self._model, self._tokenizer, self._settings = model, tokenizer, settings
-
-    def count_targets(self, row: Row) -> int:
-        """How many masks the answer of a row that has ended has."""
-        return len(self._find_groups(row.ids)[0])
-
-    def _find_groups(self, ids: Sequence[int]) -> tuple[Sequence[TokenGroup], bool]:
-        official = self._settings.official_groups
-        return find_groups(ids, self._tokenizer.seg_ids, official)
+    def __init__(self, model: PixelLM, tokenizer: Tokenizer) -> None:
+        self._model, self._tokenizer = model, tokenizer
 
     def finish(self, rows: Sequence[Row], at_once: int | None = None) -> dict[Row, str]:
         """Gives each row its answer; or the reason why there is none, where it is no number.
@@ -76,29 +64,19 @@ class Finisher:
             return {}
         if half := len(rows) // 2:
             return self.finish(rows[:half], at_once) | self.finish(rows[half:], at_once)
-        count = self.count_targets(rows[0])
+        count = len(rows[0].made.groups)
         fewer = count if most > count else most // 2  # first without what only fills up a batch
         return self.finish(rows, fewer) if fewer else {rows[0]: why}
 
     def _finish(self, rows: Sequence[Row], at_once: int) -> None:
-        found = [self._find(row) for row in rows]
-        masks = iter(self._make_masks([each for groups, _ in found for each in groups], at_once))
-        for row, (groups, malformed) in zip(rows, found, strict=True):
-            own = [(each.group, *next(masks)) for each in groups]
-            if any(math.isnan(iou) for _, _, iou in own):
+        found = [each for row in rows for each in _find(row)]
+        masks = iter(self._make_masks(found, at_once))
+        for row in rows:
+            own = [next(masks) for _ in row.made.groups]
+            if any(math.isnan(iou) for _, iou in own):
                 row.failure = NO_NUMBER
-                continue
-            assert row.generation is not None, "it has ended"
-            row.answer = self._write(row.generation, own, malformed)
-
-    def _find(self, row: Row) -> tuple[list[Found], bool]:
-        assert row.generation is not None, "it has ended"
-        made = row.generation
-        groups, malformed = self._find_groups(made.ids)
-        # views, put together on the device: indices would have to be sent there, and waited for
-        states = [torch.stack([made.hidden[at] for at in group.positions]) for group in groups]
-        pairs = zip(groups, states, strict=True)
-        return [Found(group, row.picture, own) for group, own in pairs], malformed
+            else:
+                row.answer = self._write(row.made, own)
 
     def _make_masks(self, found: Sequence[Found], at_once: int) -> list[tuple[CutMask, float]]:
         """Each target's mask, and the decoder's guess of its IoU: nan where either is no number."""
@@ -127,7 +105,7 @@ class Finisher:
     def _cut(self, low: Tensor, owners: Sequence[Picture]) -> list[CutMask]:
         """Masks in the frames of their images; those of one image lie behind one another."""
         cuts, side = list[CutMask](), self._model.config.image_side
-        for _, group in groupby(range(len(owners)), key=lambda at: id(owners[at])):
+        for _, group in groupby(range(len(owners)), key=owners.__getitem__):
             places = list(group)
             image = owners[places[0]].image
             assert image is not None, "masks are made of images that were seen"
@@ -135,14 +113,8 @@ class Finisher:
             cuts += cut_masks(own, image.resized, image.original, side)
         return cuts
 
-    def _write(
-        self,
-        made: Generation,
-        masks: Sequence[tuple[TokenGroup, CutMask, float]],
-        malformed: bool,
-    ) -> Answer:
-        groups = [group for group, _, _ in masks]
-        text, marks, places = render_answer(made.ids, groups, self._tokenizer)
+    def _write(self, made: Generation, masks: Sequence[tuple[CutMask, float]]) -> Answer:
+        text, marks, places = render_answer(made.ids, made.groups, self._tokenizer)
         spans = find_phrases(text, marks)
         targets = tuple(
             Target(
@@ -156,10 +128,20 @@ class Finisher:
                 score_token=_probability(made, group.positions),
                 score_phrase=None if span is None else _probability(made, ids_within(span, places)),
             )
-            for index, ((group, cut, iou), span) in enumerate(zip(masks, spans, strict=True))
+            for index, (group, (cut, iou), span) in enumerate(
+                zip(made.groups, masks, spans, strict=True)
+            )
         )
         ended = made.ids[-1:] == (self._tokenizer.eos_id,)
-        return Answer(text, made.ids, targets, malformed=malformed, truncated=not ended)
+        return Answer(text, made.ids, targets, made.malformed, truncated=not ended)
+
+
+def _find(row: Row) -> Iterator[Found]:
+    """The groups of an answer that has ended."""
+    made = row.made
+    for group in made.groups:
+        # views, put together on the device: indices would have to be sent there, and waited for
+        yield Found(row.picture, torch.stack([made.hidden[at] for at in group.positions]))
 
 
 def _probability(made: Generation, positions: Sequence[int]) -> float:

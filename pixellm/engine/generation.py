@@ -19,7 +19,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from pixellm.answers import DecodeSettings
+from pixellm.answers import DecodeSettings, find_groups
 from pixellm.engine.attention import NAME, StepPlan
 from pixellm.engine.memory import Limits
 from pixellm.engine.replays import Replays, recorder_for
@@ -81,28 +81,16 @@ class Generator:
         self._by_kernel = kernels_fit(model.device, slots.head_width, model.dtype)
         self._flight: Flight | None = None
         self._numbers = count()
-        self._steps = self._advanced = self._newest = self._entered = 0
+        self.in_step = 0
+        """questions that the newest step brought on"""
+        self.entered = 0
+        """questions that came under way with it"""
         self._predict = predict or (lambda states, _: model.language.lm_head(states))
 
     @property
     def busy(self) -> bool:
         """Whether a question has not ended yet."""
         return self.schedule.busy
-
-    @property
-    def at_once(self) -> float:
-        """Questions under way in a step, on average."""
-        return self._advanced / max(1, self._steps)
-
-    @property
-    def in_step(self) -> int:
-        """Questions that the newest step brought on."""
-        return self._newest
-
-    @property
-    def entered(self) -> int:
-        """Questions that came under way with the newest step."""
-        return self._entered
 
     @property
     def recorded(self) -> int:
@@ -128,9 +116,9 @@ class Generator:
     def launch(self) -> None:
         """Begins a step with every question under way; a GPU is not waited for until it lands."""
         # 1) questions that wait take the places of those that have ended
-        before, self._newest = len(self.schedule.rows), 0
+        before, self.in_step = len(self.schedule.rows), 0
         self._read_pictures(self.schedule.enter())
-        self._entered = len(self.schedule.rows) - before
+        self.entered = len(self.schedule.rows) - before
         if not self.schedule.rows:
             return
         # 2) each reads what it said last, or all it was asked
@@ -143,8 +131,7 @@ class Generator:
         slots.write_states(plan.owners, plan.places, states)
         # 3) and says the next word
         self._flight = Flight(layout, self._choose(states, plan, layout.wanted))
-        self._newest = len(rows)
-        self._steps, self._advanced = self._steps + 1, self._advanced + len(rows)
+        self.in_step = len(rows)
 
     @torch.inference_mode()
     def land(self, ended: list[Row]) -> None:
@@ -171,17 +158,11 @@ class Generator:
         self._run.forget()
         self.schedule.restart()
 
-    def make_way(self, last_try: bool) -> Row | None:
-        """After memory has run out: all begin again, half as many at once.
-
-        Args:
-            last_try: whether a row that was alone is given up.
-
-        Returns:
-            That row, which is asked no more; else None.
-        """
+    def make_way(self, all_free: bool) -> Row | None:
+        """After memory has run out; see `Schedule.make_way`."""
+        self._flight = None
         self._run.forget()
-        return self.schedule.make_way(last_try)
+        return self.schedule.make_way(all_free)
 
     # ---- pictures ----
 
@@ -204,7 +185,7 @@ class Generator:
         language, (tokens, valid) = self._model.language, join_tokens(pictures)
         words = language.embed(self._prefix).expand(len(pictures), -1, -1)
         keys = torch.cat([valid.new_ones(words.shape[:2]), valid], dim=1)  # (B, P)
-        cache = self.schedule.slots.prefixes([picture.place for picture in pictures], keys)
+        cache = self.schedule.slots.begin_prefixes([picture.place for picture in pictures], keys)
         language(torch.cat([words, tokens], dim=1), keys, cache)
 
     # ---- words ----
@@ -240,7 +221,8 @@ class Generator:
     def _end(self, ended: Sequence[int]) -> list[Row]:
         rows = [self.schedule.rows[at] for at in ended]
         for at, row in zip(ended, rows, strict=True):
-            row.end(self.schedule.slots.states[at])
+            groups = find_groups(row.ids, self._tokenizer.seg_ids, self._settings.official_groups)
+            row.end(self.schedule.slots.states[at], *groups)
             if any(map(math.isnan, row.logprobs)):
                 row.failure = NO_NUMBER
         return rows

@@ -88,11 +88,6 @@ def try_in_memory(work: Callable[[], None]) -> str | None:
     return None
 
 
-def too_large(why: str) -> str:
-    """What is told of a question over which memory ran out though it was alone."""
-    return f"it doesn't fit into memory, not even alone: {why}"
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Whether it is memory that was wanting, of a GPU or of the machine."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

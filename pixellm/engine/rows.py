@@ -6,13 +6,28 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pixellm.answers import Answer
+from pixellm.answers import Answer, TokenGroup
 from pixellm.errors import InstructionError
 from pixellm.images import PreparedImage
 from pixellm.model import EncodedImages
 
-NO_NUMBER = "what the model computes for it is no number (an overflow?)"
-"""Why a question has no answer where something isn't finite."""
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a question has no answer and never will."""
+
+    message: str
+    lacks_memory: bool = False
+    """whether it would have one on a larger machine"""
+
+
+NO_NUMBER = Failure("what the model computes for it is no number (an overflow?)")
+"""Where something isn't finite."""
+
+
+def too_large(why: str) -> Failure:
+    """Of a question over which memory ran out though it was alone."""
+    return Failure(f"it doesn't fit into memory, not even alone: {why}", lacks_memory=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,10 @@ class Generation:
     """(G, H): the state that predicted each id."""
     logprobs: tuple[float, ...]
     """Log-probability of each id."""
+    groups: tuple[TokenGroup, ...]
+    """One for each mask."""
+    malformed: bool
+    """Whether ids of the codebook were left over."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,8 +112,7 @@ class Row:
     """when it has ended"""
     answer: Answer | None = None
     """when its masks are made"""
-    failure: str | None = None
-    """why it has no answer and never will"""
+    failure: Failure | None = None
 
     @property
     def most(self) -> int:
@@ -105,6 +123,12 @@ class Row:
     def ended(self) -> bool:
         """Whether all its ids have been said and read."""
         return self.over and len(self.logprobs) == len(self.ids)
+
+    @property
+    def made(self) -> Generation:
+        """What a row that has ended has said."""
+        assert self.generation is not None, "it has ended, and waits for its masks"
+        return self.generation
 
     @property
     def settled(self) -> bool:
@@ -122,15 +146,18 @@ class Row:
             return [*self.question[self.read :], *self.ids]
         return self.ids[self.read - len(self.question) :]
 
-    def end(self, states: Tensor) -> None:
+    def end(self, states: Tensor, groups: tuple[TokenGroup, ...], malformed: bool) -> None:
         """Takes along what masks are made of.
 
         Args:
             states: (S, H), what lies in the row's slots; they go to another row.
+            groups: in the answer.
+            malformed: whether ids of the codebook were left over.
         """
         first = len(self.question) - 1
         hidden = states[first : first + len(self.ids)].clone()
-        self.generation = Generation(tuple(self.ids), hidden, tuple(self.logprobs))
+        ids, logprobs = tuple(self.ids), tuple(self.logprobs)
+        self.generation = Generation(ids, hidden, logprobs, groups, malformed)
 
 
 def split_images(images: EncodedImages) -> list[EncodedImages]:

@@ -46,6 +46,7 @@ class Schedule:
         self.waiting: deque[Row] = deque()
         self.rows: list[Row] = []
         self.pictures: list[Picture] = []
+        self._tried: Row | None = None  # that memory was too small for though it was alone
 
     @property
     def busy(self) -> bool:
@@ -86,19 +87,20 @@ class Schedule:
         self._make_room(length)
         return True
 
-    def make_way(self, last_try: bool) -> Row | None:
+    def make_way(self, all_free: bool) -> Row | None:
         """After memory has run out: all begin again, half as many at once.
 
         Args:
-            last_try: whether a row that was alone is given up.
+            all_free: whether nothing of rows that have ended took any of the memory.
 
         Returns:
-            That row, which is asked no more; else None.
+            A row that was alone for the second time, and is asked no more; else None.
         """
-        count = len(self.rows)
+        count, tried = len(self.rows), self._tried
+        lone = self._tried = self.rows[0] if count == 1 else None
         self.restart()
         self.most = max(1, count // 2)
-        return self.waiting.popleft() if last_try and count == 1 else None
+        return self.waiting.popleft() if lone is not None and lone is tried and all_free else None
 
     def evict(self, rows: Collection[Row]) -> None:
         """Sends rows back to the head of the line; what they have said so far they keep."""
@@ -128,6 +130,7 @@ class Schedule:
         self._take_out(rows)
         # after memory has run out, one more may try for each that many have ended
         self.most = min(self.limits.rows, self.most + len(rows) / self.most)
+        self._tried = None  # whoever is left has got on
 
     def _choose(self) -> _Entering:
         """As many waiting rows as fit, in their order; the first one always fits when alone."""

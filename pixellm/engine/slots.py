@@ -129,7 +129,7 @@ class Slots:
         self.prefix_bias = _resized(self.prefix_bias, (pictures, self.prefix))
         self.states = _resized(self.states, (rows, length, self.width))
 
-    def prefixes(self, pictures: Sequence[int], valid: Tensor) -> "PrefixCache":
+    def begin_prefixes(self, pictures: Sequence[int], valid: Tensor) -> "PrefixCache":
         """A cache whose keys and values lie in the slots of pictures.
 
         Args:

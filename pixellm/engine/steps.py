@@ -9,15 +9,15 @@ what was recorded once can be replayed (`pixellm.engine.replays`). A step in whi
 like no other, and stays as it is.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pixellm.engine.attention import Part, StepPlan, View
 from pixellm.engine.rows import Row
+from pixellm.engine.sharing import Sharing, share
 from pixellm.engine.slots import Slots, round_up
 from pixellm.language import bias_of
 from pixellm.transfer import send
@@ -28,8 +28,6 @@ WIDTH_ALIKE = 64
 """The same for steps that are made alike."""
 GROUPS_ALIKE = 8
 """Rows that read the rest of a token group are a multiple in such a step."""
-PADDING = 2
-"""Padded entries may be so many times the rows: reading a prefix once is worth it up to there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,8 @@ class Members:
     rows: Sequence[int]
     each: int
     """tokens of each"""
+    tokens: slice
+    """where they lie among the T tokens, row after row"""
     everyone: bool
     """whether they are all rows under way, in order"""
 
@@ -60,19 +60,19 @@ class Members:
 class Layout:
     """Which tokens a step reads, as lists that grow part by part."""
 
-    ids: list[int]
-    """(T,)"""
-    owners: list[int]
-    """(T,) the row of each"""
-    places: list[int]
-    """(T,) its slot in that row"""
-    members: list[Members]
-    """of each part"""
-    wanted: list[Wanted]
     read: list[int]
     """of each row: tokens that it has read after the step"""
     alike: bool
     """whether it is padded so that others have its shape"""
+    ids: list[int] = field(default_factory=list)
+    """(T,)"""
+    owners: list[int] = field(default_factory=list)
+    """(T,) the row of each"""
+    places: list[int] = field(default_factory=list)
+    """(T,) its slot in that row"""
+    members: list[Members] = field(default_factory=list)
+    """of each part"""
+    wanted: list[Wanted] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -91,7 +91,7 @@ def lay_out(rows: Sequence[Row], alike: bool = False) -> Layout:
     more = [at for at in range(len(rows)) if len(unread[at]) > 1]
     groups, entering = ([at for at in more if (rows[at].read == 0) is new] for new in (False, True))
     alike = alike and not entering
-    layout = Layout([], [], [], [], [], [row.length for row in rows], alike)
+    layout = Layout([row.length for row in rows], alike)
     _add_part(layout, rows, unread, range(len(rows)), 0, 1)
     if alike:
         _add_spare(layout, round_up(len(rows)))
@@ -113,14 +113,16 @@ def _add_part(
 ) -> None:
     """Tokens `start` to `stop` of some rows; the first row again until they are `count`."""
     padded = [*members, *[members[0]] * (count - len(members))]
-    everyone = list(padded) == list(range(len(rows)))
-    layout.members.append(Members(padded, stop - start, everyone))
+    everyone, first, each = padded == list(range(len(rows))), len(layout.ids), stop - start
+    tokens = slice(first, first + len(padded) * each)
+    layout.members.append(Members(padded, each, tokens, everyone))
     for number, at in enumerate(padded):
         row = rows[at]
         predicts = row.read + 1 - len(row.question)  # the id that the state of token 0 predicts
         for offset in range(start, stop):
             real = offset < len(unread[at])
             index = predicts + offset
+            # a row that had to make room reads again what it has said: that is known
             if real and number < len(members) and len(row.logprobs) <= index < row.most:
                 given = row.ids[index] if index < len(row.ids) else -1
                 layout.wanted.append(Wanted(len(layout.ids), row, index, given))
@@ -134,7 +136,7 @@ def _add_spare(layout: Layout, count: int) -> None:
     """Makes the first part one of `count` rows; those that nobody has read a token for nobody."""
     (everyone,) = layout.members
     spare = range(len(everyone.rows), count)
-    layout.members[0] = Members(range(count), 1, everyone=True)
+    layout.members[0] = Members(range(count), 1, slice(0, count), everyone=True)
     layout.ids.extend([0] * len(spare))
     layout.owners.extend(spare)
     layout.places.extend([0] * len(spare))
@@ -151,58 +153,71 @@ def plan_step(
         rows: under way, that it was made of.
         by_kernel: whether a kernel does its attention.
     """
-    picture_of = [row.picture.place for row in rows]
-    spare = max(len(layout.members[0].rows) - len(rows), 0)
-    shared = [] if by_kernel else [_share(m, picture_of, layout.alike) for m in layout.members]
-    lists: list[Sequence[int]] = [
-        *(layout.ids, layout.owners, layout.places, [*picture_of, *[0] * spare]),
-        *([each.token for each in layout.wanted], [each.given for each in layout.wanted]),
-    ]
-    for members, sharing in zip(layout.members, shared, strict=False):
-        lists += [] if members.everyone else [members.rows]
-        lists += [] if sharing.whole else [sharing.pictures]
-        if not sharing.alone:
-            lists += [[at for entry in sharing.entries for at in entry], sharing.seats]
-    tensors = iter(to_device(lists, slots.states.device))
-    ids, owners, places, pictures, wanted, given = (next(tensors) for _ in range(6))
-    views = _make_views(layout, slots, places, shared, tensors) if shared else []
-    parts, start = list[Part](), 0
-    for number, members in enumerate(layout.members):
-        count = len(members.rows)
-        tokens = slice(start, start := start + count * members.each)
-        parts.append(Part(tokens, count, members.each, views[number] if views else None))
-    alike = layout.alike and all(sharing.alike for sharing in shared)
-    return StepPlan(slots, ids, owners, places, pictures, parts, wanted, given, alike)
+    picture_of, parts = [row.picture.place for row in rows], layout.members
+    spare = max(len(parts[0].rows) - len(rows), 0)
+    shared = list[tuple[Members, Sharing]]()
+    if not by_kernel:
+        shared = [
+            (each, share(each.rows, each.everyone, picture_of, layout.alike)) for each in parts
+        ]
+    lists: dict[str, Sequence[int]] = {
+        "ids": layout.ids,
+        "owners": layout.owners,
+        "places": layout.places,
+        "pictures": [*picture_of, *[0] * spare],
+        "wanted": [each.token for each in layout.wanted],
+        "given": [each.given for each in layout.wanted],
+    }
+    own, *of_parts = to_device(
+        [lists, *(_to_gather(*each) for each in shared)], slots.states.device
+    )
+    views = None
+    if not by_kernel:
+        views = _make_views(shared, of_parts, _make_bias(own["places"], layout, slots))
+    return StepPlan(
+        slots=slots,
+        ids=own["ids"],
+        owners=own["owners"],
+        places=own["places"],
+        pictures=own["pictures"],
+        parts=[Part(each.tokens, len(each.rows), each.each) for each in parts],
+        views=views,
+        wanted=own["wanted"],
+        given=own["given"],
+        alike=layout.alike and all(sharing.alike for _, sharing in shared),
+    )
 
 
 def _make_views(
-    layout: Layout,
-    slots: Slots,
-    places: Tensor,
-    shared: "Sequence[_Sharing]",
-    tensors: Iterator[Tensor],
+    shared: Sequence[tuple[Members, Sharing]],
+    of_parts: Sequence[Mapping[str, Tensor]],
+    bias: Tensor,
 ) -> list[View]:
-    """What torch looks at for each part; its tensors come in the order of the parts."""
-    bias, views, start = _make_bias(places, layout, slots), list[View](), 0
-    for members, sharing in zip(layout.members, shared, strict=True):
+    """What torch looks at for each part, of what `_to_gather` has named."""
+    views = list[View]()
+    for (members, sharing), sent in zip(shared, of_parts, strict=True):
         count, entries = len(members.rows), len(sharing.entries)
-        tokens = slice(start, start := start + count * members.each)
+        together = sent.get("entries")
         view = View(
             # a slice is a view: only parts of some rows copy what they look at
-            rows=slice(0, count) if members.everyone else next(tensors),
-            pictures=slice(0, entries) if sharing.whole else next(tensors),
-            entries=None if sharing.alone else next(tensors).view(entries, -1),
-            seats=None if sharing.alone else next(tensors),
-            bias=bias[tokens].view(count, 1, members.each, -1),
+            rows=sent.get("rows", slice(0, count)),
+            pictures=sent.get("pictures", slice(0, entries)),
+            entries=None if together is None else together.view(entries, -1),
+            seats=sent.get("seats"),
+            bias=bias[members.tokens].view(count, 1, members.each, -1),
         )
         views.append(view)
     return views
 
 
-def to_device(lists: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
-    """Numbers as tensors, all in one copy."""
-    together = torch.tensor([number for numbers in lists for number in numbers])
-    return list(send(together, device).split([len(numbers) for numbers in lists]))
+def to_device(
+    lists: Sequence[Mapping[str, Sequence[int]]], device: torch.device
+) -> list[dict[str, Tensor]]:
+    """Numbers as tensors under the same names, all in one copy."""
+    every = [numbers for named in lists for numbers in named.values()]
+    together = torch.tensor([number for numbers in every for number in numbers])
+    tensors = iter(send(together, device).split([len(numbers) for numbers in every]))
+    return [{name: next(tensors) for name in named} for named in lists]
 
 
 def _make_bias(places: Tensor, layout: Layout, slots: Slots) -> Tensor:
@@ -213,77 +228,14 @@ def _make_bias(places: Tensor, layout: Layout, slots: Slots) -> Tensor:
     return bias_of(seen, slots.states.dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sharing:
-    """Which rows of a part read their prefix together, as lists of a `View`."""
-
-    pictures: list[int]
-    """of each entry"""
-    entries: list[list[int]]
-    """rows of the part"""
-    seats: list[int]
-    """of each row among the entries"""
-    alike: bool = False
-    """whether other parts have these shapes too"""
-
-    @property
-    def alone(self) -> bool:
-        """Whether entry i is row i."""
-        return self.entries == [[at] for at in range(len(self.seats))]
-
-    @property
-    def whole(self) -> bool:
-        """Whether the entries are those of the first pictures in order: a view, without a copy."""
-        return self.pictures == list(range(len(self.pictures)))
-
-
-def _share(members: Members, picture_of: Sequence[int], alike: bool) -> _Sharing:
-    count = len(members.rows)
-    if alike and not members.everyone:  # few rows: each for itself
-        return _each_alone([picture_of[member] for member in members.rows])
-    if alike and list(picture_of) == list(range(len(picture_of))):  # and so are the spare ones
-        return _each_alone(range(count))
-    groups: dict[int, list[int]] = {}
-    for at, member in enumerate(members.rows):
-        if member < len(picture_of):  # what is behind them is spare
-            groups.setdefault(picture_of[member], []).append(at)
-    if alike:
-        width = 1 << (max(map(len, groups.values())) - 1).bit_length()
-        entries = round_up(max(groups) + 1)
-        if entries * width <= PADDING * count:
-            every = [(picture, groups.get(picture, [])) for picture in range(entries)]
-            return _enter(every, width, count, alike=True)
-    width = _choose_width([len(group) for group in groups.values()])
-    parts = [
-        (picture, groups[picture][start : start + width])
-        for picture in sorted(groups)
-        for start in range(0, len(groups[picture]), width)
-    ]
-    return _enter(parts, width, count)
-
-
-def _each_alone(pictures: Sequence[int]) -> _Sharing:
-    every = range(len(pictures))
-    return _Sharing(list(pictures), [[at] for at in every], list(every), alike=True)
-
-
-def _enter(
-    parts: Sequence[tuple[int, list[int]]], width: int, count: int, alike: bool = False
-) -> _Sharing:
-    """Entries of pictures, each with at most `width` of the part's `count` rows."""
-    seats = [0] * count
-    for number, (_, group) in enumerate(parts):
-        for seat, at in enumerate(group):
-            seats[at] = number * width + seat
-    entries = [group + [0] * (width - len(group)) for _, group in parts]
-    return _Sharing([picture for picture, _ in parts], entries, seats, alike)
-
-
-def _choose_width(counts: Sequence[int]) -> int:
-    """Rows that read a prefix together: as many as padding allows."""
-    rows, sizes = sum(counts), Counter(counts)
-    for width in sorted(sizes, reverse=True):
-        entries = sum(number * -(-size // width) for size, number in sizes.items())
-        if entries * width <= PADDING * rows:
-            return width
-    return 1
+def _to_gather(members: Members, sharing: Sharing) -> dict[str, Sequence[int]]:
+    """What attention must copy for a part, by lists; at everything else it looks in place."""
+    lists: dict[str, Sequence[int]] = {}
+    if not members.everyone:
+        lists["rows"] = members.rows
+    if sharing.pictures != list(range(len(sharing.pictures))):  # not the first ones, in order
+        lists["pictures"] = sharing.pictures
+    if sharing.entries != [[at] for at in range(len(sharing.seats))]:  # entry i isn't row i
+        lists["entries"] = [at for entry in sharing.entries for at in entry]
+        lists["seats"] = sharing.seats
+    return lists

@@ -36,11 +36,6 @@ class Sleeping:
         return bool(self._line)
 
     @property
-    def at_once(self) -> float:
-        """One."""
-        return 1.0
-
-    @property
     def in_step(self) -> int:
         """One."""
         return 1
@@ -88,11 +83,6 @@ class Clocked:
     def busy(self) -> bool:
         """As the model's."""
         return self._engine.busy
-
-    @property
-    def at_once(self) -> float:
-        """As the model's."""
-        return self._engine.at_once
 
     @property
     def in_step(self) -> int:

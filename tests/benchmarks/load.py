@@ -227,7 +227,7 @@ def check(job: Job, forced: Forced) -> list[Answered]:
     answered = list[Answered]()
     for row in job.rows:
         if row.answer is None:
-            raise Unanswerable(f"{row.failure}")
+            raise Unanswerable(row.failure.message if row.failure else "no answer")
         if tuple(row.answer.token_ids) != tuple(forced.script_of(row.number)):
             raise WrongAnswerError(f"question {row.number} has another answer than it was given")
         if not all(map(math.isfinite, row.logprobs)):

@@ -63,8 +63,8 @@ def _extrapolate(
 ) -> Estimate:
     """From what the pilot has read to what there is to read, and to what is left of it."""
     done = run.committed | run.ledger.committed_ids()
-    shards = {shard.shard_id: shard for shard in run.shards}
-    read = [(shards[shard_id], count) for shard_id, count in progress.records.items()]
+    counts = progress.records
+    read = [(each, counts[each.shard_id]) for each in run.shards if each.shard_id in counts]
     return Estimate(
         run_id=run.ledger.run_id,
         records=count_records(run.shards, read),

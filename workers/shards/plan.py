@@ -14,9 +14,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
 from workers.errors import PlanError
+from workers.packed import Packed
 from workers.shards.borders import Border, Identity
 from workers.shards.inputs import Inputs, find_inputs
 from workers.shards.kinds import IMAGE_SUFFIXES, SHARD_SUFFIXES, ShardKind, kind_of
@@ -62,7 +64,7 @@ class Shard:
 class Plan:
     """An input, cut into shards, and what a person should know of it before work begins."""
 
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     """at least one"""
     images: int
     """that are asked by themselves, since no file lists them"""
@@ -104,14 +106,15 @@ def plan_shards(
     """
     border, identity = Border(records_per_shard), Identity()
     with find_inputs(store, prefix, exclude, shallow=shallow) as inputs:
-        shards = [s for info in inputs.files for s in _cut_file(store, info, border, identity)]
-        shards += _cut_images(inputs, prefix, border, identity, listing_writer)
+        listed = (s for info in inputs.files for s in _cut_file(store, info, border, identity))
+        images = _cut_images(inputs, prefix, border, identity, listing_writer)
+        shards = Packed(chain(listed, images))
         if not shards:
             raise PlanError(_nothing(prefix, inputs))
         seen = inputs.images_seen
-        images, beside = (0, seen) if inputs.files else (seen, 0)
+        asked, beside = (0, seen) if inputs.files else (seen, 0)
         first = inputs.first_image if beside else None
-        return Plan(tuple(shards), images, inputs.unasked, beside, first)
+        return Plan(shards, asked, inputs.unasked, beside, first)
 
 
 def _cut_file(
