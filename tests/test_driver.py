@@ -535,6 +535,25 @@ def test_what_replicas_committed_and_could_not_tell_is_in_the_sums(read, photos,
     assert made.counts == ledger.get(unheard).counts
 
 
+def test_what_was_told_and_then_the_run_ends_is_in_the_sums_once(read, photos, output):
+    settings = read(photos, output)
+    label_here(settings, most=1)
+    run = plan_run(settings, silent)
+    (done,) = run.committed
+    commit, later = run.ledger.get(done), replace(run, committed=frozenset())
+    sums = {name: getattr(commit, name) for name in ("rows", "counts", "errors", "targets")}
+    heard = ShardSummary(run_id=run.ledger.run_id, shard_id=done, records=2, **sums)
+    for said in (heard, ShardSummary(run.ledger.run_id, done, error="its worker died")):
+
+        def replicas(*_, said=said):
+            yield said
+            raise KeyboardInterrupt
+
+        made = label_run(later, Progress(io.StringIO()), replicas=replicas)
+        assert made.counts == commit.counts  # also where another worker had committed it
+        assert done not in made.failures
+
+
 def test_records_are_counted_before_the_run_where_the_plan_knows_them():
     shard = Shard("a", ShardKind.JSONL, "u", "u", "e", 1)
     counted_shard = replace(shard, count=3)
@@ -592,6 +611,32 @@ def test_a_run_is_finished_as_soon_as_it_is_whole(read, photos, output, tmp_path
     assert manifests(Anywhere(), str(output / "a"))
     assert runs[1].ledger.committed_ids() == set()  # and not once all of them are
     assert next(told).run_id == runs[1].ledger.run_id
+
+
+def test_a_shard_that_is_told_again_when_its_run_is_finished_counts_once(
+    read, photos, output, tmp_path
+):
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    runs = [
+        plan_run(read(source, output / name), silent)
+        for source, name in ((photos, "a"), (other, "b"))
+    ]
+    progress, told = Progress(io.StringIO()), 0
+
+    def replicas(*given):
+        nonlocal told
+        last = None
+        for summary in replicas_here(*given):
+            yield summary
+            told += 1
+            if last is not None and last.run_id != summary.run_id:  # that run is finished
+                yield from [last] * 3
+            last = summary
+
+    made = list(label_runs(runs, progress, replicas=replicas))
+    assert told == sum(len(run.shards) for run in runs) == progress.tally.done
+    assert progress.tally.records == sum(each.records for each in made)
 
 
 def test_a_run_that_ends_early_on_purpose_tells_why_and_the_next_start_does_the_rest(

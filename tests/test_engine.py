@@ -300,6 +300,21 @@ def test_with_the_least_memory_one_question_after_the_other_is_answered(talking)
     assert max(under_way) == 1
 
 
+@pytest.mark.parametrize("question", ["", None, 3])
+def test_what_is_no_text_is_no_question(question):
+    with pytest.raises(InstructionError, match=f"{question!r} is no question: write a text"):
+        sample("the cat", question)
+
+
+def test_a_prompt_that_is_too_long_leaves_no_other_in_the_line(talking):
+    image = sample("the cat").image
+    images = talking.model.encode_images(image.pixels[None], [image.resized])
+    prompts = [talking.prompt_ids(text) for text in ("the cat", "the cat and " * 300)]
+    with pytest.raises(InstructionError, match="leaves no room"):
+        talking.generate(images, prompts, [0, 0])
+    assert not talking.generator.busy
+
+
 def test_a_text_alone_is_no_questions():
     with pytest.raises(InstructionError, match="not the text 'the cat': write \\('the cat',\\)"):
         Sample(sample("a").image, "the cat")

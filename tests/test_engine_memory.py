@@ -3,6 +3,7 @@
 import os
 import weakref
 from functools import reduce
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -104,6 +105,55 @@ def test_a_question_that_does_not_fit_alone_fails_and_leaves_nothing_behind(monk
             engine.answer([long, long])
         assert not engine.busy
         assert_same(said(engine, [short]), [truth])
+
+
+def test_before_masks_are_given_up_the_pictures_of_all_others_make_way(monkeypatch):
+    """Also of those whose masks wait, or were too large beside others."""
+    checkpoint = tiny_checkpoint(6)
+    script = Script([[*checkpoint.tokenizer.seg_ids, 2]], checkpoint.tokenizer)
+    engine = Engine(checkpoint, SETTINGS, predict=script)
+    samples = [Sample(each.image, ("the cat",)) for each in make_samples(2)[:3]]
+    truth, decode, held = said(engine, samples), engine.model.decode, []
+    jobs = [engine.add(each) for each in samples]
+
+    def scarce(*arguments):
+        held.append(sum(job.rows[0].picture.encoded is not None for job in jobs))
+        if held[-1] > 1:
+            raise MemoryError
+        return decode(*arguments)
+
+    monkeypatch.setattr(engine.model, "decode", scarce)
+    while engine.busy:
+        engine.step()
+    assert max(held) > 1
+    assert_same([[facts(row.answer) for row in job.rows] for job in jobs], truth)
+
+
+def test_a_generation_that_memory_ends_leaves_an_engine_that_answers(monkeypatch):
+    checkpoint, (sample, *_) = tiny_checkpoint(6), make_samples(2)
+    engine = Engine(checkpoint, SETTINGS)
+    truth, image = said(engine, [sample]), sample.image
+    with torch.inference_mode():
+        images = engine.model.encode_images(image.pixels[None], [image.resized])
+    prompts = [engine.prompt_ids(text) for text in ("the cat", "the dog")]
+    with monkeypatch.context() as scarce:
+        scarce.setattr(engine.model.language, "step", Mock(side_effect=MemoryError))
+        with pytest.raises(Unanswerable, match="not even alone"):
+            engine.generate(images, prompts, [0, 0])
+    assert not engine.generator.busy
+    assert len(engine.generate(images, prompts, [0, 0])) == 2
+    assert_same(said(engine, [sample]), truth)
+
+
+def test_what_is_withdrawn_is_not_kept_for_having_failed(monkeypatch):
+    engine = Engine(tiny_checkpoint(6), SETTINGS)
+    job = engine.add(Sample(make_samples(0)[0].image, ("the cat",)))
+    with monkeypatch.context() as scarce:
+        scarce.setattr(engine.model.language, "step", Mock(side_effect=MemoryError))
+        engine.step()
+    assert engine.generator.schedule._tried is job.rows[0]
+    engine.withdraw(job)
+    assert engine.generator.schedule._tried is None
 
 
 def test_before_masks_are_given_up_all_others_make_way(monkeypatch):

@@ -281,6 +281,21 @@ def test_a_picture_is_encoded_once_however_many_rows_wait_for_it(monkeypatch):
     assert sum(encoded) == 1
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_the_prefix_of_a_picture_is_read_once_for_all_of_its_questions(rows, monkeypatch):
+    checkpoint, read = tiny_checkpoint(6), []
+    engine = Engine(checkpoint, SETTINGS, Limits(rows=rows))
+    samples = [Sample(each.image, ("the cat", "a dog", "red")) for each in make_samples(0)[:3]]
+    truth, generator = alone(checkpoint, samples), engine.generator
+    read_prefix = generator._read_prefix
+    monkeypatch.setattr(
+        generator, "_read_prefix", lambda pictures: (read.extend(pictures), read_prefix(pictures))
+    )
+    assert_same(said(engine, samples), truth)
+    assert len(read) == len(set(read)) == len(samples)
+    assert not generator.schedule.pictures
+
+
 def test_whatever_lies_in_new_memory_is_never_read():
     """Torch fills it with what is no number here."""
     checkpoint, samples = tiny_checkpoint(6), make_samples(2)

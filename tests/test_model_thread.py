@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -95,8 +96,8 @@ def run(engine: EchoEngine, *samples: Sample, patient: bool = False) -> list[lis
 
     async def ask_all() -> list[list[str]]:
         thread = ModelThread(engine)
-        thread.patient = patient
-        replies = await asyncio.gather(*(thread.ask(each) for each in samples))
+        with thread.patience() if patient else nullcontext():
+            replies = await asyncio.gather(*(thread.ask(each) for each in samples))
         thread.close()
         return list(map(texts_of, replies))
 
@@ -391,6 +392,7 @@ def test_what_was_asked_by_who_has_gone_away_leaves_the_engine():
             await asyncio.sleep(0.001)
         gone.cancel()
         assert texts_of(await thread.ask(sample("stays"))) == ["stays"]
+        assert not thread._in_engine
         thread.close(20)
 
     asyncio.run(asyncio.wait_for(ask_and_leave(), 20))

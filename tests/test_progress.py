@@ -130,6 +130,9 @@ def test_when_no_replica_gets_ready_that_is_said_once(monkeypatch):
     assert "out of memory?" in told.getvalue()
     progress.hear(Pulse(replicas=1))
     progress.hear(Pulse())  # its book was made anew
+    progress.hear(Pulse(replicas=1))
+    assert progress.replicas == 1
+    assert told.getvalue().count("the first replica has loaded the model") == 1
     assert told.getvalue().count("no replica is ready after") == 1
 
 

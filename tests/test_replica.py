@@ -2,6 +2,7 @@ import asyncio
 import pickle
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -370,6 +371,25 @@ def test_a_shard_that_is_given_up_says_why_its_workers_broke(store, engine, mort
     assert {summary.error for summary in summaries} == {
         f"4 workers that had it died; the last that could say why: {said}"
     }
+
+
+def test_patience_ends_with_the_shard_that_it_was_for(store, mortal, monkeypatch):
+    for name in "abcd":
+        put_photos(store, folder=f"{INPUT}/{name}")
+    (first, other, *_), logbook = plan(store, 16), OwnLogbook()
+    assert other.count >= FAILURES_IN_A_ROW
+    for _ in range(replica.MAX_DEATHS):  # over something else: preempted, say
+        logbook.book.begin((RUN, first.shard_id))
+    engine = tiny_engine()
+
+    async def call_both(labeller):
+        assert (await call(labeller, first)).error is None
+        monkeypatch.setattr(engine.model.language, "step", Mock(side_effect=MemoryError))
+        await call(labeller, other)
+
+    with labeller_for(store, CountingEngine(engine), logbook) as labeller, pytest.raises(Ended):
+        asyncio.run(asyncio.wait_for(call_both(labeller), 60))
+    assert "failed" not in {row.status for row in table(store)}
 
 
 def test_pictures_that_are_too_large_one_after_the_other_end_as_rows(store, mortal, monkeypatch):

@@ -78,7 +78,7 @@ def label_runs(
             yield from _finish_those_that_are_over(open_runs, progress)
             for summary in _label_rest(list(open_runs.values()), progress, stop, replicas):
                 each = open_runs.get(summary.run_id)
-                if each is None or each.take(summary):
+                if each is not None and each.take(summary):
                     progress.add(summary)
                 yield from _finish_those_that_are_over(open_runs, progress)
         except KeyboardInterrupt:

@@ -15,8 +15,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 from pixellm.engine.engine import Job
@@ -47,10 +47,6 @@ class ModelThread:
     Args:
         engine: is used by that thread alone.
         meter: hears of its steps.
-
-    Attributes:
-        patient: whether it is believed of many samples in a row that memory is too small for them,
-            and not taken for the fault of this replica.
     """
 
     def __init__(self, engine: Asking, meter: Meter | None = None) -> None:
@@ -59,7 +55,7 @@ class ModelThread:
         self._thread: threading.Thread | None = None
         self._broken: ReplicaBroken | None = None
         self._closed: ReplicaBroken | None = None  # the thread reads no more, or soon
-        self.patient = False
+        self._patient = 0
         self._beat = 0.0
         self._steps = self._advanced = 0
         # the model thread's own: who was taken out of the line and not told yet, and those of them
@@ -94,6 +90,18 @@ class ModelThread:
     def at_once(self) -> float:
         """Questions under way in a step of the engine, on average."""
         return self._advanced / max(1, self._steps)
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """While it lasts, many samples in a row may be too large for the memory.
+
+        Otherwise this replica is thought to be at fault.
+        """
+        self._patient += 1
+        try:
+            yield
+        finally:
+            self._patient -= 1
 
     def close(self, seconds: float = 0.0) -> None:
         """Ends the thread after its step; whoever waits is told that no answer comes any more.
@@ -250,7 +258,7 @@ class ModelThread:
             self._failing.clear()
             return row.answer
         assert row.failure is not None, "it is settled"
-        if self.patient and row.failure.lacks_memory:
+        if self._patient and row.failure.lacks_memory:
             return Unanswered(row.failure.message)
         return self._give_up(asked, row.failure.message)
 

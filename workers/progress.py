@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TextIO
 
 from workers.logs import Level, json_line
@@ -151,6 +152,8 @@ class Progress:
 
     def hear(self, pulse: Pulse) -> None:
         """Takes in how far the replicas are; pace is measured from when the first one is ready."""
+        # whoever counts them begins anew when its machine is lost
+        pulse = replace(pulse, replicas=max(pulse.replicas, self._pulse.replicas))
         first = pulse.replicas and not self._pulse.replicas
         with self._lock:
             self._pulse = pulse

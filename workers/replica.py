@@ -24,7 +24,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import MappingProxyType
 
 import torch
@@ -126,15 +126,19 @@ class ShardLabeller:
             return done  # whoever had it died only after that
         if begun.times > 1 + MAX_DEATHS:
             return ShardSummary(*key, error=describe_deaths(begun))
-        if begun.times > MAX_DEATHS:  # nobody else tries it: its pictures may really be so large
-            for bench in self._benches.values():
-                bench.model.patient = True
         self._at_hand.add(key)
-        summary = await self.process(errand)
+        with self._patience(begun):
+            summary = await self.process(errand)
         self._at_hand.discard(key)
         self._teller.flush()
         self._meter.flush()
         return summary
+
+    def _patience(self, begun: Begun) -> AbstractContextManager[None]:
+        """With the last try of a shard: its pictures may really be as large as it seems."""
+        models = [bench.model for bench in self._benches.values()][:1]  # all have the same one
+        last = begun.times > MAX_DEATHS
+        return models[0].patience() if last and models else nullcontext()
 
     async def find_commit(self, errand: Errand) -> ShardSummary | None:
         """What became of a shard that is committed already."""

@@ -72,7 +72,7 @@ class Engine:
         self.generator = Generator(
             self.model, self.tokenizer, self.settings, prefix, limits, predict, replay
         )
-        self._finisher = Finisher(self.model, self.tokenizer)
+        self._finisher = Finisher(self.model, self.tokenizer, self.generator.encode)
         self._aside = Aside(self.model.device)
         self._jobs: dict[Row, Job] = {}  # of every row without an answer
         self._ended: list[Row] = []  # rows whose masks are still to be made
@@ -173,7 +173,7 @@ class Engine:
         why = try_in_memory(work)
         if why is None:
             return []
-        self._let_pictures_go(self.generator.schedule.rows)
+        self._let_pictures_go(but=[*self._ended, *self.generator.schedule.rows])
         row = self.generator.make_way(all_free=not self._ended)
         if row is None:
             return []
@@ -182,21 +182,15 @@ class Engine:
 
     def _finish(self, rows: Sequence[Row]) -> None:
         """Gives rows their answers; before one is said not to fit alone, all others make way."""
-        if large := self._finisher.finish(rows):
+        for row in self._finisher.finish(rows):
             self.generator.restart()
-            self._let_pictures_go(list(large))
-        for row in large:
+            self._let_pictures_go(but=[row])
             if why := self._finisher.finish([row]):
                 row.failure = too_large(why[row])
 
     def _let_pictures_go(self, but: Sequence[Row]) -> None:
-        """Forgets what pictures were encoded to, which can be done again; not where masks wait.
-
-        Args:
-            but: rows whose pictures are kept, too.
-        """
-        needed = {row.picture for row in (*self._ended, *but)}
-        for picture in {row.picture for row in self._jobs} - needed:
+        """Forgets what pictures were encoded to, but those of some rows: it can be done again."""
+        for picture in {row.picture for row in self._jobs} - {row.picture for row in but}:
             picture.encoded = None
 
     def _settle(self, rows: Sequence[Row]) -> list[Job]:
@@ -241,9 +235,10 @@ class Engine:
         """
         assert not self.busy, "the answers of samples would be lost"
         pictures = [Picture(encoded=each) for each in split_images(images)]
+        budgets = [self.room(prompt) for prompt in prompts]
         rows = [
-            self.generator.add(pictures[image], prompt, self.room(prompt))
-            for prompt, image in zip(prompts, image_of, strict=True)
+            self.generator.add(pictures[image], prompt, budget)
+            for image, prompt, budget in zip(image_of, prompts, budgets, strict=True)
         ]
         try:
             while self.generator.busy:

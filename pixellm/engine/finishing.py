@@ -4,7 +4,7 @@ Shapes: N targets, H language model width, S scales, K tokens per scale.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -45,8 +45,10 @@ class Found:
 class Finisher:
     """Makes answers of generations."""
 
-    def __init__(self, model: PixelLM, tokenizer: Tokenizer) -> None:
-        self._model, self._tokenizer = model, tokenizer
+    def __init__(
+        self, model: PixelLM, tokenizer: Tokenizer, encode: Callable[[Sequence[Picture]], None]
+    ) -> None:
+        self._model, self._tokenizer, self._encode = model, tokenizer, encode
 
     def finish(self, rows: Sequence[Row], at_once: int | None = None) -> dict[Row, str]:
         """Gives each row its answer; or the reason why there is none, where it is no number.
@@ -85,6 +87,8 @@ class Finisher:
             chunk = found[start : start + at_once]
             filled = self._fill_up(chunk, at_once)
             pictures = list(dict.fromkeys(each.picture for each in chunk))
+            # for want of memory what they were encoded to may have been let go
+            self._encode([picture for picture in pictures if picture.encoded is None])
             place = {picture: at for at, picture in enumerate(pictures)}
             image_of = torch.tensor([place[each.picture] for each in filled])
             queries = self._model.codebook(torch.cat([each.states for each in filled]))

@@ -170,10 +170,11 @@ class Generator:
         """Reads text and image of new pictures into their slots."""
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             chunk = pictures[start : start + PICTURES_AT_ONCE]
-            self._encode([picture for picture in chunk if picture.encoded is None])
+            self.encode([picture for picture in chunk if picture.encoded is None])
             self._read_prefix(chunk)
 
-    def _encode(self, pictures: Sequence[Picture]) -> None:
+    def encode(self, pictures: Sequence[Picture]) -> None:
+        """Looks at pictures, if only to make masks: the language model reads nothing."""
         images = [picture.image for picture in pictures if picture.image is not None]
         if images:
             pixels = send_stacked([image.pixels for image in images], self._model.device)

@@ -35,7 +35,7 @@ class Sample:
     """One image and everything that is asked about it.
 
     Raises:
-        InstructionError: the questions are a single text.
+        InstructionError: the questions are a single text, or one of them is none.
     """
 
     image: PreparedImage
@@ -48,6 +48,9 @@ class Sample:
                 f"questions must be a tuple of texts, not the text {self.questions!r}: write"
                 f" ({self.questions!r},)"
             )
+        for question in self.questions:
+            if not isinstance(question, str) or not question:
+                raise InstructionError(f"{question!r} is no question: write a text")
 
 
 @dataclass(slots=True, eq=False)

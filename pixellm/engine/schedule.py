@@ -97,10 +97,13 @@ class Schedule:
             A row that was alone for the second time, and is asked no more; else None.
         """
         count, tried = len(self.rows), self._tried
-        lone = self._tried = self.rows[0] if count == 1 else None
+        self._tried = self.rows[0] if count == 1 else None
         self.restart()
         self.most = max(1, count // 2)
-        return self.waiting.popleft() if lone is not None and lone is tried and all_free else None
+        if self._tried is None or self._tried is not tried or not all_free:
+            return None
+        self._tried = None
+        return self.waiting.popleft()
 
     def evict(self, rows: Collection[Row]) -> None:
         """Sends rows back to the head of the line; what they have said so far they keep."""
@@ -123,11 +126,13 @@ class Schedule:
         """Takes out rows that nobody wants answered any more, under way or waiting."""
         gone = set(rows)
         self.waiting = deque(row for row in self.waiting if row not in gone)
+        self._tried = None if self._tried in gone else self._tried
         self._take_out(rows)
 
     def leave(self, rows: Collection[Row]) -> None:
         """Takes out rows that have ended."""
-        self._take_out(rows)
+        # the next one may be about the picture of the last
+        self._take_out(rows, self.waiting[0].picture if self.waiting else None)
         # after memory has run out, one more may try for each that many have ended
         self.most = min(self.limits.rows, self.most + len(rows) / self.most)
         self._tried = None  # whoever is left has got on
@@ -154,8 +159,8 @@ class Schedule:
             length, longest = max(length, row.length + HEADROOM), max(longest, row.length)
         return _Entering(rows, list(pictures), longest * len(rows), length)
 
-    def _take_out(self, rows: Collection[Row]) -> None:
-        """Takes rows out, and pictures that nobody reads any more; the last ones move up.
+    def _take_out(self, rows: Collection[Row], but: Picture | None = None) -> None:
+        """Takes rows out, and pictures that nobody reads any more but one; the last ones move up.
 
         What lies in the slots moves last: where memory runs out over that, it is known all the same
         who is under way, and `restart` begins with them anew.
@@ -166,7 +171,7 @@ class Schedule:
         self.rows, of_rows = _close_up(self.rows, [row not in gone for row in self.rows])
         for picture in self.pictures:
             picture.slot = None
-        stay = [picture.readers > 0 for picture in self.pictures]
+        stay = [picture.readers > 0 or picture is but for picture in self.pictures]
         self.pictures, of_pictures = _close_up(self.pictures, stay)
         for slot, picture in enumerate(self.pictures):
             picture.slot = slot
