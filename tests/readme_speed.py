@@ -152,7 +152,7 @@ def _gpu_run(path: Path) -> str:
         f" there, large copies at {copies} GB/s:",
         "",
         "| answers | instructions per image | under way at most | on average | images/s |"
-        " at the ceilings | questions/s | ms a step | FLOP/s, % | bytes/s, % | peak GB |",
+        " at the ceilings | questions/s | mean ms a step | FLOP/s, % | bytes/s, % | peak GB |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for title, table in tables.items():

@@ -30,7 +30,7 @@ from tests.benchmarks.inputs import INSTRUCTIONS
 from tests.benchmarks.options import Options
 from tests.benchmarks.report import Table
 from tests.benchmarks.sizes import released_config, sam_config, small_sam_config
-from tests.benchmarks.timing import significant
+from tests.benchmarks.timing import say, significant
 
 PREFIX, QUESTION = 300, 40
 """Positions before the question (system text, image) and of it."""
@@ -222,6 +222,7 @@ def run(options: Options) -> Iterator[Table]:
     """One table."""
     config = tiny_checkpoint(0).model.config if options.toy else released_config()
     model = meta_model(config)
+    say("counting the operations of PixelLM, and then those of SAM: half a minute")
     costs = count_pixellm(model, PREFIX, QUESTION)
     sam = count_sam(small_sam_config() if options.toy else sam_config())
     yield make_table(costs, sam, config.group_size, "a toy" if options.toy else "PixelLM-7B")
