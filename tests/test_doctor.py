@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -183,6 +184,14 @@ def test_a_gpu_that_triton_can_not_compile_for_is_a_warning(gpu):
     *_, found = check_devices()
     assert (found.outcome, found.seen) == (WARNING, gpu["kernels"])
     assert "run slower" in found.to_do
+
+
+def test_a_gpu_whose_memory_others_have_is_a_warning_about_its_kernels(gpu, monkeypatch):
+    full = Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+    monkeypatch.setattr(devices, "why_no_kernels", full)
+    *_, found = check_devices()
+    assert (found.check, found.outcome) == ("devices.kernels", WARNING)
+    assert "could not be tried: CUDA out of memory" in found.seen
 
 
 def test_a_gpu_that_raises_or_computes_wrongly_is_a_failure(gpu, monkeypatch):

@@ -42,11 +42,15 @@ def _without_gpu() -> Finding:
 
 
 def _check_kernels() -> Finding:
-    why = why_no_kernels(torch.device("cuda"), RELEASED_WIDTH, torch.bfloat16)
+    name = "devices.kernels"
+    try:
+        why = why_no_kernels(torch.device("cuda"), RELEASED_WIDTH, torch.bfloat16)
+    except RuntimeError as error:  # for want of memory
+        return warning(name, f"they could not be tried: {error}", "free the GPU's memory")
     if why is None:
-        return ok("devices.kernels", "Triton compiles the language model's kernels")
+        return ok(name, "Triton compiles the language model's kernels")
     slower = "give it what it wants, or let the model run slower, with torch's operations alone"
-    return warning("devices.kernels", why, slower)
+    return warning(name, why, slower)
 
 
 def _check_gpu(number: int) -> Finding:
