@@ -20,7 +20,10 @@ def kernels_fit(
     """Whether kernels run on a device, for heads of so many dimensions where they matter."""
     if device.type != "cuda" or width < NARROWEST or width & (width - 1):
         return False
-    why = why_no_kernels(device, width, dtype)
+    try:
+        why = why_no_kernels(device, width, dtype)
+    except (RuntimeError, MemoryError):  # of memory, which there may be when it is asked again
+        return False
     if why is not None:
         _tell(why)
     return why is None
@@ -28,14 +31,18 @@ def kernels_fit(
 
 @cache
 def why_no_kernels(device: torch.device, width: int, dtype: torch.dtype) -> str | None:
-    """What keeps a GPU from having kernels for such heads; None: it has them."""
+    """What keeps a GPU from having kernels for such heads; None: it has them.
+
+    Raises:
+        RuntimeError, MemoryError: memory was wanting to try them.
+    """
     if find_spec("triton") is None:
         return "Triton is not installed; torch's builds for CUDA bring it on Linux"
     try:
         _try_them(device, width, dtype)
     except Exception as error:  # whatever Triton raises: there is another way
-        if is_out_of_memory(error):  # not for ever: what is raised is not remembered
-            raise
+        if isinstance(error, (RuntimeError, MemoryError)) and is_out_of_memory(error):
+            raise  # what is raised is not remembered
         return (
             "kernels can't be compiled and run here; Triton takes a C compiler (gcc), Python's"
             f" headers and a GPU that it knows: {type(error).__name__}: {error}".rstrip(": ")

@@ -313,6 +313,9 @@ def test_a_prompt_that_is_too_long_leaves_no_other_in_the_line(talking):
     with pytest.raises(InstructionError, match="leaves no room"):
         talking.generate(images, prompts, [0, 0])
     assert not talking.generator.busy
+    with pytest.raises(IndexError):
+        talking.generate(images, prompts[:1] * 2, [0, 5])  # there is one image
+    assert not talking.generator.busy
 
 
 def test_a_text_alone_is_no_questions():

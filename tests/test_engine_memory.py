@@ -145,14 +145,15 @@ def test_a_generation_that_memory_ends_leaves_an_engine_that_answers(monkeypatch
     assert_same(said(engine, [sample]), truth)
 
 
-def test_what_is_withdrawn_is_not_kept_for_having_failed(monkeypatch):
+@pytest.mark.parametrize("forget", ["withdraw", "abandon"])
+def test_what_nobody_wants_any_more_is_not_kept_for_having_failed(forget, monkeypatch):
     engine = Engine(tiny_checkpoint(6), SETTINGS)
     job = engine.add(Sample(make_samples(0)[0].image, ("the cat",)))
     with monkeypatch.context() as scarce:
         scarce.setattr(engine.model.language, "step", Mock(side_effect=MemoryError))
         engine.step()
     assert engine.generator.schedule._tried is job.rows[0]
-    engine.withdraw(job)
+    engine.withdraw(job) if forget == "withdraw" else engine.abandon()
     assert engine.generator.schedule._tried is None
 
 

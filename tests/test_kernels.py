@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -253,15 +254,21 @@ def test_where_triton_compiles_nothing_it_is_said_once_and_torch_does_it(choice,
 
 
 def test_memory_that_is_wanting_for_a_moment_does_not_keep_a_gpu_without_kernels(choice):
-    def fail(*_):
-        raise RuntimeError("Triton Error [CUDA]: out of memory")
-
     gpu = torch.device("cuda")
-    with choice.context() as wanting:
-        wanting.setattr("pixellm.kernel_choice._try_them", fail)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            kernels_fit(gpu, 128)
+    for error in (RuntimeError("Triton Error [CUDA]: out of memory"), MemoryError()):
+        with choice.context() as wanting:
+            wanting.setattr("pixellm.kernel_choice._try_them", Mock(side_effect=error))
+            assert not kernels_fit(gpu, 128)
+            with pytest.raises(type(error)):
+                why_no_kernels(gpu, 128, torch.float32)
     assert kernels_fit(gpu, 128)
+
+
+def test_a_compiler_that_can_not_be_started_for_want_of_memory_is_none(choice, caplog):
+    error = OSError(12, "Cannot allocate memory")
+    choice.setattr("pixellm.kernel_choice._try_them", Mock(side_effect=error))
+    assert not kernels_fit(torch.device("cuda"), 128)
+    assert "Cannot allocate memory" in caplog.text
 
 
 def test_what_is_tried_is_what_runs_later(monkeypatch):

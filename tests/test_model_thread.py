@@ -181,6 +181,29 @@ def test_after_the_one_at_fault_questions_are_answered_together_again():
     asyncio.run(ask())
 
 
+def test_how_many_questions_steps_have_is_averaged_over_those_that_have_any():
+    class Resting(EchoEngine):
+        """Brings nobody on in every other step."""
+
+        rests = False
+
+        def step(self) -> list[Job]:
+            self.rests = not self.rests
+            return [] if self.rests else super().step()
+
+        @property
+        def in_step(self) -> int:
+            return 0 if self.rests else super().in_step
+
+    async def ask(engine: EchoEngine) -> float:
+        thread = ModelThread(engine)
+        await thread.ask(sample(*(f"{n}" for n in range(7))))
+        thread.close()
+        return thread.at_once
+
+    assert asyncio.run(ask(Resting(most=4))) == 3.5
+
+
 def test_why_a_question_failed_is_told():
     async def ask(engine: EchoEngine) -> Unanswered:
         thread = ModelThread(engine)

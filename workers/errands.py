@@ -1,4 +1,4 @@
-"""What a replica is told: of each run once, and then of one shard after the other."""
+"""What a replica is told as it is made: of each run, and of all shards that are to be labelled."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

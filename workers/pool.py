@@ -239,6 +239,8 @@ def _listening(
         while not ended.wait(LISTEN_SECONDS):
             with suppress(RayError):  # the book is being made anew, or the cluster is gone
                 pulse = logbook.pulse()
+                if ended.is_set():  # it came too late, and the next run may listen already
+                    return
                 progress.hear(pulse)
                 before, passed = time.monotonic(), time.monotonic() - before
                 stop.spend(pulse.kept * gpus * passed)

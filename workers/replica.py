@@ -1,7 +1,7 @@
 """One replica: a worker process that holds one model and labels the shards it is given.
 
-Ray Data makes it, calls it with a shard, takes the summary, and replaces it when it dies. What goes
-wrong inside, and what then happens:
+Ray Data makes its actor (`workers.pool`), calls that with the number of a shard, takes the summary,
+and replaces it when it dies. What goes wrong inside, and what then happens:
 
     RecordRejected        a record can't be labelled   -> a row, in `workers.labeller`
     Unanswered            the model fails on one       -> a row of status `failed`

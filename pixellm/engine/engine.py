@@ -216,7 +216,7 @@ class Engine:
     def abandon(self) -> None:
         """Forgets all that is under way or waits."""
         self.generator.restart()
-        self.generator.schedule.waiting.clear()
+        self.generator.schedule.clear()
         self._jobs, self._ended = {}, []
 
     def generate(
@@ -235,12 +235,11 @@ class Engine:
         """
         assert not self.busy, "the answers of samples would be lost"
         pictures = [Picture(encoded=each) for each in split_images(images)]
-        budgets = [self.room(prompt) for prompt in prompts]
-        rows = [
-            self.generator.add(pictures[image], prompt, budget)
-            for image, prompt, budget in zip(image_of, prompts, budgets, strict=True)
-        ]
         try:
+            rows = [
+                self.generator.add(pictures[image], prompt, self.room(prompt))
+                for image, prompt in zip(image_of, prompts, strict=True)
+            ]
             while self.generator.busy:
                 for half in (self.generator.launch, self._land):
                     for row in self._advance(half):

@@ -122,6 +122,12 @@ class Schedule:
         self.rows, self.pictures = [], []
         self.slots.let_go()
 
+    def clear(self) -> None:
+        """Forgets all that is under way or waits."""
+        self.restart()
+        self.waiting.clear()
+        self._tried = None
+
     def withdraw(self, rows: Collection[Row]) -> None:
         """Takes out rows that nobody wants answered any more, under way or waiting."""
         gone = set(rows)

@@ -45,7 +45,7 @@ def _check_kernels() -> Finding:
     name = "devices.kernels"
     try:
         why = why_no_kernels(torch.device("cuda"), RELEASED_WIDTH, torch.bfloat16)
-    except RuntimeError as error:  # for want of memory
+    except (RuntimeError, MemoryError) as error:
         return warning(name, f"they could not be tried: {error}", "free the GPU's memory")
     if why is None:
         return ok(name, "Triton compiles the language model's kernels")
