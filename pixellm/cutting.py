@@ -19,9 +19,6 @@ from torch.nn import functional as F
 
 from pixellm.run_lengths import Numbers, RunMask
 
-BLOCK = 16
-"""Rows or columns of an image that are made together: neighbours are made of the same few places,
-and of a matrix of all pixels and places most would be 0."""
 PIXELS_AT_ONCE = 2**26
 """Of masks that a GPU cuts out together: 256 MB of float32 logits."""
 
@@ -30,34 +27,42 @@ PIXELS_AT_ONCE = 2**26
 class Axis:
     """How the pixels along one side of an image are made from a small mask.
 
-    Letters: b blocks of BLOCK pixels, the last one filled up; k places that a block is made of.
+    Letters: p pixels of the side; k places that a pixel is made of: neighbours, of which the outer
+    ones may have no share.
     """
 
-    pixels: int
-    """of the side"""
-    matrix: Tensor
-    """(b, BLOCK, k) float32: the share of each place in each pixel"""
     places: Tensor
-    """(b, k) long"""
+    """(p * k,) long, those of each pixel side by side"""
+    shares: Tensor
+    """(p * k,) float32: of each place in its pixel"""
+    begins: Tensor
+    """(p,) long: where the places of each pixel begin"""
     first: Numbers
-    """(pixels,) ascending: the first place that has a share in a pixel"""
+    """(p,) ascending: the first place that has a share in a pixel"""
     last: Numbers
-    """(pixels,) ascending: the last one"""
+    """(p,) ascending: the last one"""
+
+    @property
+    def pixels(self) -> int:
+        """Of the side."""
+        return len(self.first)
 
     def window(self, places: Numbers) -> slice:
         """Pixels that some places have a share in, and all between; places ascend."""
         if not len(places):
             return slice(0, 0)
-        begin = np.searchsorted(self.last, places[0])
-        return slice(int(begin), int(np.searchsorted(self.first, places[-1], side="right")))
+        begin = self.last.searchsorted(places[0])
+        return slice(int(begin), int(self.first.searchsorted(places[-1], side="right")))
 
     def stretch(self, values: Tensor, window: slice) -> Tensor:
         """(m, z), what lies at the places -> (pixels of the window, z)."""
-        blocks = slice(window.start // BLOCK, -(-window.stop // BLOCK))
-        places = self.places[blocks]
-        near = values.index_select(0, places.flatten()).unflatten(0, places.shape)
-        made = torch.bmm(self.matrix[blocks], near).flatten(0, 1)  # (b * BLOCK, z)
-        return made[window.start - blocks.start * BLOCK :][: window.stop - window.start]
+        each = len(self.places) // self.pixels
+        near = slice(window.start * each, window.stop * each)
+        begins = self.begins[: window.stop - window.start]
+        # Sums of rows that are picked and weighted: torch has them under this name.
+        return F.embedding_bag(
+            self.places[near], values, begins, mode="sum", per_sample_weights=self.shares[near]
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,17 +105,20 @@ def axis(small: int, side: int, valid: int, original: int, device: torch.device)
         device: of the matrix; what is asked one by one stays at hand.
     """
     square = _resized(torch.eye(small), side)
-    shares = _resized(square[:valid], original)  # (pixels, m)
+    shares = _resized(square[:valid], original)  # (p, m)
     has = (shares > 0).int()
     first, last = has.argmax(1), small - 1 - has.flip(1).argmax(1)
-    blocks = -(-original // BLOCK)
-    starts = first[::BLOCK]
-    ends = last[torch.arange(BLOCK, BLOCK * (blocks + 1), BLOCK).clamp(max=original) - 1]
-    width = int((ends - starts).max()) + 1
-    places = starts.clamp(max=small - width)[:, None] + torch.arange(width)  # (b, k)
-    filled = F.pad(shares, (0, 0, 0, blocks * BLOCK - original)).reshape(blocks, BLOCK, small)
-    matrix = filled.gather(2, places[:, None].expand(-1, BLOCK, -1))
-    return Axis(original, matrix.to(device), places.to(device), first.numpy(), last.numpy())
+    width = int((last - first).max()) + 1
+    places = first.clamp(max=small - width)[:, None] + torch.arange(width)  # (p, k)
+    near = shares.gather(1, places)
+    begins = torch.arange(0, places.numel(), width)
+    return Axis(
+        places=places.flatten().to(device),
+        shares=near.flatten().to(device),
+        begins=begins.to(device),
+        first=first.numpy(),
+        last=last.numpy(),
+    )
 
 
 def _resized(values: Tensor, size: int) -> Tensor:
@@ -121,7 +129,7 @@ def _resized(values: Tensor, size: int) -> Tensor:
 def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
     """Masks that are looked at through one window."""
     size = (rows.pixels, columns.pixels)
-    inside = (low > 0).any(0).cpu().numpy()
+    inside = np.logical_or.reduce((low > 0).cpu().numpy())
     y, x = (
         along.window(np.flatnonzero(inside.any(other)))
         for along, other in ((rows, 1), (columns, 0))
@@ -145,13 +153,14 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
 def _sum_above_half(logits: Tensor) -> list[float]:
     """What the probabilities of a mask's pixels have above 1/2, added up for each mask.
 
-    Of pixels outside the mask relu leaves 0, and the sigmoid of that is 1/2 to the last bit: they
-    add nothing, however many they are.
+    Of pixels outside the mask relu leaves 0, and the sigmoid of that is 1/2 to the last bit: what
+    lies in columns without a pixel of the mask adds nothing, however much it is.
 
     Args:
         logits: (n, X, Y); overwritten.
     """
-    above: list[float] = logits.relu_().sigmoid_().sub_(0.5).flatten(1).sum(1).tolist()
+    columns = logits.relu_().sigmoid_().sum(2)  # of 1/2 alone, exactly half of their pixels
+    above: list[float] = columns.sub_(0.5 * logits.shape[2]).sum(1).tolist()
     return above
 
 
@@ -159,8 +168,8 @@ def _runs(logits: Tensor, size: tuple[int, int], top: int, left: int) -> list[Ru
     """(n, X, Y) logits, columns first, whose corner lies at (top, left) -> runs."""
     runs, column = list[RunMask](), logits.shape[2] + 2
     for changes in _changes(logits):
-        x, y = np.divmod(changes + 1, column)
-        places = (left + x) * size[0] + (top + y - 1)
+        behind = changes + 1
+        places = behind + behind // column * (size[0] - column) + (left * size[0] + top - 1)
         runs.append(_joined(places[::2], places[1::2], size))
     return runs
 

@@ -113,7 +113,7 @@ def encode_plainly(low: Tensor, frame: Frame) -> list[Coded]:
 def encode_runs(low: Tensor, frame: Frame) -> list[Coded]:
     """(N, m, m) logits, by runs; the work of `encode_plainly`."""
     cuts = cut_masks(low, frame.resized, frame.original, frame.side)
-    plain = [{"size": list(c.runs.size), "counts": c.runs.counts.tolist()} for c in cuts]
+    plain = [{"size": list(c.runs.size), "counts": c.runs.counts} for c in cuts]
     codes = coco_mask.frPyObjects(plain, *frame.original)
     areas, boxes = [cut.runs.area for cut in cuts], coco_mask.toBbox(codes)
     return _coded(codes, areas, boxes, [cut.score for cut in cuts])

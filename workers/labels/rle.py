@@ -54,7 +54,7 @@ def encode_masks(masks: Sequence[RunMask]) -> tuple[EncodedMask, ...]:
     """
     if not masks:
         return ()
-    plain = [{"size": list(mask.size), "counts": mask.counts.tolist()} for mask in masks]
+    plain = [{"size": list(mask.size), "counts": mask.counts} for mask in masks]
     codes = coco_mask.frPyObjects(plain, *masks[0].size)
     overlaps = coco_mask.iou(codes, codes, [0] * len(codes))
     np.fill_diagonal(overlaps, 0.0)
