@@ -68,9 +68,14 @@ def prepare_image(rgb: np.ndarray, side: int) -> PreparedImage:
         ImageError: The array is no RGB image, or has no pixels.
     """
     small = torch.from_numpy(resize_longest_side(rgb, side))
-    normalised = (small.float() - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
     height, width = small.shape[:2]
     pixels = torch.zeros(3, side, side)
-    # Padding comes after normalising: the border is the mean colour, not black.
-    pixels[:, :height, :width] = normalised.permute(2, 0, 1)
+    # Only the valid part is normalised: the border is the mean colour, not black.
+    valid = pixels[:, :height, :width].copy_(small.permute(2, 0, 1))
+    valid.sub_(_column(PIXEL_MEAN)).div_(_column(PIXEL_STD))
     return PreparedImage(pixels, (height, width), (rgb.shape[0], rgb.shape[1]))
+
+
+def _column(values: tuple[float, float, float]) -> Tensor:
+    """(3, 1, 1), one for each colour."""
+    return torch.tensor(values)[:, None, None]

@@ -29,11 +29,12 @@ from tests.workbench import (
     tiny_engine,
 )
 from workers.errors import ReplicaBroken
-from workers.labeller import label_shard
+from workers.labeller import _next, label_shard
 from workers.labels.manifests import current_commits, stale_commits
+from workers.meter import Meter
 from workers.records.instructions import make_instruction
 from workers.records.pictures import PictureLimits
-from workers.records.record import FieldMap, ImageRef
+from workers.records.record import FieldMap, ImageRef, Record
 
 
 @pytest.fixture(scope="module")
@@ -369,3 +370,17 @@ def test_limits_and_field_names_of_the_settings_are_obeyed(store, engine):
     rows = table(store)
     assert {row.error_code for row in rows} == {"image_too_many_pixels"}
     assert Counter(row.instruction for row in rows) == {"the dog": 2, "the red box": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "together"),
+    [(None, 16), (bytes(600 * 2**10), 2), (bytes(3 * 2**20), 1)],
+    ids=["addresses", "some bytes", "many bytes"],
+)
+def test_records_are_read_some_at_a_time_and_images_few(data, together):
+    """A way to a thread and back costs as much as a record; and images wait in memory."""
+    record = Record(0, None, ImageRef("a.tar", "a.png", None, data), (), None, None)
+    records, meter = iter([record] * 20), Meter()
+    sizes = [len(some) for some in iter(lambda: _next(records, meter), [])]
+    assert sizes[0] == max(sizes) == together
+    assert sum(sizes) == 20

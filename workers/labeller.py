@@ -35,6 +35,11 @@ from workers.summaries import ShardSummary
 from workers.wording import counted
 from workers.workbench import Workbench
 
+RECORDS_AT_ONCE = 16
+"""Read one behind the other in a thread."""
+BYTES_AT_ONCE = 2**20
+"""Of images that come with their records: these wait for their turn in memory."""
+
 _log = logging.getLogger(REPLICA)
 
 
@@ -115,8 +120,9 @@ async def _read(shard: Shard, bench: Workbench) -> AsyncIterator[Record]:
     records = read_records(
         shard, bench.store, defaults=bench.questions, fields=bench.fields, roots=bench.roots
     )
-    while (record := await bench.in_thread(_next, records, bench)) is not None:
-        yield record
+    while some := await bench.in_thread(_next, records, bench.meter):
+        for record in some:
+            yield record
 
 
 def _tell_of(rows: Sequence[LabelRow], meter: Meter) -> None:
@@ -132,16 +138,14 @@ async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _
         assert record.rejection is not None, "a record without an image has a rejection"
         return _Labelled(rejected_rows(record, record.rejection, attempt))
 
-    opened = await bench.in_thread(_open_image, record.image, bench)
-    record = replace(record, image=replace(record.image, data=None))  # lets the file's bytes go
-    if isinstance(opened, _Refused):
-        return _Labelled(rejected_rows(record, opened.why, attempt, opened.facts))
-
-    settled, asked = await bench.in_thread(_settle, record, opened.facts, bench, attempt)
+    opened = await bench.in_thread(_open, record, record.image, bench, attempt)
+    if isinstance(opened, _Labelled):
+        return opened
+    record, settled = opened.record, opened.settled  # without the file's bytes, which go here
     started = time.monotonic()
-    replies = await bench.model.ask(Sample(opened.image, tuple(each.text for each in asked)))
+    texts = tuple(each.text for each in record.instructions)
+    replies = await bench.model.ask(Sample(opened.image, texts))
     latency_ms = 1000 * (time.monotonic() - started)
-    record = replace(record, instructions=asked)
     new = await bench.in_thread(
         _make_rows, record, opened.facts, replies, attempt, latency_ms, bench.meter
     )
@@ -150,34 +154,40 @@ async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A picture, ready for the model."""
+    """A record whose picture is ready for the model."""
 
+    record: Record
+    """with what is left to ask, and without the bytes of its file"""
+    settled: _Labelled
+    """of what need not be asked"""
     facts: PictureFacts
     image: PreparedImage
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """Why there is no picture, and what is known of the file."""
-
-    why: Rejection
-    facts: PictureFacts | None
-
-
-def _open_image(image: ImageRef, bench: Workbench) -> _Opened | _Refused:
-    """Fetches, decodes and resizes; the full picture lives no longer than this call."""
+def _open(
+    record: Record, image: ImageRef, bench: Workbench, attempt: Attempt
+) -> _Opened | _Labelled:
+    """All that a record needs before the model; the whole picture lives no longer than this."""
     data = None
+    bare = replace(record, image=replace(image, data=None))
     try:
         with bench.meter.timing(Stage.READ):
             data = fetch_image(image, bench.store, bench.limits.max_bytes)
         with bench.meter.timing(Stage.DECODE):
             picture = decode_picture(data, bench.limits)
-            return _Opened(picture.facts(), prepare_image(picture.rgb, bench.image_side))
-    except RecordRejected as error:
-        why = Rejection.of(error)
-    except ImageError as error:
-        why = Rejection(Reason.IMAGE_BROKEN, f"{error}")
-    return _Refused(why, None if data is None else identify_undecoded(data))
+            prepared = prepare_image(picture.rgb, bench.image_side)
+    except (RecordRejected, ImageError) as error:
+        why = _refuse(error)
+        facts = None if data is None else identify_undecoded(data)
+        return _Labelled(rejected_rows(bare, why, attempt, facts))
+    settled, asked = _settle(bare, picture.facts(), bench, attempt)
+    return _Opened(replace(bare, instructions=asked), settled, picture.facts(), prepared)
+
+
+def _refuse(error: RecordRejected | ImageError) -> Rejection:
+    if isinstance(error, RecordRejected):
+        return Rejection.of(error)
+    return Rejection(Reason.IMAGE_BROKEN, f"{error}")
 
 
 def _settle(
@@ -243,6 +253,13 @@ def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Workbench) -> Commit:
     return commit
 
 
-def _next(records: Iterator[Record], bench: Workbench) -> Record | None:
-    with bench.meter.timing(Stage.READ):
-        return next(records, None)
+def _next(records: Iterator[Record], meter: Meter) -> list[Record]:
+    """Some records, since each way to a thread and back costs as much as to read one; or none."""
+    some, size = list[Record](), 0
+    with meter.timing(Stage.READ):
+        for record in records:
+            some.append(record)
+            size += len(record.image.data or b"") if record.image else 0
+            if len(some) >= RECORDS_AT_ONCE or size >= BYTES_AT_ONCE:
+                break
+    return some

@@ -78,13 +78,8 @@ class ModelThread:
         self._start()
         self._line.put(asked)
         self._check_open()  # else it may have been put behind the last that is read
-        try:
-            while not asked.future.done():
-                await asyncio.wait([asked.future], timeout=STEP_SECONDS)
-                self._check_pulse(asked.future)
-        finally:
-            asked.future.cancel()  # whoever went away is not answered
-        return asked.future.result()
+        self._watch(asked.future)
+        return await asked.future  # whoever goes away cancels it, and is not answered
 
     @property
     def at_once(self) -> float:
@@ -123,10 +118,19 @@ class ModelThread:
             self._thread = threading.Thread(target=self._work, name="model", daemon=True)
             self._thread.start()
 
+    def _watch(self, future: Future) -> None:
+        """Has an eye on the model while somebody waits for it."""
+        timer = future.get_loop().call_later(STEP_SECONDS, self._check_pulse, future)
+        future.add_done_callback(lambda _: timer.cancel())
+
     def _check_pulse(self, future: Future) -> None:
-        if not future.done() and time.monotonic() - self._beat > STEP_SECONDS:
-            self._broken = ReplicaBroken(f"the model took more than {STEP_SECONDS} s for a step")
-            raise self._broken
+        if future.done():
+            return
+        if time.monotonic() - self._beat <= STEP_SECONDS:
+            self._watch(future)
+            return
+        self._broken = ReplicaBroken(f"the model took more than {STEP_SECONDS} s for a step")
+        future.set_exception(self._broken)
 
     # ---- in the model's thread ----
 
