@@ -19,6 +19,9 @@ from torch.nn import functional as F
 
 from pixellm.run_lengths import Numbers, RunMask
 
+WIDTHS = 64
+"""Rows are filled up to a multiple of this: on a CPU torch compiles a kernel for each width that it
+meets, and keeps them all."""
 PIXELS_AT_ONCE = 2**26
 """Of masks that a GPU cuts out together: 256 MB of float32 logits."""
 
@@ -59,10 +62,12 @@ class Axis:
         each = len(self.places) // self.pixels
         near = slice(window.start * each, window.stop * each)
         begins = self.begins[: window.stop - window.start]
+        width = values.shape[1]
+        filled = F.pad(values, (0, -width % WIDTHS))
         # Sums of rows that are picked and weighted: torch has them under this name.
         return F.embedding_bag(
-            self.places[near], values, begins, mode="sum", per_sample_weights=self.shares[near]
-        )
+            self.places[near], filled, begins, mode="sum", per_sample_weights=self.shares[near]
+        )[:, :width]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,7 +144,7 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
         return [CutMask(nothing, 0.0) for _ in low]
     tall = rows.stretch(low.float().transpose(0, 1).flatten(1), y)  # (Y, n * m)
     beside = tall.unflatten(1, low.shape[::2]).permute(2, 1, 0)  # (m, n, Y)
-    wide = columns.stretch(beside.contiguous().flatten(1), x)  # (X, n * Y)
+    wide = columns.stretch(beside.flatten(1), x)  # (X, n * Y)
     logits = wide.unflatten(1, beside.shape[1:]).transpose(0, 1)  # (n, X, Y)
     runs = _runs(logits, size, y.start, x.start)
     above = _sum_above_half(logits)
@@ -153,14 +158,13 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
 def _sum_above_half(logits: Tensor) -> list[float]:
     """What the probabilities of a mask's pixels have above 1/2, added up for each mask.
 
-    Of pixels outside the mask relu leaves 0, and the sigmoid of that is 1/2 to the last bit: what
-    lies in columns without a pixel of the mask adds nothing, however much it is.
+    Of pixels outside the mask relu leaves 0, and the sigmoid of that is 1/2 to the last bit: they
+    add nothing, however many they are.
 
     Args:
         logits: (n, X, Y); overwritten.
     """
-    columns = logits.relu_().sigmoid_().sum(2)  # of 1/2 alone, exactly half of their pixels
-    above: list[float] = columns.sub_(0.5 * logits.shape[2]).sum(1).tolist()
+    above: list[float] = logits.relu_().sigmoid_().sub_(0.5).sum((1, 2)).tolist()
     return above
 
 

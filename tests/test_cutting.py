@@ -17,6 +17,7 @@ GEOMETRIES = [
     (64, 128, (96, 128), (30, 40)),  # smaller than the square
     (32, 56, (56, 1), (90, 2)),
     (32, 28, (28, 20), (28, 20)),  # a square smaller than the mask
+    (32, 56, (1, 56), (1, 700)),
 ]
 
 
@@ -86,6 +87,30 @@ def test_specks_that_no_pixel_of_a_large_image_falls_on_score_nothing():
     low[0, 1, 1], low[0, 19, 30] = 0.3, 0.303
     (cut,) = cut_masks(low, (37, 56), (4001, 6013), 56)
     assert (cut.runs.area, cut.score) == (0, 0.0)
+
+
+def test_what_lies_around_a_thin_line_takes_nothing_from_its_score():
+    """Each column has one pixel of the mask, and thousands that are not of it."""
+    from pixellm import cutting
+
+    logits = torch.full((2, 60, 60_000), -1.0)
+    logits[0, range(60), range(0, 60_000, 1_000)] = 2.0
+    above = cutting._sum_above_half(logits)
+    assert above == [pytest.approx(60 * (torch.tensor(2.0).sigmoid().item() - 0.5), rel=1e-6), 0.0]
+
+
+def test_few_widths_of_rows_reach_the_kernels_of_torch(monkeypatch):
+    """It keeps one for each."""
+    widths, sums = set[int](), F.embedding_bag
+
+    def note(places, values, *arguments, **more):
+        widths.add(values.shape[1])
+        return sums(places, values, *arguments, **more)
+
+    monkeypatch.setattr(F, "embedding_bag", note)
+    for height in range(90, 400, 7):
+        cut_masks(smooth(2, 64, height), (96, 128), (height, 640), 128)
+    assert widths == set(range(64, 449, 64))
 
 
 def test_masks_together_and_alone_are_the_same():

@@ -57,7 +57,7 @@ ADDED = {5, 21}
 IN_BLOCKS = """
 import sys
 from workers import pool
-pool.BLOCKS = pool.BLOCKS_PER_REPLICA = {blocks}
+pool.MOST_BLOCKS = {blocks}
 from jobs.label import main
 sys.exit(main(sys.argv[1:]))
 """

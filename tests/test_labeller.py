@@ -2,7 +2,7 @@ import asyncio
 import gc
 import io
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
 
 import pytest
@@ -381,6 +381,6 @@ def test_records_are_read_some_at_a_time_and_images_few(data, together):
     """A way to a thread and back costs as much as a record; and images wait in memory."""
     record = Record(0, None, ImageRef("a.tar", "a.png", None, data), (), None, None)
     records, meter = iter([record] * 20), Meter()
-    sizes = [len(some) for some in iter(lambda: _next(records, meter), [])]
+    sizes = [len(some) for some in iter(lambda: _next(records, meter), deque())]
     assert sizes[0] == max(sizes) == together
     assert sum(sizes) == 20

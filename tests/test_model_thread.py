@@ -356,6 +356,40 @@ def test_a_model_that_hangs_breaks_the_replica(monkeypatch):
     asyncio.run(asyncio.wait_for(ask(), 20))
 
 
+def test_all_who_wait_for_a_model_that_hangs_are_told(monkeypatch):
+    monkeypatch.setattr("workers.model_thread.STEP_SECONDS", 0.05)
+
+    async def ask() -> list[object]:
+        thread = ModelThread(EchoEngine(seconds=0.5))
+        asking = (thread.ask(sample(name)) for name in "abc")
+        told = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), 20)
+        thread.close()
+        return told
+
+    assert [type(each) for each in asyncio.run(ask())] == [ReplicaBroken] * 3
+
+
+def test_nothing_watches_a_model_whose_answer_has_come():
+    async def ask() -> list[asyncio.TimerHandle]:
+        loop, thread, timers = asyncio.get_running_loop(), ModelThread(EchoEngine()), []
+        call_later = loop.call_later
+
+        def note(*arguments):
+            timers.append(call_later(*arguments))
+            return timers[-1]
+
+        loop.call_later = note
+        await thread.ask(sample("a"))
+        loop.call_later = call_later
+        await asyncio.sleep(0)
+        thread.close()
+        return timers
+
+    timers = asyncio.run(ask())
+    assert timers
+    assert all(timer.cancelled() for timer in timers)
+
+
 def test_long_answers_are_waited_for_while_step_follows_step(monkeypatch):
     monkeypatch.setattr("workers.model_thread.STEP_SECONDS", 0.1)
     engine = EchoEngine(most=1, seconds=0.02)

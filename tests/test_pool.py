@@ -20,7 +20,6 @@ from workers.pool import (
     PoolSize,
     _check_room,
     _listening,
-    count_blocks,
     fair_share,
     label_on_ray,
     size_pool,
@@ -35,14 +34,6 @@ from workers.summaries import Pulse, ShardSummary
 
 LAPTOP = [Machine(cpus=8, gpus=0)]
 CLUSTER = [Machine(cpus=4, gpus=0), Machine(cpus=32, gpus=4), Machine(cpus=32, gpus=4)]
-
-
-@pytest.mark.parametrize(
-    ("shards", "most", "blocks"),
-    [(1, 2, 1), (1_000, 2, 1_000), (100_000, 2, 1_000), (100_000, 64, 4_096), (900, 64, 900)],
-)
-def test_blocks_are_as_many_as_shards_or_else_as_replicas_need(shards, most, blocks):
-    assert count_blocks(shards, PoolSize(1, most, 1, 0.0)) == blocks
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Everything else passes through to `workers.replica`.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -121,8 +122,8 @@ async def _read(shard: Shard, bench: Workbench) -> AsyncIterator[Record]:
         shard, bench.store, defaults=bench.questions, fields=bench.fields, roots=bench.roots
     )
     while some := await bench.in_thread(_next, records, bench.meter):
-        for record in some:
-            yield record
+        while some:
+            yield some.popleft()
 
 
 def _tell_of(rows: Sequence[LabelRow], meter: Meter) -> None:
@@ -141,7 +142,7 @@ async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _
     opened = await bench.in_thread(_open, record, record.image, bench, attempt)
     if isinstance(opened, _Labelled):
         return opened
-    record, settled = opened.record, opened.settled  # without the file's bytes, which go here
+    record, settled = opened.record, opened.settled  # lets the bytes of the file go
     started = time.monotonic()
     texts = tuple(each.text for each in record.instructions)
     replies = await bench.model.ask(Sample(opened.image, texts))
@@ -167,7 +168,7 @@ class _Opened:
 def _open(
     record: Record, image: ImageRef, bench: Workbench, attempt: Attempt
 ) -> _Opened | _Labelled:
-    """All that a record needs before the model; the whole picture lives no longer than this."""
+    """All that a record needs before the model."""
     data = None
     bare = replace(record, image=replace(image, data=None))
     try:
@@ -175,13 +176,14 @@ def _open(
             data = fetch_image(image, bench.store, bench.limits.max_bytes)
         with bench.meter.timing(Stage.DECODE):
             picture = decode_picture(data, bench.limits)
-            prepared = prepare_image(picture.rgb, bench.image_side)
+            facts, prepared = picture.facts(), prepare_image(picture.rgb, bench.image_side)
     except (RecordRejected, ImageError) as error:
         why = _refuse(error)
-        facts = None if data is None else identify_undecoded(data)
-        return _Labelled(rejected_rows(bare, why, attempt, facts))
-    settled, asked = _settle(bare, picture.facts(), bench, attempt)
-    return _Opened(replace(bare, instructions=asked), settled, picture.facts(), prepared)
+        known = None if data is None else identify_undecoded(data)
+        return _Labelled(rejected_rows(bare, why, attempt, known))
+    del picture, data  # what follows may wait for a store
+    settled, asked = _settle(bare, facts, bench, attempt)
+    return _Opened(replace(bare, instructions=asked), settled, facts, prepared)
 
 
 def _refuse(error: RecordRejected | ImageError) -> Rejection:
@@ -253,9 +255,9 @@ def _commit(rows: Sequence[LabelRow], shard: Shard, bench: Workbench) -> Commit:
     return commit
 
 
-def _next(records: Iterator[Record], meter: Meter) -> list[Record]:
+def _next(records: Iterator[Record], meter: Meter) -> deque[Record]:
     """Some records, since each way to a thread and back costs as much as to read one; or none."""
-    some, size = list[Record](), 0
+    some, size = deque[Record](), 0
     with meter.timing(Stage.READ):
         for record in records:
             some.append(record)

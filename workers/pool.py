@@ -44,11 +44,9 @@ Batch = dict[str, Sequence[Any]]
 PLACE, SUMMARY = "item", "summary"
 """The column of what a replica is given, the place of an errand among all; and of what it gives
 back, as JSON. The name of the former is Ray's."""
-BLOCKS, BLOCKS_PER_REPLICA = 1_000, 64
-"""Ray Data is given no more than the larger of these: the driver keeps some KB for each block, so
-their number may not grow with that of the shards; and of few large ones, the last would be waited
-for. Where a block has several shards and its replica dies, those that are committed are found to be
-so."""
+MOST_BLOCKS = 4_000
+"""That Ray Data is given: the driver keeps some KB for each. Where there are more shards, a block
+has several, and when its replica dies, those that are committed are found to be so."""
 LISTEN_SECONDS = 0.5
 """Between two questions to the book on how far the replicas are."""
 
@@ -129,11 +127,6 @@ def size_pool(settings: LabelSettings, machines: Sequence[Machine]) -> PoolSize:
     return PoolSize(settings.min_replicas, most, cpus, gpus)
 
 
-def count_blocks(shards: int, size: PoolSize) -> int:
-    """Of how many blocks the flow is, with one shard each while there are few."""
-    return min(shards, max(BLOCKS, BLOCKS_PER_REPLICA * size.most))
-
-
 def fair_share(blocks: int, size: PoolSize) -> int:
     """Of a few blocks, how many one replica may be handed: else the first that is ready has all."""
     return ceil(blocks / size.most)
@@ -151,7 +144,7 @@ def _flow(
     context.enable_progress_bars = False
     # only of those that raise: Ray restarts those that are killed and counts nothing, `Book` does
     context.max_consecutive_actor_init_deaths = MAX_SETUP_DEATHS
-    blocks = count_blocks(len(errands), size)
+    blocks = min(len(errands), MOST_BLOCKS)
     in_flight = assignments[0].settings.replica.shards_in_flight
     under_way = min(in_flight, fair_share(blocks, size))
     places: Any = range(len(errands))  # which Ray only measures and reads
