@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from pixellm.run_lengths import Numbers, RunMask
 
-WIDTHS = 64
-"""Rows are filled up to a multiple of this: on a CPU torch compiles a kernel for each width that it
-meets, and keeps them all."""
+BLOCK = 16
+"""Rows or columns of an image that are made together: neighbours are made of the same few places,
+and of a matrix of all pixels and places most would be 0."""
 PIXELS_AT_ONCE = 2**26
 """Of masks that a GPU cuts out together: 256 MB of float32 logits."""
 
@@ -30,25 +30,19 @@ PIXELS_AT_ONCE = 2**26
 class Axis:
     """How the pixels along one side of an image are made from a small mask.
 
-    Letters: p pixels of the side; k places that a pixel is made of: neighbours, of which the outer
-    ones may have no share.
+    Letters: b blocks of BLOCK pixels, the last one filled up; k places that a block is made of.
     """
 
+    pixels: int
+    """of the side"""
+    matrix: Tensor
+    """(b, BLOCK, k) float32: the share of each place in each pixel"""
     places: Tensor
-    """(p * k,) long, those of each pixel side by side"""
-    shares: Tensor
-    """(p * k,) float32: of each place in its pixel"""
-    begins: Tensor
-    """(p,) long: where the places of each pixel begin"""
+    """(b, k) long"""
     first: Numbers
-    """(p,) ascending: the first place that has a share in a pixel"""
+    """(pixels,) ascending: the first place that has a share in a pixel"""
     last: Numbers
-    """(p,) ascending: the last one"""
-
-    @property
-    def pixels(self) -> int:
-        """Of the side."""
-        return len(self.first)
+    """(pixels,) ascending: the last one"""
 
     def window(self, places: Numbers) -> slice:
         """Pixels that some places have a share in, and all between; places ascend."""
@@ -59,15 +53,11 @@ class Axis:
 
     def stretch(self, values: Tensor, window: slice) -> Tensor:
         """(m, z), what lies at the places -> (pixels of the window, z)."""
-        each = len(self.places) // self.pixels
-        near = slice(window.start * each, window.stop * each)
-        begins = self.begins[: window.stop - window.start]
-        width = values.shape[1]
-        filled = F.pad(values, (0, -width % WIDTHS))
-        # Sums of rows that are picked and weighted: torch has them under this name.
-        return F.embedding_bag(
-            self.places[near], filled, begins, mode="sum", per_sample_weights=self.shares[near]
-        )[:, :width]
+        blocks = slice(window.start // BLOCK, -(-window.stop // BLOCK))
+        places = self.places[blocks]
+        near = values.index_select(0, places.flatten()).unflatten(0, places.shape)
+        made = torch.bmm(self.matrix[blocks], near).flatten(0, 1)  # (b * BLOCK, z)
+        return made[window.start - blocks.start * BLOCK :][: window.stop - window.start]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,20 +100,17 @@ def axis(small: int, side: int, valid: int, original: int, device: torch.device)
         device: of the matrix; what is asked one by one stays at hand.
     """
     square = _resized(torch.eye(small), side)
-    shares = _resized(square[:valid], original)  # (p, m)
+    shares = _resized(square[:valid], original)  # (pixels, m)
     has = (shares > 0).int()
     first, last = has.argmax(1), small - 1 - has.flip(1).argmax(1)
-    width = int((last - first).max()) + 1
-    places = first.clamp(max=small - width)[:, None] + torch.arange(width)  # (p, k)
-    near = shares.gather(1, places)
-    begins = torch.arange(0, places.numel(), width)
-    return Axis(
-        places=places.flatten().to(device),
-        shares=near.flatten().to(device),
-        begins=begins.to(device),
-        first=first.numpy(),
-        last=last.numpy(),
-    )
+    blocks = -(-original // BLOCK)
+    starts = first[::BLOCK]
+    ends = last[torch.arange(BLOCK, BLOCK * (blocks + 1), BLOCK).clamp(max=original) - 1]
+    width = int((ends - starts).max()) + 1
+    places = starts.clamp(max=small - width)[:, None] + torch.arange(width)  # (b, k)
+    filled = F.pad(shares, (0, 0, 0, blocks * BLOCK - original)).reshape(blocks, BLOCK, small)
+    matrix = filled.gather(2, places[:, None].expand(-1, BLOCK, -1))
+    return Axis(original, matrix.to(device), places.to(device), first.numpy(), last.numpy())
 
 
 def _resized(values: Tensor, size: int) -> Tensor:
@@ -144,7 +131,7 @@ def _cut(low: Tensor, rows: Axis, columns: Axis) -> list[CutMask]:
         return [CutMask(nothing, 0.0) for _ in low]
     tall = rows.stretch(low.float().transpose(0, 1).flatten(1), y)  # (Y, n * m)
     beside = tall.unflatten(1, low.shape[::2]).permute(2, 1, 0)  # (m, n, Y)
-    wide = columns.stretch(beside.flatten(1), x)  # (X, n * Y)
+    wide = columns.stretch(beside.contiguous().flatten(1), x)  # (X, n * Y)
     logits = wide.unflatten(1, beside.shape[1:]).transpose(0, 1)  # (n, X, Y)
     runs = _runs(logits, size, y.start, x.start)
     above = _sum_above_half(logits)
@@ -164,7 +151,7 @@ def _sum_above_half(logits: Tensor) -> list[float]:
     Args:
         logits: (n, X, Y); overwritten.
     """
-    above: list[float] = logits.relu_().sigmoid_().sub_(0.5).sum((1, 2)).tolist()
+    above: list[float] = logits.relu_().sigmoid_().sub_(0.5).flatten(1).sum(1).tolist()
     return above
 
 

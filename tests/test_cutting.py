@@ -99,20 +99,6 @@ def test_what_lies_around_a_thin_line_takes_nothing_from_its_score():
     assert above == [pytest.approx(60 * (torch.tensor(2.0).sigmoid().item() - 0.5), rel=1e-6), 0.0]
 
 
-def test_few_widths_of_rows_reach_the_kernels_of_torch(monkeypatch):
-    """It keeps one for each."""
-    widths, sums = set[int](), F.embedding_bag
-
-    def note(places, values, *arguments, **more):
-        widths.add(values.shape[1])
-        return sums(places, values, *arguments, **more)
-
-    monkeypatch.setattr(F, "embedding_bag", note)
-    for height in range(90, 400, 7):
-        cut_masks(smooth(2, 64, height), (96, 128), (height, 640), 128)
-    assert widths == set(range(64, 449, 64))
-
-
 def test_masks_together_and_alone_are_the_same():
     """On a CPU each mask has its window, elsewhere all of an image share one."""
     from pixellm import cutting
