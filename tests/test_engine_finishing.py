@@ -103,26 +103,34 @@ def test_masks_that_are_enough_for_a_batch_are_made_whoever_else_waits(monkeypat
     assert len(engine.generator.schedule.rows) == 23
 
 
-def test_masks_of_one_image_are_cut_together_whoever_ended_between_them(monkeypatch):
+def test_masks_of_images_of_one_shape_are_cut_together_whoever_ended_between_them(monkeypatch):
     cut, together = finishing.cut_masks, []
 
-    def count(low, *others):
-        together.append(len(low))
-        return cut(low, *others)
+    def count(low, resized, original, side):
+        together.append((len(low), original))
+        return cut(low, resized, original, side)
 
     monkeypatch.setattr(finishing, "cut_masks", count)
     checkpoint = tiny_checkpoint(6)
     group = list(checkpoint.tokenizer.seg_ids)
-    # questions 0 and 1 are about one image, and 2, which is about the next one, ends between them
-    early = {0: group, 2: [5, *group], 1: [5, 5, *group]}
-    script = ending_early(checkpoint, 24, early)
-    engine = Engine(checkpoint, DecodeSettings(60), predict=script)
-    image = make_samples(0)[0].image
-    for questions in (["the cat"] * 2, *[["the cat"]] * 22):
-        engine.add(Sample(image, tuple(questions)))
+    # 0 and 2 are about images of one shape; 1, which is about one of another, ends between them
+    early = {0: group, 1: [5, *group], 2: [5, 5, *group]}
+    images = [sample.image for sample in make_samples(0)]
+    of = [images[0], images[1], replace(images[0], pixels=images[0].pixels.flip(2))]
+
+    def engine_of(scripts):
+        return Engine(checkpoint, DecodeSettings(60), predict=scripts)
+
+    engine = engine_of(ending_early(checkpoint, 24, early))
+    jobs = [engine.add(Sample(image, ("the cat",))) for image in [*of, *of[:1] * 21]]
     while not together:
         engine.step()
-    assert together == [2, 1]
+    assert together == [(2, images[0].original), (1, images[1].original)]
+    for number, job in enumerate(jobs[:3]):  # each has its own
+        script = ending_early(checkpoint, 1, {0: early[number]})
+        ((answer,),) = engine_of(script).answer([job.sample])
+        assert_same([[facts(job.rows[0].answer)]], [[facts(answer)]])
+    assert len({jobs[at].rows[0].answer.targets[0].runs.counts.tobytes() for at in (0, 2)}) == 2
 
 
 def test_masks_are_made_beside_a_step_that_has_begun_and_before_it_lands(monkeypatch):

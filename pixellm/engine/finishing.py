@@ -4,9 +4,9 @@ Shapes: N targets, H language model width, S scales, K tokens per scale.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -107,15 +107,17 @@ class Finisher:
         return [*found, *[found[0]] * spare]
 
     def _cut(self, low: Tensor, owners: Sequence[Picture]) -> list[CutMask]:
-        """Masks in the frames of their images; those of one image lie behind one another."""
-        cuts, side = list[CutMask](), self._model.config.image_side
-        for _, group in groupby(range(len(owners)), key=owners.__getitem__):
-            places = list(group)
-            image = owners[places[0]].image
-            assert image is not None, "masks are made of images that were seen"
-            own = low[places[0] : places[-1] + 1]
-            cuts += cut_masks(own, image.resized, image.original, side)
-        return cuts
+        """Masks in the frames of their images; those of images of one shape together."""
+        shapes = defaultdict[tuple[tuple[int, int], tuple[int, int]], list[int]](list)
+        for at, owner in enumerate(owners):
+            assert owner.image is not None, "masks are made of images that were seen"
+            shapes[owner.image.resized, owner.image.original].append(at)
+        cuts = dict[int, CutMask]()
+        for (resized, original), places in shapes.items():
+            own = low if len(shapes) == 1 else low[send(torch.tensor(places), low.device)]
+            made = cut_masks(own, resized, original, self._model.config.image_side)
+            cuts |= zip(places, made, strict=True)
+        return [cuts[at] for at in range(len(owners))]
 
     def _write(self, made: Generation, masks: Sequence[tuple[CutMask, float]]) -> Answer:
         text, marks, places = render_answer(made.ids, made.groups, self._tokenizer)
