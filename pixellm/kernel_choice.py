@@ -58,13 +58,14 @@ def _tell(why: str) -> None:
 
 def _try_them(device: torch.device, width: int, dtype: torch.dtype) -> None:
     """Runs each once, with as much at once as ever: a GPU may have too little room for it."""
-    from pixellm.kernels import MOST, attend_rows, gate_, rotate_  # needs Triton
+    from pixellm.kernels import MOST, attend_rows, gate_, keep, rotate_  # needs Triton
 
     asked = torch.zeros(1, MOST, 1, width, dtype=dtype, device=device)
     places = torch.arange(MOST, device=device)
     row, slots = torch.zeros_like(places), asked.view(1, 1, MOST, width)
     rotate_(asked, asked[:, :, 0].clone(), asked[:, :, 0].clone())
     gate_(asked, asked)
+    keep((asked[0], asked[0]), (slots.clone(), slots.clone()), row, places)
     prefix = slots, slots, slots[:, 0, :, 0]
     attend_rows(asked[0], asked[0].clone(), MOST, prefix, (slots, slots), (row, places, row), 1.0)
     torch.cuda.synchronize(device)

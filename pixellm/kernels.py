@@ -2,6 +2,7 @@
 
     rotate_       rotary position embeddings, in place
     gate_         the gate of LLaMA's MLP, in place
+    keep          keys and values to their slots
     attend_rows   attention of rows that share their pictures' prefixes
 
 They do what torch does elsewhere (transformers' `apply_rotary_pos_emb` and `LlamaMLP`,
@@ -19,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 HEADS_AT_ONCE = 8
-"""Heads of a token that a program rotates."""
+"""Heads of a token that a program rotates or keeps."""
 NUMBERS_AT_ONCE = 4096
 """Numbers of an MLP that a program gates."""
 FEWEST, MOST = 16, 64
@@ -29,7 +30,11 @@ KEYS_AT_ONCE = 2**14
 for desktops have 99 KB for that."""
 STAGES = 2
 """Times that it holds them, so that the next ones come while it is at these."""
+WARPS, WARPS_TOGETHER = 4, 2
+"""Warps of a program that answers one row, and of one that answers several."""
 LOG2_E = 1.4426950408889634
+LEAST = tl.constexpr(-1e30)
+"""Below every score: whoever has seen nothing yet has no infinity to subtract from another."""
 
 
 def rotate_(states: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -65,6 +70,26 @@ def gate_(gate: Tensor, up: Tensor) -> None:
         _gate[grid](gate, up, gate.numel(), NUMBERS=NUMBERS_AT_ONCE)
 
 
+def keep(
+    made: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], owners: Tensor, places: Tensor
+) -> None:
+    """Writes keys and values of tokens to the slots of their rows.
+
+    Args:
+        made: keys and values (T, h, d), without holes.
+        own: keys and values (R, h, S, d), without holes; written.
+        owners: (T,) long, the row of each token.
+        places: (T,) long, its slot there.
+    """
+    assert all(each.is_contiguous() for each in (*made, *own)), "no holes"
+    (tokens, heads, width), length = made[0].shape, own[0].shape[2]
+    grid = (tokens, triton.cdiv(heads, HEADS_AT_ONCE))
+    with torch.cuda.device_of(made[0]):
+        _keep[grid](
+            *made, *own, owners, places, heads, length, WIDTH=width, HEADS=HEADS_AT_ONCE
+        )  # fmt: skip
+
+
 def attend_rows(
     query: Tensor,
     out: Tensor,
@@ -73,6 +98,8 @@ def attend_rows(
     own: tuple[Tensor, Tensor],
     seats: tuple[Tensor, Tensor, Tensor],
     scaling: float,
+    order: Tensor | None = None,
+    together: int = 1,
 ) -> None:
     """Attention of some rows' tokens to their pictures' prefixes and their own slots.
 
@@ -85,27 +112,33 @@ def attend_rows(
         own: keys and values (R, h, S, d).
         seats: of each token its row and its slot there (r * n,), and (R,) the picture of each row.
         scaling: of the scores.
+        order: (r,) long, the rows of `query` one after the other; those of a picture that stand
+            side by side read its prefix together. None: as they lie.
+        together: rows that a program answers, a power of 2.
     """
     prefix_keys, prefix_values, bias = prefix
     keys, values = own
     owners, places, pictures = seats
     heads, width = keys.shape[1], keys.shape[3]
     groups = query.shape[1] // heads
-    assert groups <= MOST, "a program answers all heads of a token that share keys"
-    at_once = min(MOST, max(FEWEST, triton.next_power_of_2(each * groups)))
-    slots = slots_at_once(width, keys.element_size())
-    grid = (query.shape[0] // each, heads, triton.cdiv(each, at_once // groups))
+    assert groups * together <= MOST, "a program answers all heads of a token that share keys"
+    at_once = min(MOST, max(FEWEST, triton.next_power_of_2(each * groups) * together))
+    slots, rows = slots_at_once(width, keys.element_size()), query.shape[0] // each
+    tokens = at_once // (groups * together)  # of each row, that a program answers
+    grid = (triton.cdiv(rows, together), heads, triton.cdiv(each, tokens))
     with torch.cuda.device_of(query):
         _attend[grid](
             query, out,
             prefix_keys, prefix_values, bias,
             keys, values,
-            owners, places, pictures,
+            owners, places, pictures, owners if order is None else order,
             scaling * LOG2_E,  # GPUs take powers of 2
-            each, bias.shape[1],
+            rows, each, bias.shape[1],
             query.stride(0), query.stride(1), out.stride(0), out.stride(1),
             prefix_keys.stride(0), prefix_keys.stride(1), keys.stride(0), keys.stride(1),
-            GROUPS=groups, WIDTH=width, QUERIES=at_once, SLOTS=slots, num_stages=STAGES,
+            GROUPS=groups, WIDTH=width, QUERIES=at_once, SLOTS=slots,
+            TOGETHER=together, ORDERED=order is not None,
+            num_stages=STAGES, num_warps=WARPS if together == 1 else WARPS_TOGETHER,
         )  # fmt: skip
 
 
@@ -114,7 +147,7 @@ def slots_at_once(width: int, size: int) -> int:
     return max(FEWEST, KEYS_AT_ONCE // (width * size))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["angles"])
 def _rotate(states, cos, sin, angles, heads, WIDTH: tl.constexpr, HEADS: tl.constexpr):
     token, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * HEADS
     head, half = first + tl.arange(0, HEADS)[:, None], tl.arange(0, WIDTH // 2)[None]
@@ -137,60 +170,99 @@ def _gate(gate, up, count, NUMBERS: tl.constexpr):
     tl.store(gate + at, opened * tl.sigmoid(opened) * passed, mask=there)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["length"], do_not_specialize_on_alignment=["owners", "places"]
+)  # fmt: skip
+def _keep(
+    key, value, keys, values, owners, places, heads, length,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    token, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * HEADS
+    head, column = first + tl.arange(0, HEADS)[:, None], tl.arange(0, WIDTH)[None]
+    there = head < heads
+    at = (token * heads + head) * WIDTH + column
+    to = (tl.load(owners + token) * heads + head) * length + tl.load(places + token)
+    to = to * WIDTH + column
+    tl.store(keys + to, tl.load(key + at, mask=there), mask=there)
+    tl.store(values + to, tl.load(value + at, mask=there), mask=there)
+
+
+# numbers that change from step to step would have it compiled anew for some of them
+@triton.jit(
+    do_not_specialize=["rows", "each"],
+    do_not_specialize_on_alignment=["owners", "places", "pictures", "order"],
+)
 def _attend(
     query, out,
     prefix_keys, prefix_values, bias,
     keys, values,
-    owners, places, pictures,
+    owners, places, pictures, order,
     scaling,
-    each, prefix,
+    rows, each, prefix,
     query_token, query_head, out_token, out_head,
     prefix_picture, prefix_head, own_row, own_head,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, SLOTS: tl.constexpr,
+    TOGETHER: tl.constexpr, ORDERED: tl.constexpr,
 ):  # fmt: skip
-    # the rows of a head come one after the other: those of one picture should find its prefix in
-    # the GPU's cache
-    row, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    # the programs of a head come one after the other: those of one picture should find its prefix
+    # in the GPU's cache
+    first, head, block = tl.program_id(0) * TOGETHER, tl.program_id(1), tl.program_id(2)
+    tokens = QUERIES // (GROUPS * TOGETHER)
     number = tl.arange(0, QUERIES)
-    offset, group = block * (QUERIES // GROUPS) + number // GROUPS, number % GROUPS
-    there = (number < QUERIES // GROUPS * GROUPS) & (offset < each)
-    token = (row * each + offset).to(tl.int64)
-    owner = tl.load(owners + row * each)
+    member, group = number // GROUPS // tokens, number % GROUPS
+    offset = block * tokens + number // GROUPS % tokens
+    there = (member < TOGETHER) & (offset < each) & (first + member < rows)
+    row = first + member
+    if ORDERED:
+        row = tl.load(order + row, mask=there, other=0).to(tl.int32)
+    owner = tl.load(owners + row * each, mask=there, other=0)
     picture = tl.load(pictures + owner)
+    token = (row * each + offset).to(tl.int64)
     place = tl.load(places + token, mask=there, other=0)
 
     column, slot = tl.arange(0, WIDTH), tl.arange(0, SLOTS)
     at = token * query_token + (head * GROUPS + group) * query_head
     asked = tl.load(query + at[:, None] + column[None], mask=there[:, None], other=0.0)
-    most = tl.full([QUERIES], -float("inf"), tl.float32)
+    most = tl.full([QUERIES], LEAST, tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     found = tl.zeros([QUERIES, WIDTH], tl.float32)
 
-    # what the rows of a picture share
-    base = picture * prefix_picture + head * prefix_head
-    for start in range(0, prefix, SLOTS):
-        here = start + slot
-        inside = here < prefix
-        visible = tl.load(bias + picture * prefix + here, mask=inside, other=-1.0) == 0
-        near = base + here[:, None] * WIDTH + column[None]
-        key = tl.load(prefix_keys + near, mask=inside[:, None], other=0.0)
-        value = tl.load(prefix_values + near, mask=inside[:, None], other=0.0)
-        most, total, found = _look(asked, key, value, visible[None], scaling, most, total, found)
+    # what the rows of a picture share: the first of them reads it for all
+    for number in range(TOGETHER):
+        own = there & (member == number)
+        seen = tl.max(tl.where(own, picture, -1))
+        base = tl.maximum(seen, 0) * prefix_picture + head * prefix_head
+        known = tl.max(tl.where(there & (member < number) & (picture == seen), 1, 0))
+        unseen = (seen >= 0) & (known == 0)
+        for start in range(0, tl.where(unseen, prefix, 0), SLOTS):
+            here = start + slot
+            inside = here < prefix
+            near = base + here[:, None] * WIDTH + column[None]
+            key = tl.load(prefix_keys + near, mask=inside[:, None], other=0.0)
+            value = tl.load(prefix_values + near, mask=inside[:, None], other=0.0)
+            open_ = (
+                tl.load(bias + tl.maximum(seen, 0) * prefix + here, mask=inside, other=-1.0) == 0
+            )
+            visible = open_[None] & (picture == seen)[:, None]
+            most, total, found = _look(asked, key, value, visible, scaling, most, total, found)
 
     # what each has to itself
-    base = owner * own_row + head * own_head
-    for start in range(0, tl.max(place) + 1, SLOTS):
-        here = start + slot
-        inside = here <= tl.max(place)
-        near = base + here[:, None] * WIDTH + column[None]
-        key = tl.load(keys + near, mask=inside[:, None], other=0.0)
-        value = tl.load(values + near, mask=inside[:, None], other=0.0)
-        visible = here[None] <= place[:, None]
-        most, total, found = _look(asked, key, value, visible, scaling, most, total, found)
+    for number in range(TOGETHER):
+        own = there & (member == number)
+        base = tl.max(tl.where(own, owner, 0)) * own_row + head * own_head
+        length = tl.max(tl.where(own, place, -1)) + 1
+        for start in range(0, length, SLOTS):
+            here = start + slot
+            inside = here < length
+            near = base + here[:, None] * WIDTH + column[None]
+            key = tl.load(keys + near, mask=inside[:, None], other=0.0)
+            value = tl.load(values + near, mask=inside[:, None], other=0.0)
+            visible = (here[None] <= place[:, None]) & own[:, None]
+            most, total, found = _look(asked, key, value, visible, scaling, most, total, found)
 
     at = token * out_token + (head * GROUPS + group) * out_head
-    tl.store(out + at[:, None] + column[None], found / total[:, None], mask=there[:, None])
+    found /= tl.where(there, total, 1.0)[:, None]
+    tl.store(out + at[:, None] + column[None], found, mask=there[:, None])
 
 
 @triton.jit

@@ -6,9 +6,10 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from pixellm.engine import sharing
 from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import Picture, Row
-from pixellm.engine.sharing import PADDING
+from pixellm.engine.sharing import PADDING, stand_together
 from pixellm.engine.slots import Slots
 from pixellm.engine.steps import GROUPS_ALIKE, WIDTH_ALIKE, lay_out, plan_step, to_device
 from pixellm.tiny import tiny_checkpoint
@@ -226,6 +227,43 @@ def test_a_step_that_a_kernel_attends_in_reads_the_pictures_of_its_rows_when_it_
         assert made.views is None
         assert run(made).tolist() == [*pictures]
     assert recorders.recorded == 1
+
+
+@pytest.mark.parametrize(
+    ("pictures", "heads", "together"),
+    [
+        (range(128), 32, 1),  # each has its own
+        ([at % 40 for at in range(128)], 32, 2),
+        ([at % 32 for at in range(128)], 32, 4),
+        ([0] * 128, 32, 4),  # at most
+        ([0] * 32, 32, 2),  # or some of the GPU has nothing to do
+        ([0] * 16, 32, 1),
+        ([0], 1, 1),
+    ],
+)
+def test_so_many_rows_of_a_picture_stand_together_as_keep_a_gpu_busy(pictures, heads, together):
+    order, found = stand_together(list(pictures), heads)
+    assert found == together
+    assert sorted(order) == list(range(len(pictures)))
+    assert [pictures[at] for at in order] == sorted(pictures)
+
+
+def test_a_kernel_is_told_who_stands_together_and_a_replay_too(monkeypatch):
+    monkeypatch.setattr(sharing, "PROGRAMS", 1)
+    slots, recorders = Slots(tiny_checkpoint(6).model.language, 20), Recorders()
+    slots.make_room(16, 16, 128)
+    run, made = Replays(lambda plan: plan.parts[0].order.clone(), recorders), []
+    for pictures in ([1, 0] * 4, [0, 1, 1, 0] * 2):
+        rows = [saying(slot) for slot in pictures]
+        made.append(plan_step(lay_out(rows, alike=True), slots, rows, by_kernel=True))
+        order = run(made[-1]).tolist()
+        assert [pictures[at] for at in order] == [0] * 4 + [1] * 4
+    assert recorders.recorded == 1
+    assert [part.together for part in made[0].parts] == [4]
+    alone = [saying(slot) for slot in range(8)]
+    other = plan_step(lay_out(alone, alike=True), slots, alone, by_kernel=True)
+    assert other.parts[0].order is None
+    assert other.shape != made[0].shape
 
 
 def test_steps_of_as_many_tokens_in_other_parts_have_other_shapes():

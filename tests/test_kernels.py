@@ -15,9 +15,11 @@ from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from pixellm.answers import DecodeSettings
+from pixellm.engine import sharing
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
 from pixellm.engine.rows import Sample
+from pixellm.engine.slots import Slots
 from pixellm.kernel_choice import _tell, _try_them, kernels_fit, why_no_kernels
 from pixellm.language import LanguageModel
 from pixellm.tiny import tiny_checkpoint
@@ -55,6 +57,21 @@ def test_the_gate_lets_through_what_transformers_does():
     assert longer[-1] == 7  # and nothing behind it
 
 
+@pytest.mark.parametrize("heads", [3, 8, 20])
+def test_keys_and_values_lie_in_their_slots_and_nothing_else_is_touched(heads):
+    torch.manual_seed(heads)
+    slots = Slots(tiny_checkpoint(6).model.language, 20)
+    held = torch.randn(2, 5, heads, 11, 16)
+    slots.keys, slots.values = [held[0].clone()], [held[1].clone()]
+    own = tuple(each.to(DEVICE) for each in held)
+    made = torch.randn(2, 4, heads, 16)
+    owners, places = torch.tensor([4, 0, 2, 4]), torch.tensor([3, 0, 10, 4])
+    slots.write(0, owners, places, *made)
+    kernels.keep(tuple(made.to(DEVICE)), own, owners.to(DEVICE), places.to(DEVICE))
+    assert torch.equal(own[0].cpu(), slots.keys[0])
+    assert torch.equal(own[1].cpu(), slots.values[0])
+
+
 def attend_plainly(query, prefix, own, seats, scaling):
     """Token by token, with torch's softmax over exactly what the token may look at."""
     prefix_keys, prefix_values, bias = prefix
@@ -73,8 +90,9 @@ def attend_plainly(query, prefix, own, seats, scaling):
     return out
 
 
+@pytest.mark.parametrize("together", [1, 2, 4])
 @pytest.mark.parametrize(("each", "groups"), [(1, 1), (1, 3), (5, 2), (70, 1), (20, 4)])
-def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, groups):
+def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, groups, together):
     torch.manual_seed(each)
     rows, pictures, heads, slots, width, length = 6, 3, 2, 77, 16, 100
     prefix = (
@@ -89,7 +107,8 @@ def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, group
     query = torch.randn(3 * each, heads * groups, width)
     out = torch.full_like(query, torch.nan, device=DEVICE)
     there = ([part.to(DEVICE) for part in parts] for parts in (prefix, own, seats))
-    kernels.attend_rows(query.to(DEVICE), out, each, *there, 0.3)
+    order = None if together == 1 else torch.tensor([2, 0, 1], device=DEVICE)
+    kernels.attend_rows(query.to(DEVICE), out, each, *there, 0.3, order, together)
     wanted = attend_plainly(query, prefix, own, seats, 0.3)
     torch.testing.assert_close(out.cpu(), wanted, rtol=1e-5, atol=1e-5)
 
@@ -143,16 +162,20 @@ def test_with_kernels_a_conversation_is_read_as_without(monkeypatch, activation)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("replay", "key_value_heads"), [(False, 3), (True, 1)])
-def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value_heads):
+@pytest.mark.parametrize(
+    ("replay", "key_value_heads", "programs"), [(False, 3, 512), (True, 1, 1), (False, 3, 1)]
+)
+def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value_heads, programs):
+    monkeypatch.setattr(sharing, "PROGRAMS", programs)
     settings, samples = DecodeSettings(max_new_tokens=8), make_samples(3, count=3)
     checkpoint = tiny_checkpoint(6, heads=3, key_value_heads=key_value_heads)
     checkpoint.model.to(DEVICE)
     without = Engine(checkpoint, settings, replay=replay).answer(samples)
-    lengths, attend = set(), kernels.attend_rows
+    lengths, standing, attend = set(), set(), kernels.attend_rows
 
     def attend_and_count(query, out, each, *others):
         lengths.add(each)
+        standing.add(others[-1])
         attend(query, out, each, *others)
 
     monkeypatch.setattr(kernels, "attend_rows", attend_and_count)
@@ -163,6 +186,7 @@ def test_the_engine_answers_the_same_with_kernels(monkeypatch, replay, key_value
         for one, other in zip(before.targets, after.targets, strict=True):
             assert (one.mask ^ other.mask).sum() <= 0.01 * one.mask.size  # a last digit of a logit
     assert {1, 5} < lengths  # next words, the rest of groups, and questions
+    assert (max(standing) > 1) == (programs == 1)
 
 
 @pytest.mark.slow
@@ -194,12 +218,15 @@ from triton.compiler import ASTSource
 from pixellm import kernels
 
 tensors = {"query", "out", "prefix_keys", "prefix_values", "bias", "keys", "values"}
-for kind, size, width, generation in (("bf16", 2, 128, 90), ("fp32", 4, 32, 80)):
+for kind, size, width, generation, together in (
+    ("bf16", 2, 128, 90, 1), ("fp32", 4, 32, 80, 1), ("bf16", 2, 128, 80, 16)
+):
     constants = {"GROUPS": 1, "WIDTH": width, "QUERIES": kernels.MOST}
+    constants |= {"TOGETHER": together, "ORDERED": together > 1}
     constants["SLOTS"] = kernels.slots_at_once(width, size)
     types = dict.fromkeys(kernels._attend.arg_names, "i32") | {"scaling": "fp32"}
     types |= dict.fromkeys(tensors, f"*{kind}") | dict.fromkeys(constants, "constexpr")
-    types |= dict.fromkeys(("owners", "places", "pictures"), "*i64")
+    types |= dict.fromkeys(("owners", "places", "pictures", "order"), "*i64")
     made = compile(
         ASTSource(fn=kernels._attend, signature=types, constexprs=constants),
         target=GPUTarget("cuda", generation, 32),
@@ -221,7 +248,7 @@ def test_attention_compiles_for_gpus_and_fits_into_small_ones(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     held = list(map(int, done.stdout.split()))
-    assert len(held) == 2
+    assert len(held) == 3
     assert max(held) < SMALLEST
 
 

@@ -4,7 +4,8 @@ The tokens of a step lie behind one another, whatever rows they belong to: linea
 padding. Only attention looks at rows. It takes them in parts of equal length, and lets all rows of
 a picture read its prefix together where that pays, so that the prefix is read once per picture and
 not per row ("cascade attention"). On a GPU one kernel does all of it (`pixellm.kernels`), in which
-each row reads the prefix: rows of a picture run side by side, for the sake of the GPU's cache.
+a few rows of a picture stand together, and the others run side by side with them: they find its
+prefix in the GPU's cache.
 
 Shapes: T tokens of a step; r rows of a part, n tokens of each; E entries of up to m rows that share
 a picture; P slots of the prefix, S slots of a row; h key-value heads, g query heads per key-value
@@ -66,6 +67,10 @@ class Part:
     """r"""
     each: int
     """n"""
+    order: Tensor | None = None
+    """(r,) long: its rows as a kernel takes them; None: as they lie"""
+    together: int = 1
+    """rows that a kernel takes together, so that those of a picture read its prefix once"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class StepPlan:
     @property
     def shape(self) -> object:
         """Plans of the same shape differ in what their tensors hold only."""
-        parts = ((part.count, part.each) for part in self.parts)
+        parts = ((part.count, part.each, part.together) for part in self.parts)
         views = (view.shape for view in self.views or ())
         return (*parts, *views, *(tensor.shape for tensor in self.tensors))
 
@@ -102,6 +107,7 @@ class StepPlan:
     def tensors(self) -> list[Tensor]:
         """What a step reads of it; those of plans of one shape match one by one."""
         own = [self.ids, self.owners, self.places, self.pictures]
+        own += [part.order for part in self.parts if part.order is not None]
         return own + [tensor for view in self.views or () for tensor in view.tensors]
 
     @property
@@ -144,10 +150,10 @@ def rows_attention(
         )
         return plain[0], None
     layer, slots = int(module.layer_idx), plan.slots  # type: ignore[arg-type]
-    slots.write(layer, plan.owners, plan.places, key[0], value[0])
-    asked = query[0].transpose(0, 1)  # (T, h * g, d)
+    asked, *made = (each[0].transpose(0, 1) for each in (query, key, value))  # (T, heads, d)
     if plan.views is None:
-        return _attend_by_kernel(asked, plan, layer, scaling)[None], None
+        return _attend_by_kernel(asked, (made[0], made[1]), plan, layer, scaling)[None], None
+    slots.write(layer, plan.owners, plan.places, *made)
     asked = asked * scaling
     out = [
         _attend(asked[part.tokens], part, view, slots, layer)
@@ -156,11 +162,14 @@ def rows_attention(
     return torch.cat(out)[None], None
 
 
-def _attend_by_kernel(query: Tensor, plan: StepPlan, layer: int, scaling: float) -> Tensor:
-    """(T, h * g, d) queries -> (T, h * g, d)."""
-    from pixellm.kernels import attend_rows  # needs Triton
+def _attend_by_kernel(
+    query: Tensor, made: tuple[Tensor, Tensor], plan: StepPlan, layer: int, scaling: float
+) -> Tensor:
+    """(T, h * g, d) queries, (T, h, d) keys and values -> (T, h * g, d)."""
+    from pixellm.kernels import attend_rows, keep  # needs Triton
 
     slots, out = plan.slots, torch.empty_like(query)
+    keep(made, (slots.keys[layer], slots.values[layer]), plan.owners, plan.places)
     for part in plan.parts:
         attend_rows(
             query[part.tokens],
@@ -170,6 +179,8 @@ def _attend_by_kernel(query: Tensor, plan: StepPlan, layer: int, scaling: float)
             (slots.keys[layer], slots.values[layer]),
             (plan.owners[part.tokens], plan.places[part.tokens], plan.pictures),
             scaling,
+            part.order,
+            part.together,
         )
     return out
 

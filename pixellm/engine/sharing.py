@@ -1,6 +1,7 @@
 """Which rows of a step read their picture's prefix together.
 
-Together they read it once; but entries are padded to the largest, so it has to pay.
+Together they read it once; but entries are padded to the largest, so it has to pay. In a kernel
+nothing is padded, but rows that stand together come one after the other (`stand_together`).
 """
 
 from collections import Counter
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 
 from pixellm.engine.slots import round_up
 
+MOST_TOGETHER = 4
+"""Rows that a program of a kernel answers at most: more gained little on an H100."""
+PROGRAMS = 512
+"""That a GPU should have at least, to be busy: it runs a few hundred at a time."""
 PADDING = 2
 """Padded entries may be so many times the rows: reading a prefix once is worth it up to there."""
 
@@ -87,3 +92,16 @@ def _choose_width(counts: Sequence[int]) -> int:
         if entries * width <= PADDING * rows:
             return width
     return 1
+
+
+def stand_together(pictures: Sequence[int], heads: int) -> tuple[list[int], int]:
+    """The order in which a kernel takes rows, and how many at a time: a power of 2.
+
+    Args:
+        pictures: of each row.
+        heads: of keys; each has programs of its own.
+    """
+    count = len(pictures)
+    most = min(MOST_TOGETHER, count // len(set(pictures)), count * heads // PROGRAMS)
+    order = sorted(range(count), key=pictures.__getitem__)
+    return order, 1 << max(most, 1).bit_length() - 1

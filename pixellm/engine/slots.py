@@ -150,11 +150,11 @@ class Slots:
             layer: whose they are.
             owners: (T,) long, the row of each token.
             places: (T,) long, the slot of each token in its row.
-            keys: (h, T, d).
-            values: (h, T, d).
+            keys: (T, h, d).
+            values: (T, h, d).
         """
-        self.keys[layer][owners, :, places] = keys.transpose(0, 1)
-        self.values[layer][owners, :, places] = values.transpose(0, 1)
+        self.keys[layer][owners, :, places] = keys
+        self.values[layer][owners, :, places] = values
 
     def write_states(self, owners: Tensor, places: Tensor, states: Tensor) -> None:
         """Keeps what tokens became: (T,), (T,) and (T, H)."""

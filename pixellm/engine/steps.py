@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pixellm.engine.attention import Part, StepPlan, View
 from pixellm.engine.rows import Row
-from pixellm.engine.sharing import Sharing, share
+from pixellm.engine.sharing import Sharing, share, stand_together
 from pixellm.engine.slots import Slots, round_up
 from pixellm.language import bias_of
 from pixellm.transfer import send
@@ -168,6 +168,11 @@ def plan_step(
         "wanted": [each.token for each in layout.wanted],
         "given": [each.given for each in layout.wanted],
     }
+    together = 1
+    if by_kernel:
+        order, together = stand_together(lists["pictures"], slots.heads)
+        if together > 1:
+            lists["order"] = order
     own, *of_parts = to_device(
         [lists, *(_to_gather(*each) for each in shared)], slots.states.device
     )
@@ -180,7 +185,11 @@ def plan_step(
         owners=own["owners"],
         places=own["places"],
         pictures=own["pictures"],
-        parts=[Part(each.tokens, len(each.rows), each.each) for each in parts],
+        parts=[
+            # of the others few rows read much: each has programs enough of its own
+            Part(parts[0].tokens, len(parts[0].rows), 1, own.get("order"), together),
+            *(Part(each.tokens, len(each.rows), each.each) for each in parts[1:]),
+        ],
         views=views,
         wanted=own["wanted"],
         given=own["given"],
