@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import Cache, LlamaModel
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
+    LlamaDecoderLayer,
     LlamaMLP,
     LlamaRMSNorm,
     apply_rotary_pos_emb,
@@ -66,6 +67,7 @@ class LanguageModel(nn.Module):
         embeds: Tensor,
         keys: Tensor,
         cache: Cache | None = None,
+        keys_only: bool = False,
     ) -> Tensor:
         """Final hidden states, after the last norm.
 
@@ -73,6 +75,8 @@ class LanguageModel(nn.Module):
             embeds: (R, Q, H) of the new slots.
             keys: (R, P + Q), 1 for slots that may be attended to; P slots are cached already.
             cache: extended in place when given.
+            keys_only: it is all about the cache, and what comes back is nothing: the last layer
+                does no more than that takes.
 
         Returns:
             (R, Q, H).
@@ -85,6 +89,7 @@ class LanguageModel(nn.Module):
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
+            keys_only=keys_only,
         )
         return out.last_hidden_state
 
@@ -181,6 +186,34 @@ class RotatingAttention(LlamaAttention):
     forward.__kwdefaults__ = _FORWARD.__kwdefaults__
 
 
+class LastLayer(LlamaDecoderLayer):
+    """The last layer, of which some want keys and values only."""
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
+        past_key_values: Cache | None = None,
+        keys_only: bool = False,
+        **others: object,
+    ) -> Tensor:
+        """As LlamaDecoderLayer's; with `keys_only`, hidden_states come back as they are."""
+        if not keys_only:
+            others |= {"position_embeddings": position_embeddings}
+            others |= {"past_key_values": past_key_values}
+            return super().forward(hidden_states, **others)  # type: ignore[arg-type]
+        own, states = self.self_attn, self.input_layernorm(hidden_states)
+        heads = (*states.shape[:-1], -1, own.head_dim)
+        key, value = (
+            project(states).view(heads).transpose(1, 2) for project in (own.k_proj, own.v_proj)
+        )
+        _, key = _rotate(key[:, :0], key, *position_embeddings)  # no queries
+        assert past_key_values is not None, "what else are they for"
+        past_key_values.update(key, value, own.layer_idx)
+        return hidden_states
+
+
 class GatedMLP(LlamaMLP):
     """LLaMA's MLP with its gate in one kernel, where there is one and nothing learns."""
 
@@ -197,6 +230,7 @@ class GatedMLP(LlamaMLP):
 
 def _use_kernels(model: LlamaModel) -> None:
     """Puts layers in the place of those of transformers; weights and names stay."""
+    model.layers[-1].__class__ = LastLayer
     for layer in model.layers:
         layer.self_attn.__class__ = RotatingAttention
         if model.config.hidden_act == "silu":

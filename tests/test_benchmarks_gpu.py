@@ -284,7 +284,8 @@ def test_sections_make_up_the_time_and_nothing_stays_wrapped(setup):
     assert Replays.__call__.__name__ == "__call__"
     assert before == (finishing.cut_masks, dict(vars(model.language)), dict(vars(model)))
     assert sum(window.sections.values()) == pytest.approx(window.seconds)
-    assert all(seconds > 0 for seconds in window.sections.values())
+    zero = {name for name, seconds in window.sections.items() if not seconds}
+    assert zero == {"pictures ahead"}  # a CPU is at one thing at a time
     assert window.seconds >= sum(window.steps)
     assert window.images * 4 == len(window.answered) > 0
     assert 4 < window.rows / len(window.steps) <= 8

@@ -1,4 +1,5 @@
 import re
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -58,6 +59,23 @@ def test_reading_in_two_pieces_with_a_cache_equals_reading_at_once(language):
         first = language(embeds[:, :4], keys[:, :4], cache)
         second = language(embeds[:, 4:], keys, cache)
     torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("key_value_heads", [2, 1])
+def test_for_keys_only_the_last_layer_makes_them_and_nothing_else(key_value_heads):
+    language = tiny_checkpoint(0, heads=2, key_value_heads=key_value_heads).model.language
+    embeds, keys = torch.randn(2, 7, 48), torch.ones(2, 7)
+    keys[1, 2] = 0
+    caches = [DynamicCache(config=language.model.config) for _ in range(2)]
+    idle = Mock(side_effect=AssertionError("nobody reads it"))
+    with torch.no_grad():
+        language(embeds, keys, caches[0])
+        language.model.layers[-1].mlp.forward = idle
+        language.model.layers[-1].self_attn.o_proj.forward = idle
+        language(embeds, keys, caches[1], keys_only=True)
+    for full, only in zip(*(cache.layers for cache in caches), strict=True):
+        assert torch.equal(full.keys, only.keys)
+        assert torch.equal(full.values, only.values)
 
 
 def test_masked_slots_keep_their_positions(language):

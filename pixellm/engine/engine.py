@@ -74,6 +74,7 @@ class Engine:
         )
         self._finisher = Finisher(self.model, self.tokenizer, self.generator.encode)
         self._aside = Aside(self.model.device)
+        self._ahead = self._aside.apart  # as long as there is memory for it
         self._jobs: dict[Row, Job] = {}  # of every row without an answer
         self._ended: list[Row] = []  # rows whose masks are still to be made
 
@@ -143,6 +144,8 @@ class Engine:
         ready, self._ended = self._choose_ready(self._ended)
         with self._aside.work():  # a GPU is at the step meanwhile
             self._finish([row for row in ready if row.failure is None])
+            # its kernels are few and small, and Python waits for them: they go before the step's
+        self._look_ahead()
         failed += self._advance(self._land)
         done = self._settle([*ready, *failed])
         assert self._ended or self.generator.busy or not self.busy, "somebody waits for ever"
@@ -157,7 +160,6 @@ class Engine:
         # not all of them: who asked them must get on, and bring the next ones
         enough = enough or len(having) >= SHARE * len(self.generator.schedule.rows)
         ready = {row for row in ended if enough or not targets[row] or row.failure}
-        # in the order of the questions: masks of one image come together
         in_order = sorted(ready, key=lambda row: row.number)
         return in_order, [row for row in ended if row not in ready]
 
@@ -174,6 +176,7 @@ class Engine:
         if why is None:
             return []
         self._let_pictures_go(but=[*self._ended, *self.generator.schedule.rows])
+        self._aside.catch_up()  # the device may still read what was let go
         row = self.generator.make_way(all_free=not self._ended)
         if row is None:
             return []
@@ -187,6 +190,12 @@ class Engine:
             self._let_pictures_go(but=[row])
             if why := self._finisher.finish([row]):
                 row.failure = too_large(why[row])
+
+    def _look_ahead(self) -> None:
+        """Uses the time of a step on what is next, unless memory has run out over that."""
+        # a step in which questions enter computes as fast as the device can
+        if self._ahead and self.generator.in_step and not self.generator.entered:
+            self._ahead = try_in_memory(self.generator.look_ahead) is None
 
     def _let_pictures_go(self, but: Sequence[Row]) -> None:
         """Forgets what pictures were encoded to, but those of some rows: it can be done again."""

@@ -2,7 +2,7 @@
 
     waiting -> enter -> launch -> land -> launch -> land -> ... -> ended
 
-A picture is encoded, and what stands before the question is read, once for all its questions. A
+What stands before the image is read once, and a picture once for all its questions. A
 question enters when others have ended, whatever picture it is about (continuous batching), with as
 many others as make it worth a step. The tokens that must follow the first of a token group are read
 together with it, in one step.
@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from pixellm.answers import DecodeSettings, find_groups
+from pixellm.engine.aside import Aside
 from pixellm.engine.attention import NAME, StepPlan
 from pixellm.engine.memory import Limits
 from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import NO_NUMBER, Picture, Row, join_tokens, split_images
 from pixellm.engine.schedule import Schedule
-from pixellm.engine.slots import Slots
+from pixellm.engine.slots import Slots, TextCache
 from pixellm.engine.steps import Layout, Wanted, lay_out, plan_step
 from pixellm.kernel_choice import kernels_fit
 from pixellm.model import PixelLM
@@ -79,7 +80,9 @@ class Generator:
         self.schedule = Schedule(slots, limits)
         self._alike, self._run = replay, Replays(self._read, lambda: recorder_for(model.device))
         self._by_kernel = kernels_fit(model.device, slots.head_width, model.dtype)
+        self._aside = Aside(model.device, urgent=False)
         self._flight: Flight | None = None
+        self._text = TextCache()
         self._numbers = count()
         self.in_step = 0
         """questions that the newest step brought on"""
@@ -115,6 +118,7 @@ class Generator:
     @torch.inference_mode()
     def launch(self) -> None:
         """Begins a step with every question under way; a GPU is not waited for until it lands."""
+        self._aside.catch_up()
         # 1) questions that wait take the places of those that have ended
         before, self.in_step = len(self.schedule.rows), 0
         self._read_pictures(self.schedule.enter())
@@ -167,7 +171,12 @@ class Generator:
     # ---- pictures ----
 
     def _read_pictures(self, pictures: Sequence[Picture]) -> None:
-        """Reads text and image of new pictures into their slots."""
+        """Reads new pictures into their slots, behind the text that stands before every image."""
+        if not pictures:
+            return
+        self._aside.join()
+        if pictures[0].place == 0:  # nothing was under way: weights may be others now
+            self._text = self._read_text()
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             chunk = pictures[start : start + PICTURES_AT_ONCE]
             self.encode([picture for picture in chunk if picture.encoded is None])
@@ -182,12 +191,27 @@ class Generator:
             for picture, own in zip(pictures, split_images(encoded), strict=True):
                 picture.encoded = own.clone()  # or each would hold what all are views of
 
+    def look_ahead(self) -> None:
+        """Looks at the pictures that will enter next, beside this step and those that follow."""
+        awaited = self.schedule.awaited(PICTURES_AT_ONCE)
+        new = [picture for picture in awaited if picture.encoded is None]
+        if 2 * len(new) >= len(awaited):  # fewer would take Python as long
+            with self._aside.begin():
+                self.encode(new)
+
     def _read_prefix(self, pictures: Sequence[Picture]) -> None:
-        language, (tokens, valid) = self._model.language, join_tokens(pictures)
-        words = language.embed(self._prefix).expand(len(pictures), -1, -1)
-        keys = torch.cat([valid.new_ones(words.shape[:2]), valid], dim=1)  # (B, P)
-        cache = self.schedule.slots.begin_prefixes([picture.place for picture in pictures], keys)
-        language(torch.cat([words, tokens], dim=1), keys, cache)
+        tokens, valid = join_tokens(pictures)
+        keys = torch.cat([valid.new_ones(len(pictures), len(self._prefix)), valid], dim=1)  # (B, P)
+        places = [picture.place for picture in pictures]
+        cache = self.schedule.slots.begin_prefixes(places, keys, self._text)
+        self._model.language(tokens, keys, cache, keys_only=True)
+
+    def _read_text(self) -> TextCache:
+        """Keys and values of the words before the image."""
+        language, cache = self._model.language, TextCache()
+        words = language.embed(self._prefix[None])
+        language(words, words.new_ones(words.shape[:2]), cache, keys_only=True)
+        return cache
 
     # ---- words ----
 

@@ -143,6 +143,15 @@ class Schedule:
         self.most = min(self.limits.rows, self.most + len(rows) / self.most)
         self._tried = None  # whoever is left has got on
 
+    def awaited(self, most: int) -> list[Picture]:
+        """The pictures that the next rows wait about, at most so many."""
+        pictures = dict[Picture, None]()
+        for row in self.waiting:
+            pictures[row.picture] = None
+            if len(pictures) == most:
+                break
+        return list(pictures)
+
     def _choose(self) -> _Entering:
         """As many waiting rows as fit, in their order; the first one always fits when alone."""
         rows, pictures = list[Row](), dict[Picture, None]()

@@ -129,17 +129,20 @@ class Slots:
         self.prefix_bias = _resized(self.prefix_bias, (pictures, self.prefix))
         self.states = _resized(self.states, (rows, length, self.width))
 
-    def begin_prefixes(self, pictures: Sequence[int], valid: Tensor) -> "PrefixCache":
+    def begin_prefixes(
+        self, pictures: Sequence[int], valid: Tensor, text: "TextCache"
+    ) -> "PrefixCache":
         """A cache whose keys and values lie in the slots of pictures.
 
         Args:
             pictures: their slots, behind one another.
             valid: (b, P), 0 on padding of the image.
+            text: what all begin with.
         """
         where = slice(pictures[0], pictures[0] + len(pictures))
         assert list(pictures) == list(range(where.start, where.stop)), "they came together"
         self.prefix_bias[where] = bias_of(valid, self.prefix_bias.dtype)
-        return PrefixCache(self, where)
+        return PrefixCache(self, where, text)
 
     def write(
         self, layer: int, owners: Tensor, places: Tensor, keys: Tensor, values: Tensor
@@ -192,20 +195,44 @@ class _Views:
         )
 
 
-class PrefixCache(Cache):
-    """What a language model keeps of prefixes goes to their slots, layer by layer."""
+class TextCache(Cache):
+    """What a language model keeps of the text that all prompts begin with."""
 
-    def __init__(self, slots: Slots, where: slice) -> None:
+    def __init__(self) -> None:
         super().__init__(layers=[])
-        self._slots, self._where = slots, where
+        self.kept = list[tuple[Tensor, Tensor]]()
+        """(1, h, L, d) keys and values of each layer"""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        """Keeps the (b, h, P, d) keys and values of a layer."""
-        self._slots.prefix_keys[layer_idx][self._where] = key_states
-        self._slots.prefix_values[layer_idx][self._where] = value_states
+        """Keeps those of a layer; they come in order."""
+        assert layer_idx == len(self.kept), "it is read once"
+        self.kept.append((key_states, value_states))
         return key_states, value_states
+
+
+class PrefixCache(Cache):
+    """What a language model keeps of prefixes goes to their slots, layer by layer.
+
+    The text that all begin with comes first, as it was kept; what is read stands behind it.
+    """
+
+    def __init__(self, slots: Slots, where: slice, text: TextCache) -> None:
+        super().__init__(layers=[])
+        self._slots, self._where, self._text = slots, where, text
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Keeps (b, h, P - L, d) keys and values of a layer; the (b, h, P, d) are looked at."""
+        keys = self._slots.prefix_keys[layer_idx][self._where]
+        values = self._slots.prefix_values[layer_idx][self._where]
+        text_keys, text_values = self._text.kept[layer_idx]
+        begun = text_keys.shape[2]
+        keys[:, :, :begun], keys[:, :, begun:] = text_keys, key_states
+        values[:, :, :begun], values[:, :, begun:] = text_values, value_states
+        return keys, values
 
 
 def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -37,6 +37,14 @@ class Clock:
         event.record(torch.cuda.current_stream(self._device))
         return event
 
+    @property
+    def aside(self) -> bool:
+        """Whether what is asked now runs beside the rest, in a stream of its own."""
+        device = self._device
+        return self.on_gpu and torch.cuda.current_stream(device) != torch.cuda.default_stream(
+            device
+        )
+
     def wait(self) -> None:
         """Waits until the device has done all that it was asked."""
         if self.on_gpu:

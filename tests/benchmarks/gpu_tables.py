@@ -55,9 +55,10 @@ NOTES = (
 SHARES_NOTE = (
     "Percent of the time, on a GPU by events in its stream. pictures: CLIP, projectors, neck;"
     " prefixes: system text and image in the language model; planning: which token goes where;"
-    " steps: the language model on questions and answers; pixel decoder: with the codebook;"
-    " cutting: masks into the frame of the image, as runs; other: what is left. On a GPU, masks are"
-    " decoded and cut beside the steps, in a stream of their own: these two are part of no whole."
+    " steps: the language model on questions and answers; pictures ahead: those that questions wait"
+    " about; pixel decoder: with the codebook; cutting: masks into the frame of the image, as runs;"
+    " other: what is left. On a GPU, these three run beside the steps, in a stream of their own:"
+    " they are part of no whole."
 )
 
 
