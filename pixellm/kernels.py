@@ -229,36 +229,37 @@ def _attend(
 
     # what the rows of a picture share: the first of them reads it for all
     for number in range(TOGETHER):
-        own = there & (member == number)
-        seen = tl.max(tl.where(own, picture, -1))
-        base = tl.maximum(seen, 0) * prefix_picture + head * prefix_head
-        known = tl.max(tl.where(there & (member < number) & (picture == seen), 1, 0))
-        unseen = (seen >= 0) & (known == 0)
-        for start in range(0, tl.where(unseen, prefix, 0), SLOTS):
+        seen = tl.max(tl.where(there & (member == number), picture, -1))  # -1: there is no such row
+        asking = there & (picture == seen)
+        known = tl.max(tl.where(asking & (member < number), 1, 0))
+        base = seen * prefix_picture + head * prefix_head
+        for start in range(0, tl.where((seen < 0) | (known > 0), 0, prefix), SLOTS):
             here = start + slot
             inside = here < prefix
             near = base + here[:, None] * WIDTH + column[None]
             key = tl.load(prefix_keys + near, mask=inside[:, None], other=0.0)
             value = tl.load(prefix_values + near, mask=inside[:, None], other=0.0)
-            open_ = (
-                tl.load(bias + tl.maximum(seen, 0) * prefix + here, mask=inside, other=-1.0) == 0
-            )
-            visible = open_[None] & (picture == seen)[:, None]
-            most, total, found = _look(asked, key, value, visible, scaling, most, total, found)
+            open_ = tl.load(bias + seen * prefix + here, mask=inside, other=-1.0) == 0
+            visible = asking[:, None] & open_[None]
+            most, total, found = _look(
+                asked, key, value, visible, asking, scaling, most, total, found
+            )  # fmt: skip
 
     # what each has to itself
     for number in range(TOGETHER):
-        own = there & (member == number)
-        base = tl.max(tl.where(own, owner, 0)) * own_row + head * own_head
-        length = tl.max(tl.where(own, place, -1)) + 1
+        asking = there & (member == number)
+        length = tl.max(tl.where(asking, place, -1)) + 1
+        base = tl.max(tl.where(asking, owner, 0)) * own_row + head * own_head
         for start in range(0, length, SLOTS):
             here = start + slot
             inside = here < length
             near = base + here[:, None] * WIDTH + column[None]
             key = tl.load(keys + near, mask=inside[:, None], other=0.0)
             value = tl.load(values + near, mask=inside[:, None], other=0.0)
-            visible = (here[None] <= place[:, None]) & own[:, None]
-            most, total, found = _look(asked, key, value, visible, scaling, most, total, found)
+            visible = asking[:, None] & (here[None] <= place[:, None])
+            most, total, found = _look(
+                asked, key, value, visible, asking, scaling, most, total, found
+            )  # fmt: skip
 
     at = token * out_token + (head * GROUPS + group) * out_head
     found /= tl.where(there, total, 1.0)[:, None]
@@ -266,13 +267,13 @@ def _attend(
 
 
 @triton.jit
-def _look(asked, key, value, visible, scaling, most, total, found):
+def _look(asked, key, value, visible, asking, scaling, most, total, found):
     """Softmax over slots that come bit by bit (FlashAttention, algorithm 1)."""
     score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
     score = tl.where(visible, score, -float("inf"))
     higher = tl.maximum(most, tl.max(score, 1))
     weight, shrink = tl.exp2(score - higher[:, None]), tl.exp2(most - higher)
     total = total * shrink + tl.sum(weight, 1)
-    found = found * shrink[:, None]
-    found = tl.dot(weight.to(value.dtype), value, found, input_precision="ieee")
-    return higher, total, found
+    more = tl.dot(weight.to(value.dtype), value, found * shrink[:, None], input_precision="ieee")
+    # others stay as they were, whatever lies here: 0 times what is no number is none
+    return higher, total, tl.where(asking[:, None], more, found)

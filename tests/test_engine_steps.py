@@ -260,10 +260,12 @@ def test_a_kernel_is_told_who_stands_together_and_a_replay_too(monkeypatch):
         assert [pictures[at] for at in order] == [0] * 4 + [1] * 4
     assert recorders.recorded == 1
     assert [part.together for part in made[0].parts] == [4]
-    alone = [saying(slot) for slot in range(8)]
-    other = plan_step(lay_out(alone, alike=True), slots, alone, by_kernel=True)
-    assert other.parts[0].order is None
-    assert other.shape != made[0].shape
+    for pictures, together in ([0, 1, 2, 3] * 2, 2), (range(8), 1):
+        rows = [saying(slot) for slot in pictures]
+        made.append(plan_step(lay_out(rows, alike=True), slots, rows, by_kernel=True))
+        assert made[-1].parts[0].together == together
+        assert (made[-1].parts[0].order is None) == (together == 1)
+    assert len({made[at].shape for at in (0, 2, 3)}) == 3
 
 
 def test_steps_of_as_many_tokens_in_other_parts_have_other_shapes():

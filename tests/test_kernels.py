@@ -113,6 +113,30 @@ def test_rows_attend_to_their_pictures_prefix_and_to_their_own_slots(each, group
     torch.testing.assert_close(out.cpu(), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("spoilt", ["prefix", "own", "query"])
+def test_what_is_no_number_spoils_no_row_that_stands_beside_it(spoilt):
+    torch.manual_seed(3)
+    prefix = (*torch.randn(2, 2, 1, 20, 16), torch.zeros(2, 20))
+    own, query = torch.randn(2, 4, 1, 30, 16), torch.randn(4, 1, 16)
+    pictures = torch.tensor([1, 0, 1, 0])
+    seats = (torch.arange(4), torch.tensor([9, 29, 0, 20]), pictures)
+    bad = {"prefix": pictures == 1, "own": pictures.new_tensor([0, 0, 1, 0]) > 0}
+    bad["query"] = bad["own"]
+    wanted = attend_plainly(query, prefix, own, seats, 0.3)
+    if spoilt == "prefix":
+        for each in prefix[:2]:
+            each[1] = torch.nan
+    else:
+        {"own": own[:, 2], "query": query[2]}[spoilt].fill_(torch.nan)
+    out = torch.full_like(query, 7.0, device=DEVICE)
+    there = ([part.to(DEVICE) for part in parts] for parts in (prefix, own, seats))
+    order = torch.tensor([1, 3, 0, 2], device=DEVICE)
+    kernels.attend_rows(query.to(DEVICE), out, 1, *there, 0.3, order, 4)
+    assert out.cpu().isnan().flatten(1).all(1).tolist() == bad[spoilt].tolist()
+    sound = ~bad[spoilt]
+    torch.testing.assert_close(out.cpu()[sound], wanted[sound], rtol=1e-5, atol=1e-5)
+
+
 def have_kernels(monkeypatch):
     for module in ("pixellm.engine.generation", "pixellm.language"):
         monkeypatch.setattr(f"{module}.kernels_fit", lambda *_, **__: True)
