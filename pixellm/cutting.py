@@ -72,7 +72,7 @@ class CutMask:
 def cut_masks(
     low: Tensor, resized: tuple[int, int], original: tuple[int, int], side: int
 ) -> list[CutMask]:
-    """Brings the masks of one image into its frame.
+    """Brings the masks of images of one shape into their frames.
 
     Args:
         low: (n, m, m) logits over the model's square, padding included.

@@ -58,6 +58,7 @@ def _tell(why: str) -> None:
 
 def _try_them(device: torch.device, width: int, dtype: torch.dtype) -> None:
     """Runs each once, with as much at once as ever: a GPU may have too little room for it."""
+    from pixellm.engine.sharing import MOST_TOGETHER
     from pixellm.kernels import MOST, attend_rows, gate_, keep, rotate_  # needs Triton
 
     asked = torch.zeros(1, MOST, 1, width, dtype=dtype, device=device)
@@ -67,5 +68,7 @@ def _try_them(device: torch.device, width: int, dtype: torch.dtype) -> None:
     gate_(asked, asked)
     keep((asked[0], asked[0]), (slots.clone(), slots.clone()), row, places)
     prefix = slots, slots, slots[:, 0, :, 0]
-    attend_rows(asked[0], asked[0].clone(), MOST, prefix, (slots, slots), (row, places, row), 1.0)
+    rest = prefix, (slots, slots), (row, places, row), 1.0
+    attend_rows(asked[0], asked[0].clone(), MOST, *rest)
+    attend_rows(asked[0], asked[0].clone(), 1, *rest, order=places, together=MOST_TOGETHER)
     torch.cuda.synchronize(device)

@@ -34,7 +34,7 @@ WARPS, WARPS_TOGETHER = 4, 2
 """Warps of a program that answers one row, and of one that answers several."""
 LOG2_E = 1.4426950408889634
 LEAST = tl.constexpr(-1e30)
-"""Below every score: whoever has seen nothing yet has no infinity to subtract from another."""
+"""The score of nothing: of infinities, one can't be subtracted from another."""
 
 
 def rotate_(states: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -208,9 +208,9 @@ def _attend(
     # in the GPU's cache
     first, head, block = tl.program_id(0) * TOGETHER, tl.program_id(1), tl.program_id(2)
     tokens = QUERIES // (GROUPS * TOGETHER)
-    number = tl.arange(0, QUERIES)
-    member, group = number // GROUPS // tokens, number % GROUPS
-    offset = block * tokens + number // GROUPS % tokens
+    lane = tl.arange(0, QUERIES)
+    member, group = lane // GROUPS // tokens, lane % GROUPS
+    offset = block * tokens + lane // GROUPS % tokens
     there = (member < TOGETHER) & (offset < each) & (first + member < rows)
     row = first + member
     if ORDERED:
@@ -239,8 +239,8 @@ def _attend(
             near = base + here[:, None] * WIDTH + column[None]
             key = tl.load(prefix_keys + near, mask=inside[:, None], other=0.0)
             value = tl.load(prefix_values + near, mask=inside[:, None], other=0.0)
-            open_ = tl.load(bias + seen * prefix + here, mask=inside, other=-1.0) == 0
-            visible = asking[:, None] & open_[None]
+            image = tl.load(bias + seen * prefix + here, mask=inside, other=-1.0) == 0
+            visible = asking[:, None] & image[None]
             most, total, found = _look(
                 asked, key, value, visible, asking, scaling, most, total, found
             )  # fmt: skip

@@ -44,6 +44,14 @@ def test_the_text_before_the_image_is_read_once_for_all_pictures(monkeypatch):
     assert [count for count, _ in reads[1:]] == [2, 2, 1]
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_text_is_read_once_also_where_no_picture_stays_for_the_next(rows, monkeypatch):
+    engine = Engine(tiny_checkpoint(6), SETTINGS, Limits(rows=rows))
+    reads, text = reads_of(engine, monkeypatch), len(engine.generator._prefix)
+    said(engine, asked(4))
+    assert [length for _, length in reads].count(text) == 1
+
+
 def test_when_nothing_is_under_way_the_text_is_read_anew_for_weights_may_be_others(monkeypatch):
     checkpoint, samples = tiny_checkpoint(6), asked(3)
     engine = Engine(checkpoint, SETTINGS)
@@ -146,9 +154,29 @@ def test_where_memory_runs_out_over_pictures_ahead_they_come_in_their_time(looki
     monkeypatch.setattr(engine.model, "encode_images", scarce)
     samples = asked(11)
     assert_same(said(engine, samples), alone(tiny_checkpoint(6), samples))
-    assert not engine._ahead
     assert [ahead for _, ahead in looks].count(True) == 1
     assert sum(count for count, ahead in looks if not ahead) == 11
+
+
+@pytest.mark.parametrize("what", ["step", "masks"])
+def test_where_memory_has_run_out_nothing_is_looked_at_ahead_any_more(looking, what, monkeypatch):
+    engine, looks = looking
+    model = engine.model
+    owner, name = {"step": (model.language, "step"), "masks": (model, "decode")}[what]
+    work, calls = getattr(owner, name), []
+
+    def scarce(*arguments):
+        calls.append(1)
+        if len(calls) < 3:
+            raise MemoryError
+        return work(*arguments)
+
+    monkeypatch.setattr(owner, name, scarce)
+    monkeypatch.setattr(generation, "PICTURES_AT_ONCE", 4)
+    samples = asked(11)
+    assert_same(said(engine, samples), alone(tiny_checkpoint(6), samples))
+    assert len(calls) > 4
+    assert [ahead for _, ahead in looks].count(True) == {"step": 0, "masks": 1}[what]
 
 
 def test_a_cpu_does_one_thing_after_the_other():

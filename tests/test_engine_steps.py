@@ -248,6 +248,11 @@ def test_so_many_rows_of_a_picture_stand_together_as_keep_a_gpu_busy(pictures, h
     assert [pictures[at] for at in order] == sorted(pictures)
 
 
+def test_rows_whose_queries_fill_a_program_stand_alone():
+    found = [stand_together([0] * 2048, 1, groups)[1] for groups in (1, 4, 5, 8, 16, 20, 32)]
+    assert found == [4, 4, 2, 2, 1, 1, 1]
+
+
 def test_a_kernel_is_told_who_stands_together_and_a_replay_too(monkeypatch):
     monkeypatch.setattr(sharing, "PROGRAMS", 1)
     slots, recorders = Slots(tiny_checkpoint(6).model.language, 20), Recorders()

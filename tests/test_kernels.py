@@ -242,10 +242,12 @@ from triton.compiler import ASTSource
 from pixellm import kernels
 
 tensors = {"query", "out", "prefix_keys", "prefix_values", "bias", "keys", "values"}
-for kind, size, width, generation, together in (
-    ("bf16", 2, 128, 90, 1), ("fp32", 4, 32, 80, 1), ("bf16", 2, 128, 80, 16)
+for kind, size, width, generation, together, queries, warps in (
+    ("bf16", 2, 128, 90, 1, kernels.MOST, kernels.WARPS),
+    ("fp32", 4, 32, 80, 1, kernels.MOST, kernels.WARPS),
+    ("bf16", 2, 128, 80, 4, kernels.FEWEST, kernels.WARPS_TOGETHER),
 ):
-    constants = {"GROUPS": 1, "WIDTH": width, "QUERIES": kernels.MOST}
+    constants = {"GROUPS": 1, "WIDTH": width, "QUERIES": queries}
     constants |= {"TOGETHER": together, "ORDERED": together > 1}
     constants["SLOTS"] = kernels.slots_at_once(width, size)
     types = dict.fromkeys(kernels._attend.arg_names, "i32") | {"scaling": "fp32"}
@@ -254,7 +256,7 @@ for kind, size, width, generation, together in (
     made = compile(
         ASTSource(fn=kernels._attend, signature=types, constexprs=constants),
         target=GPUTarget("cuda", generation, 32),
-        options={"num_stages": kernels.STAGES},
+        options={"num_stages": kernels.STAGES, "num_warps": warps},
     )
     print(made.metadata.shared)
 """

@@ -3,9 +3,9 @@
 The tokens of a step lie behind one another, whatever rows they belong to: linear layers see no
 padding. Only attention looks at rows. It takes them in parts of equal length, and lets all rows of
 a picture read its prefix together where that pays, so that the prefix is read once per picture and
-not per row ("cascade attention"). On a GPU one kernel does all of it (`pixellm.kernels`), in which
-a few rows of a picture stand together, and the others run side by side with them: they find its
-prefix in the GPU's cache.
+not per row ("cascade attention"). On a GPU kernels do all of it (`pixellm.kernels`): a few rows of
+a picture stand together, and the others run side by side with them and find its prefix in the GPU's
+cache.
 
 Shapes: T tokens of a step; r rows of a part, n tokens of each; E entries of up to m rows that share
 a picture; P slots of the prefix, S slots of a row; h key-value heads, g query heads per key-value

@@ -73,8 +73,9 @@ class Engine:
             self.model, self.tokenizer, self.settings, prefix, limits, predict, replay
         )
         self._finisher = Finisher(self.model, self.tokenizer, self.generator.encode)
+        # kernels that make masks are few and small, and Python waits for them: they go first
         self._aside = Aside(self.model.device)
-        self._ahead = self._aside.apart  # as long as there is memory for it
+        self._ahead = self._aside.apart  # until memory has run out for the first time
         self._jobs: dict[Row, Job] = {}  # of every row without an answer
         self._ended: list[Row] = []  # rows whose masks are still to be made
 
@@ -144,7 +145,6 @@ class Engine:
         ready, self._ended = self._choose_ready(self._ended)
         with self._aside.work():  # a GPU is at the step meanwhile
             self._finish([row for row in ready if row.failure is None])
-            # its kernels are few and small, and Python waits for them: they go before the step's
         self._look_ahead()
         failed += self._advance(self._land)
         done = self._settle([*ready, *failed])
@@ -175,6 +175,7 @@ class Engine:
         why = try_in_memory(work)
         if why is None:
             return []
+        self._ahead = False
         self._let_pictures_go(but=[*self._ended, *self.generator.schedule.rows])
         self._aside.catch_up()  # the device may still read what was let go
         row = self.generator.make_way(all_free=not self._ended)
@@ -186,13 +187,14 @@ class Engine:
     def _finish(self, rows: Sequence[Row]) -> None:
         """Gives rows their answers; before one is said not to fit alone, all others make way."""
         for row in self._finisher.finish(rows):
+            self._ahead = False
             self.generator.restart()
             self._let_pictures_go(but=[row])
             if why := self._finisher.finish([row]):
                 row.failure = too_large(why[row])
 
     def _look_ahead(self) -> None:
-        """Uses the time of a step on what is next, unless memory has run out over that."""
+        """Uses the time of a step on what is next."""
         # a step in which questions enter computes as fast as the device can
         if self._ahead and self.generator.in_step and not self.generator.entered:
             self._ahead = try_in_memory(self.generator.look_ahead) is None

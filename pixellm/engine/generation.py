@@ -82,7 +82,7 @@ class Generator:
         self._by_kernel = kernels_fit(model.device, slots.head_width, model.dtype)
         self._aside = Aside(model.device, urgent=False)
         self._flight: Flight | None = None
-        self._text = TextCache()
+        self._text: TextCache | None = None
         self._numbers = count()
         self.in_step = 0
         """questions that the newest step brought on"""
@@ -110,6 +110,8 @@ class Generator:
         """
         at = prompt.index(IMAGE_TOKEN_INDEX)
         assert tuple(prompt[:at]) == self._begin, "all begin alike: it is read once"
+        if not self.busy:  # weights may be others by now
+            self._text = None
         question = prompt[at + 1 :]
         row = Row(picture, question, budget, next(self._numbers))
         self.schedule.waiting.append(row)
@@ -158,15 +160,17 @@ class Generator:
 
     def restart(self) -> None:
         """Sends all back to wait and lets the memory go; a step that was begun is forgotten."""
-        self._flight = None
-        self._run.forget()
+        self._forget()
         self.schedule.restart()
 
     def make_way(self, all_free: bool) -> Row | None:
         """After memory has run out; see `Schedule.make_way`."""
-        self._flight = None
-        self._run.forget()
+        self._forget()
         return self.schedule.make_way(all_free)
+
+    def _forget(self) -> None:
+        self._flight = self._text = None
+        self._run.forget()
 
     # ---- pictures ----
 
@@ -175,7 +179,7 @@ class Generator:
         if not pictures:
             return
         self._aside.join()
-        if pictures[0].place == 0:  # nothing was under way: weights may be others now
+        if self._text is None:
             self._text = self._read_text()
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             chunk = pictures[start : start + PICTURES_AT_ONCE]
@@ -203,6 +207,7 @@ class Generator:
         tokens, valid = join_tokens(pictures)
         keys = torch.cat([valid.new_ones(len(pictures), len(self._prefix)), valid], dim=1)  # (B, P)
         places = [picture.place for picture in pictures]
+        assert self._text is not None, "it comes first"
         cache = self.schedule.slots.begin_prefixes(places, keys, self._text)
         self._model.language(tokens, keys, cache, keys_only=True)
 

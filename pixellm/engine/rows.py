@@ -60,7 +60,7 @@ class Picture:
     image: PreparedImage | None = None
     """None where there is only what it was encoded to"""
     encoded: EncodedImages | None = None
-    """of this image alone (B = 1), from when its first question enters"""
+    """of this image alone (B = 1), from when its first question enters, or a little before"""
     slot: int | None = None
     """where its prefix lies, while a row reads it"""
     readers: int = 0

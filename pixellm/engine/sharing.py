@@ -12,6 +12,8 @@ from pixellm.engine.slots import round_up
 
 MOST_TOGETHER = 4
 """Rows that a program of a kernel answers at most: more gained little on an H100."""
+QUERIES_TOGETHER = 16
+"""That they have at most: tensor cores take so many at once."""
 PROGRAMS = 512
 """That a GPU should have at least, to be busy: it runs a few hundred at a time."""
 PADDING = 2
@@ -94,14 +96,20 @@ def _choose_width(counts: Sequence[int]) -> int:
     return 1
 
 
-def stand_together(pictures: Sequence[int], heads: int) -> tuple[list[int], int]:
+def stand_together(pictures: Sequence[int], heads: int, groups: int = 1) -> tuple[list[int], int]:
     """The order in which a kernel takes rows, and how many at a time: a power of 2.
 
     Args:
         pictures: of each row.
         heads: of keys; each has programs of its own.
+        groups: queries of a row that share keys.
     """
     count = len(pictures)
-    most = min(MOST_TOGETHER, count // len(set(pictures)), count * heads // PROGRAMS)
+    most = min(
+        MOST_TOGETHER,
+        QUERIES_TOGETHER // groups,
+        count // len(set(pictures)),
+        count * heads // PROGRAMS,
+    )
     order = sorted(range(count), key=pictures.__getitem__)
     return order, 1 << max(most, 1).bit_length() - 1

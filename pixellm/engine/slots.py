@@ -48,6 +48,7 @@ class Slots:
         self.layers = int(config.num_hidden_layers)
         self.heads = int(config.num_key_value_heads or config.num_attention_heads)
         self.head_width = config.hidden_size // config.num_attention_heads
+        self.groups = config.num_attention_heads // self.heads  # queries that share keys
         self.width = config.hidden_size
         like = language.lm_head.weight.new_empty(0)
         # per layer (B, h, P, d) and (R, h, S, d)
@@ -229,9 +230,9 @@ class PrefixCache(Cache):
         keys = self._slots.prefix_keys[layer_idx][self._where]
         values = self._slots.prefix_values[layer_idx][self._where]
         text_keys, text_values = self._text.kept[layer_idx]
-        begun = text_keys.shape[2]
-        keys[:, :, :begun], keys[:, :, begun:] = text_keys, key_states
-        values[:, :, :begun], values[:, :, begun:] = text_values, value_states
+        known = text_keys.shape[2]
+        keys[:, :, :known], keys[:, :, known:] = text_keys, key_states
+        values[:, :, :known], values[:, :, known:] = text_values, value_states
         return keys, values
 
 

@@ -170,7 +170,7 @@ def plan_step(
     }
     together = 1
     if by_kernel:
-        order, together = stand_together(lists["pictures"], slots.heads)
+        order, together = stand_together(lists["pictures"], slots.heads, slots.groups)
         if together > 1:
             lists["order"] = order
     own, *of_parts = to_device(
