@@ -154,6 +154,23 @@ def test_a_gpu_says_the_same_without_the_kernels_that_it_has(monkeypatch, on_cpu
     assert differing(said, on_cpu, least_iou=0.999) == []
 
 
+@pytest.mark.parametrize("replay", [False, True], ids=["plain", "replayed"])
+def test_a_gpu_says_the_same_where_questions_stand_together_and_pictures_are_seen_ahead(
+    replay, monkeypatch, on_cpu
+):
+    monkeypatch.setattr("pixellm.engine.sharing.PROGRAMS", 1)
+    engine = engine_on(DEVICE, SINGLE, replay=replay, limits=Limits(rows=24))
+    encode, streams = engine.model.encode_images, []
+
+    def noted(*images):
+        streams.append(torch.cuda.current_stream(DEVICE))
+        return encode(*images)
+
+    monkeypatch.setattr(engine.model, "encode_images", noted)
+    assert differing(answers_of(engine), on_cpu, least_iou=0.999) == []
+    assert [at != torch.cuda.default_stream(DEVICE) for at in streams[:2]] == [False, True]
+
+
 def test_a_gpu_says_what_a_cpu_says_where_each_question_has_a_picture_of_its_own(replays, caplog):
     alone = [Sample(each.image, each.questions[:1]) for each in scenes()]
     cpu = torch.device("cpu")
