@@ -119,8 +119,8 @@ def _tables() -> list[tuple[str, Rows]]:
 
 # ---- on a GPU ----
 
-GPU_RUNS = ("gpu-main", "gpu-wide")
-"""Results by the engine with kernels, and those of more cases by the engine before it had them."""
+GPU_RUNS = ("gpu-main", "gpu-kernels", "gpu-wide")
+"""Results by the engine of today, by the one that had just got kernels, and by the one before."""
 GPU_CASES = re.compile(r"GPU: (\w+) answers, instructions per image: (\d+) \(")
 
 MEAN_STEP = "ms a step, mean"

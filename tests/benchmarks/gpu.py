@@ -4,6 +4,8 @@
     python -m tests.benchmarks gpu --models muse/1/128,long/4/64         these
     python -m tests.benchmarks gpu --models full                         all, as long as it takes
 
+Set OMP_NUM_THREADS=1: Ray gives a replica as many threads as processors, which is one.
+
 Weights are random, in bf16 and made on the GPU; answers are given (`answer_lengths`), the engine is
 under steady load (`load`), and what it does is set against measured ceilings (`ceilings`,
 `roofline`). A case is `kind/instructions per image/most questions under way`,
