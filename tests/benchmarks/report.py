@@ -60,6 +60,8 @@ class Surroundings:
     """of git; "+" says that tracked files differed from it"""
     device: str
     """the processor, as it calls itself"""
+    vectors: str
+    """what torch uses of it: processors of one name differ in that"""
     cores: int
     threads: int
     """of torch, when the run began"""
@@ -88,6 +90,7 @@ def look_around(arguments: Sequence[str]) -> Surroundings:
         command=f"python -m tests.benchmarks {shlex.join(told)}".rstrip(),
         commit=_commit(),
         device=_processor(),
+        vectors=torch.backends.cpu.get_cpu_capability(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
         threads=torch.get_num_threads(),
         load=round(os.getloadavg()[0], 2),
