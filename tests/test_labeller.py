@@ -117,7 +117,7 @@ def test_a_picture_that_the_model_can_not_take_is_a_row(store, engine, monkeypat
     def refuse(rgb, side):
         raise ImageError("no pixels")
 
-    monkeypatch.setattr("workers.labeller.prepare_image", refuse)
+    monkeypatch.setattr("workers.opening.prepare_image", refuse)
     put_photos(store, 1)
     label(store, CountingEngine(engine))
     rows = table(store)

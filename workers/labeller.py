@@ -12,25 +12,22 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from pixellm.answers import Answer
 from pixellm.engine.rows import Sample
-from pixellm.errors import ImageError, InstructionError
-from pixellm.images import PreparedImage, prepare_image
 from workers.asking import Reply, Unanswered
-from workers.errors import RecordRejected
 from workers.labels.commits import Commit, writing_output
-from workers.labels.rows import Attempt, answer_row, carry_over, failed_rows, rejected_rows
+from workers.labels.rows import Attempt, answer_row, failed_rows
 from workers.labels.schema import LabelRow
 from workers.labels.table import PartIdentity, write_part
 from workers.logs import REPLICA
 from workers.meter import Meter, Stage
-from workers.records.instructions import Instruction
-from workers.records.pictures import PictureFacts, decode_picture, identify_undecoded
-from workers.records.reading import fetch_image, read_records
-from workers.records.record import ImageRef, Record
-from workers.records.rejections import Reason, Rejection
+from workers.opening import Labelled, Opening, open_records
+from workers.records.pictures import PictureFacts
+from workers.records.reading import read_records
+from workers.records.record import Record
 from workers.shards.plan import Shard
 from workers.summaries import ShardSummary
 from workers.wording import counted
@@ -77,22 +74,13 @@ async def label_shard(shard: Shard, bench: Workbench, number: int = 1) -> ShardS
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Labelled:
-    """One record's rows."""
-
-    rows: Sequence[LabelRow]
-    reused: int = 0
-    """of the rows, carried over from an earlier run"""
-
-
-async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> list[_Labelled]:
+async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> list[Labelled]:
     """All records of a shard, as many at once as pictures may be alive."""
-    tasks: list[asyncio.Task[_Labelled]] = []
+    tasks: list[asyncio.Task[Labelled]] = []
     first: Exception | None = None
     done = due = 0
 
-    def note(task: asyncio.Task[_Labelled]) -> None:
+    def note(task: asyncio.Task[Labelled]) -> None:
         nonlocal done
         done += 1
         bench.pictures.release()
@@ -102,12 +90,17 @@ async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> li
 
     try:
         async with asyncio.TaskGroup() as group:
-            async for record in _read(shard, bench):
-                await bench.pictures.acquire()
-                task = group.create_task(_label_record(record, bench, attempt))
-                task.add_done_callback(note)
-                tasks.append(task)
-                due += max(1, len(record.instructions))
+            async for records in _read(shard, bench):
+                waiting = deque[tuple[Record, Opening]]()
+                while records:  # who is opened is held here no longer
+                    await bench.pictures.acquire()
+                    opening: Opening = asyncio.get_running_loop().create_future()
+                    task = group.create_task(_label_record(opening, bench, attempt))
+                    task.add_done_callback(note)
+                    tasks.append(task)
+                    due += max(1, len(records[0].instructions))
+                    waiting.append((records.popleft(), opening))
+                group.create_task(open_records(waiting, bench, attempt))
     except ExceptionGroup as errors:
         first = errors.exceptions[0]  # the others were on their way and are cancelled
     if first is not None:
@@ -117,13 +110,14 @@ async def _label_records(shard: Shard, bench: Workbench, attempt: Attempt) -> li
     return labelled
 
 
-async def _read(shard: Shard, bench: Workbench) -> AsyncIterator[Record]:
+async def _read(shard: Shard, bench: Workbench) -> AsyncIterator[deque[Record]]:
+    """Records, as many together as are opened in a row."""
     records = read_records(
         shard, bench.store, defaults=bench.questions, fields=bench.fields, roots=bench.roots
     )
     while some := await bench.in_thread(_next, records, bench.meter):
         while some:
-            yield some.popleft()
+            yield deque(some.popleft() for _ in range(min(bench.in_a_row, len(some))))
 
 
 def _tell_of(rows: Sequence[LabelRow], meter: Meter) -> None:
@@ -134,88 +128,21 @@ def _tell_of(rows: Sequence[LabelRow], meter: Meter) -> None:
             _log.info("%s: %s", row.status, row.error_code, extra=ids)
 
 
-async def _label_record(record: Record, bench: Workbench, attempt: Attempt) -> _Labelled:
-    if record.rejection is not None or record.image is None:
-        assert record.rejection is not None, "a record without an image has a rejection"
-        return _Labelled(rejected_rows(record, record.rejection, attempt))
-
-    opened = await bench.in_thread(_open, record, record.image, bench, attempt)
-    if isinstance(opened, _Labelled):
+async def _label_record(opening: Opening, bench: Workbench, attempt: Attempt) -> Labelled:
+    opened = await opening
+    if isinstance(opened, Labelled):
         return opened
-    record, settled = opened.record, opened.settled  # lets the bytes of the file go
+    record, settled = opened.record, opened.settled
     started = time.monotonic()
     texts = tuple(each.text for each in record.instructions)
     replies = await bench.model.ask(Sample(opened.image, texts))
     latency_ms = 1000 * (time.monotonic() - started)
-    new = await bench.in_thread(
-        _make_rows, record, opened.facts, replies, attempt, latency_ms, bench.meter
-    )
+    work = record, opened.facts, replies, attempt, latency_ms, bench.meter
+    if any(isinstance(reply, Answer) and reply.targets for reply in replies):
+        new = await bench.in_thread(_make_rows, *work)
+    else:  # without masks, rows are made sooner than a thread is woken
+        new = _make_rows(*work)
     return replace(settled, rows=[*settled.rows, *new])
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A record whose picture is ready for the model."""
-
-    record: Record
-    """with what is left to ask, and without the bytes of its file"""
-    settled: _Labelled
-    """of what need not be asked"""
-    facts: PictureFacts
-    image: PreparedImage
-
-
-def _open(
-    record: Record, image: ImageRef, bench: Workbench, attempt: Attempt
-) -> _Opened | _Labelled:
-    """All that a record needs before the model."""
-    data = None
-    bare = replace(record, image=replace(image, data=None))
-    try:
-        with bench.meter.timing(Stage.READ):
-            data = fetch_image(image, bench.store, bench.limits.max_bytes)
-        with bench.meter.timing(Stage.DECODE):
-            picture = decode_picture(data, bench.limits)
-            facts, prepared = picture.facts(), prepare_image(picture.rgb, bench.image_side)
-    except (RecordRejected, ImageError) as error:
-        why = _refuse(error)
-        known = None if data is None else identify_undecoded(data)
-        return _Labelled(rejected_rows(bare, why, attempt, known))
-    del picture, data  # what follows may wait for a store
-    settled, asked = _settle(bare, facts, bench, attempt)
-    return _Opened(replace(bare, instructions=asked), settled, facts, prepared)
-
-
-def _refuse(error: RecordRejected | ImageError) -> Rejection:
-    if isinstance(error, RecordRejected):
-        return Rejection.of(error)
-    return Rejection(Reason.IMAGE_BROKEN, f"{error}")
-
-
-def _settle(
-    record: Record, facts: PictureFacts, bench: Workbench, attempt: Attempt
-) -> tuple[_Labelled, tuple[Instruction, ...]]:
-    """The rows that need no model, known or refused ones, and the instructions left to ask."""
-    known: list[LabelRow] = []
-    refused: list[LabelRow] = []
-    asked: list[Instruction] = []
-    for each in record.instructions:
-        if (row := bench.earlier.find(facts.sha256, each)) is not None:
-            known.append(carry_over(row, record, each, attempt))
-        elif (why := _why_no_room(each, bench)) is not None:
-            refused += rejected_rows(replace(record, instructions=(each,)), why, attempt, facts)
-        else:
-            asked.append(each)
-    return _Labelled([*known, *refused], reused=len(known)), tuple(asked)
-
-
-def _why_no_room(instruction: Instruction, bench: Workbench) -> Rejection | None:
-    """Found out here, since one question that is too long fails the whole batch it is in."""
-    try:
-        bench.room(instruction.text)
-    except InstructionError as error:
-        return Rejection(Reason.INSTRUCTION_INVALID, f"{error}")
-    return None
 
 
 def _make_rows(

@@ -22,6 +22,9 @@ from workers.summaries import ShardKey
 
 T = TypeVar("T")
 
+MOST_IN_A_ROW = 8
+"""Records that a thread opens one behind the other."""
+
 
 def _to_nobody(key: ShardKey, records: int) -> None:
     """For whoever doesn't want to know."""
@@ -45,6 +48,8 @@ class Workbench:
     threads: Executor
     pictures: asyncio.Semaphore
     """one for each picture that may be alive"""
+    in_a_row: int = 1
+    """records that a thread opens one behind the other, where that is quick"""
     questions: tuple[Instruction, ...] = ()
     """asked of images that come without any"""
     fields: FieldMap = field(default_factory=FieldMap)
@@ -59,6 +64,14 @@ class Workbench:
     async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         """Runs blocking work beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
+
+
+def choose_row(pictures: int, shards: int) -> int:
+    """Records that are opened in a row: one that waits to be whole holds places for pictures.
+
+    Those of all shards together are a quarter of all places at most, so that the others go on.
+    """
+    return min(MOST_IN_A_ROW, max(1, pictures // (4 * shards)))
 
 
 def lay_out_benches(
@@ -81,6 +94,7 @@ def lay_out_benches(
     model, store = ModelThread(engine, meter), Anywhere()
     threads = ThreadPoolExecutor(settings.reading.threads, thread_name_prefix="reader")
     pictures = asyncio.Semaphore(settings.pictures_at_once)
+    in_a_row = choose_row(settings.pictures_at_once, settings.replica.shards_in_flight)
 
     def lay_out(each: Assignment) -> Workbench:
         output = each.settings.output
@@ -94,6 +108,7 @@ def lay_out_benches(
             store=store,
             threads=threads,
             pictures=pictures,
+            in_a_row=in_a_row,
             questions=each.settings.questions,
             fields=each.settings.field_map,
             limits=each.settings.picture_limits,
