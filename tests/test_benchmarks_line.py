@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,20 @@ def test_a_sleeping_model_answers_one_question_a_step_and_samples_in_their_order
     assert all(answer and not answer.targets and not answer.malformed for answer in answers)
 
 
+def test_a_sleeping_model_takes_as_many_at_once_as_it_is_told_and_sleeps_over_each():
+    model, seconds = Sleeping(0.01, most=3), []
+    jobs = [model.add(Sample(IMAGE, tuple("abcd"[:count]))) for count in (2, 4, 1)]
+    done, in_step = [], []
+    while model.busy:
+        started = time.perf_counter()
+        done.append(model.step())
+        seconds.append(time.perf_counter() - started)
+        in_step.append(model.in_step)
+    assert done == [[jobs[0]], [jobs[1]], [jobs[2]]]
+    assert in_step == [3, 3, 1]
+    assert all(took >= 0.01 * count for took, count in zip(seconds, in_step, strict=True))
+
+
 def test_a_sleeping_model_forgets_what_is_abandoned():
     model = Sleeping(0.0)
     model.add(Sample(IMAGE, ("a",)))
@@ -85,7 +100,7 @@ def test_no_more_samples_are_under_way_alone_than_are_allowed():
 # ---- arithmetic ----
 
 
-def load_of(folder, questions, *, asleep) -> Load:
+def load_of(folder, questions, *, asleep: int) -> Load:
     lines = [
         json.dumps({"image": f"{at}.jpg", "instructions": q}) for at, q in enumerate(questions)
     ]
@@ -111,13 +126,13 @@ def test_the_shares_of_a_turn_are_all_of_it():
 
 
 def test_what_a_sleeping_model_needs_at_best_is_known(tmp_path):
-    load = load_of(tmp_path, [["a"], ["b", "c", "d"]], asleep=True)
+    load = load_of(tmp_path, [["a"], ["b", "c", "d"]], asleep=1)
     assert line_tables.ideal_seconds(load) == pytest.approx(4 * 0.005 / 2)
     assert line_tables.ideal_seconds(replace(load, replicas=1)) == pytest.approx(4 * 0.005)
 
 
 def test_ratios_are_taken_within_a_repetition(tmp_path):
-    load = load_of(tmp_path, [["a"], ["b", "c", "d"]], asleep=False)
+    load = load_of(tmp_path, [["a"], ["b", "c", "d"]], asleep=0)
     table = line_tables.make_table(
         load, racer("model alone", 8.0, 16.0), racer("whole job", 10.0, 32.0)
     )
@@ -131,14 +146,14 @@ def test_ratios_are_taken_within_a_repetition(tmp_path):
 
 
 def test_a_job_with_a_sleeping_model_is_measured_by_the_ideal_too(tmp_path):
-    load = load_of(tmp_path, [["a"]] * 400, asleep=True)
+    load = load_of(tmp_path, [["a"]] * 400, asleep=1)
     table = line_tables.make_table(load, racer("model alone", 1.25), racer("whole job", 2.0))
     assert table.columns[-1] == "of the ideal"
     assert [row[-1].partition(" ")[0] for row in table.rows] == ["0.800", "0.500"]
 
 
 def test_a_job_that_finds_other_masks_has_failed(tmp_path):
-    load = load_of(tmp_path, [["a"]], asleep=False)
+    load = load_of(tmp_path, [["a"]], asleep=0)
     alone, job = racer("model alone", 1.0), racer("whole job", 1.0, targets=90)
     assert line_tables.make_table(load, alone, job).failures == ["100 masks alone, 90 in the job"]
     job.turns[0] = replace(job.turns[0], targets=99)
@@ -146,7 +161,7 @@ def test_a_job_that_finds_other_masks_has_failed(tmp_path):
 
 
 def test_what_a_question_and_a_record_cost_stands_beside_the_shares(tmp_path):
-    load = load_of(tmp_path, [["a"]] * 100, asleep=False)
+    load = load_of(tmp_path, [["a"]] * 100, asleep=0)
     (row,) = line_tables.make_shares(load, [racer("whole job", 10.0)]).rows
     # two replicas: 12 s in the model for 100 questions, 10 of them on a processor; 6 s besides
     assert row == ["whole job", "–", "–", "60.0", "10.0", "10.0", "20.0", "120.00", "100.00",
@@ -187,7 +202,7 @@ def test_half_of_the_records_are_answered_by_each_of_two(make, tmp_path):
     done = [line.answer_share(load, share) for share in (0, 1)]
     asked = [len(questions) for _, questions in load.records()]
     assert [notes.questions for notes, _ in done] == [sum(asked[::2]), sum(asked[1::2])]
-    assert any(targets for _, targets in done) != load.asleep
+    assert any(targets for _, targets in done) == (not load.asleep)
     notes, _ = line.answer_share(replace(load, replicas=1), 0)
     assert notes.questions == sum(asked)
 
@@ -216,12 +231,13 @@ def test_the_line_is_measured_on_toys():
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_replica_that_is_ready_later_finds_shards_left(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 16])
+def test_a_replica_that_is_ready_later_finds_shards_left(tmp_path, at_once):
     """Six shards, which together would fit into the hands of the first one."""
     Image.new("RGB", (32, 24)).save(tmp_path / "a.png")
     record = {"image": "a.png", "instructions": [f"the thing number {at}" for at in range(400)]}
     (tmp_path / line_loads.LIST).write_text(6 * f"{json.dumps(record)}\n")
-    load = Load("x", tmp_path, SHIPPED, asleep=True, shard=1, tokens=20)
+    load = Load("x", tmp_path, SHIPPED, asleep=at_once, shard=1, tokens=20)
     turn = line.run_job(load)
     assert len(turn.replicas) == 2
     assert all(each.questions >= 400 for each in turn.replicas)

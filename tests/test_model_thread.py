@@ -112,6 +112,40 @@ def test_every_question_gets_its_own_answer_in_its_own_place():
     assert threading.get_ident() not in engine.threads
 
 
+def test_all_answers_of_a_step_take_one_way_to_the_event_loop(monkeypatch):
+    calls: list[str] = []
+    call = asyncio.BaseEventLoop.call_soon_threadsafe
+
+    def count(loop, callback, *arguments, **more):
+        if threading.current_thread().name == "model":
+            calls.append(callback.__name__)
+        return call(loop, callback, *arguments, **more)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "call_soon_threadsafe", count)
+    engine = EchoEngine(most=4, seconds=0.05)
+    samples = [sample(f"{n}") for n in range(9)]
+    assert run(engine, *samples) == [[f"{n}"] for n in range(9)]
+    assert len(calls) == len(engine.steps) < 9
+
+
+def test_who_is_answered_while_others_are_sifted_does_not_wait_for_their_end():
+    engine = EchoEngine(seconds=0.02, poison=["bad"])
+    samples = [sample(text) for text in ("good", "bad", "fine", "well")]
+    asked_then: list[int] = []
+
+    async def ask_all() -> None:
+        thread = ModelThread(engine)
+        tasks = [asyncio.create_task(thread.ask(each)) for each in samples]
+        for task in tasks:
+            task.add_done_callback(lambda _: asked_then.append(len(engine.steps)))
+        await asyncio.gather(*tasks)
+        thread.close()
+
+    asyncio.run(asyncio.wait_for(ask_all(), 20))
+    assert asked_then == sorted(asked_then)
+    assert asked_then[0] < len(engine.steps)
+
+
 def test_what_is_asked_while_a_step_runs_joins_with_the_next_one():
     engine = EchoEngine(most=16, seconds=0.05)
 

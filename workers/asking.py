@@ -1,6 +1,7 @@
 """What is asked of a model, who waits for it, and what comes back."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -73,31 +74,52 @@ class Asked:
         return Part(self, range(len(self.sample.questions)))
 
     def note(self, places: Sequence[int], replies: Sequence[Reply]) -> bool:
-        """Keeps replies until all are there, and then tells them.
+        """Keeps replies.
 
         Returns:
             Whether all are there.
         """
         self.replies.update(zip(places, replies, strict=True))
-        if len(self.replies) < len(self.sample.questions):
-            return False
-        whole = tuple(self.replies[at] for at in range(len(self.replies)))
-        self._tell(lambda: self.future.set_result(whole))
-        return True
+        return len(self.replies) == len(self.sample.questions)
+
+    def settle(self) -> None:
+        """Hands its asker all replies; in the thread of the event loop."""
+        if not self.future.done():
+            self.future.set_result(tuple(self.replies[at] for at in range(len(self.replies))))
 
     def fail(self, error: Exception) -> None:
-        """Tells that there will be no answer."""
+        """Tells its asker that there will be no answer; likewise."""
         if isinstance(error, StopIteration):  # which no future takes
             error = RuntimeError(f"the model raised {error!r}")
-        self._tell(lambda: self.future.set_exception(error))
+        if not self.future.done():
+            self.future.set_exception(error)
 
-    def _tell(self, settle: Callable[[], None]) -> None:
-        def settle_once() -> None:
-            if not self.future.done():
-                settle()
 
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self.future.get_loop().call_soon_threadsafe(settle_once)
+class Outbox:
+    """What askers are to be told, from the model's thread.
+
+    All at once: each call into the event loop lets its thread run, and the model waits for Python
+    meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._letters: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = defaultdict(list)
+
+    def put(self, asked: Asked, tell: Callable[[], None]) -> None:
+        """Keeps what is to be called where `asked` is waited for."""
+        self._letters[asked.future.get_loop()].append(tell)
+
+    def send(self) -> None:
+        """Has everything called that was put in since the last time."""
+        while self._letters:
+            loop, letters = self._letters.popitem()
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_open_all, letters)
+
+
+def _open_all(letters: Sequence[Callable[[], None]]) -> None:
+    for tell in letters:
+        tell()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from pixellm.engine.engine import Job
 from pixellm.engine.rows import Row, Sample
 from pixellm.errors import PixelLMError
-from workers.asking import Asked, Asking, Future, Part, Reply, Unanswered, halve
+from workers.asking import Asked, Asking, Future, Outbox, Part, Reply, Unanswered, halve
 from workers.breaks import find_break
 from workers.errors import ReplicaBroken
 from workers.meter import Meter, Stage
@@ -63,6 +64,7 @@ class ModelThread:
         self._at_hand: dict[Asked, None] = {}
         self._in_engine: dict[Job, Asked] = {}
         self._failing: dict[Asked, None] = {}  # since the last answer
+        self._outbox = Outbox()
 
     async def ask(self, sample: Sample) -> tuple[Reply, ...]:
         """Asks all questions of a sample; returns when all have their reply, in their order.
@@ -145,6 +147,7 @@ class ModelThread:
                     self._broken = broken or self._broken
                     # else a bug: whoever asked raises it, and the job ends with it
                     self._give_back(broken or error)
+                self._outbox.send()
         except BaseException as error:  # SystemExit, say: nobody would hear of it from a thread
             why = f"the model's thread has ended with {type(error).__name__}: {error}"
             self._closed = ReplicaBroken(why)
@@ -157,6 +160,7 @@ class ModelThread:
             if asked := self._line.get():
                 self._at_hand[asked] = None
         self._give_back(why)
+        self._outbox.send()
 
     def _take_in(self) -> bool:
         """Takes what has come out of the line, and waits for it when there is nothing else to do.
@@ -209,6 +213,7 @@ class ModelThread:
                 self._in_engine[asked.job] = asked
 
     def _step(self) -> list[Job]:
+        self._outbox.send()  # of the step before, where many follow one another
         self._beat = time.monotonic()
         with self._meter.timing(Stage.MODEL):
             done = self._engine.step()
@@ -278,6 +283,7 @@ class ModelThread:
     def _note(self, part: Part, replies: Sequence[Reply]) -> None:
         if part.asked.note(part.places, replies):
             self._at_hand.pop(part.asked, None)
+            self._outbox.put(part.asked, part.asked.settle)
 
     def _give_back(self, error: Exception) -> None:
         """Tells all at hand that they get no answer."""
@@ -286,7 +292,7 @@ class ModelThread:
         except Exception as failed:  # a broken device; or a bug, after which nothing is certain
             self._broken = self._broken or ReplicaBroken(f"the model can't be emptied: {failed}")
         for asked in self._at_hand:
-            asked.fail(error)
+            self._outbox.put(asked, partial(asked.fail, error))
         self._at_hand.clear()
 
     def _empty_engine(self) -> None:

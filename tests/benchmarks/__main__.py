@@ -104,9 +104,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--models",
         type=_names,
         help="of the part engine: shipped,middle, or with --toy own,scripted; of the part line:"
-        " shipped,middle,sleeping; of the part gpu: full, or cases such as muse/4/128/replay, which"
-        " is answers like MUSE's (or single, long), 4 instructions per image, 128 questions under"
-        " way at most, and steps that are recorded and replayed",
+        " shipped,middle,sleeping,sleeping-many; of the part gpu: full, or cases such as"
+        " muse/4/128/replay, which is answers like MUSE's (or single, long), 4 instructions per"
+        " image, 128 questions under way at most, and steps that are recorded and replayed",
     )
     add("--replicas", type=_positive, help=f"of the part line (default: {Options().replicas})")
     add("--shards", type=_positive, help="of the part memory: the most (default: 100000)")

@@ -15,19 +15,23 @@ T = TypeVar("T")
 
 QUESTION_SECONDS = 0.005
 """That a sleeping model takes for a question."""
+MANY_AT_ONCE = 16
+"""Questions of a step, where a sleeping model takes more than one."""
 WAKING_SECONDS = 0.0003
 """That a sleeper may be woken too late."""
 
 
 class Sleeping:
-    """A model that sleeps over a question, and then says that nothing matches.
+    """A model that sleeps over its questions, and then says that nothing matches.
 
     Args:
         seconds: of sleep for each question.
+        most: questions of a step.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, most: int = 1) -> None:
+        self.seconds, self.most = seconds, most
+        self._in_step = 0
         self._line: deque[tuple[Job, Row]] = deque()
 
     @property
@@ -37,8 +41,8 @@ class Sleeping:
 
     @property
     def in_step(self) -> int:
-        """One."""
-        return 1
+        """Questions that the newest step answered."""
+        return self._in_step
 
     def add(self, sample: Sample) -> Job:
         """Puts all questions of a sample at the end of the line."""
@@ -47,11 +51,13 @@ class Sleeping:
         return job
 
     def step(self) -> list[Job]:
-        """Answers one question."""
-        job, row = self._line.popleft()
-        sleep_exactly(self.seconds)
-        row.answer = Answer("There is no such object.", (), (), malformed=False, truncated=False)
-        return [job] if job.done else []
+        """Answers the first in the line, after the sleep of all of them."""
+        some = [self._line.popleft() for _ in range(min(self.most, len(self._line)))]
+        self._in_step = len(some)
+        sleep_exactly(len(some) * self.seconds)
+        for _, row in some:
+            row.answer = Answer("There is no such object.", (), (), False, False)
+        return [job for job in dict.fromkeys(job for job, _ in some) if job.done]
 
     def withdraw(self, job: Job) -> None:
         """Forgets a sample."""

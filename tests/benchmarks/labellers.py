@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tests.benchmarks.clocked import QUESTION_SECONDS, Clocked, Sleeping
+from tests.benchmarks.clocked import MANY_AT_ONCE, QUESTION_SECONDS, Clocked, Sleeping
 from tests.benchmarks.notes import NOTES, write_notes
 from workers.asking import Asking
 from workers.errands import Assignment, Errand
@@ -44,9 +44,18 @@ class Watched(ShardLabeller):
 class Sleeper(Watched):
     """A replica that does everything as ever, but for its model, which sleeps."""
 
+    at_once = 1
+    """questions over which it sleeps together"""
+
     def choose(self, engine: Asking) -> Asking:
         """The model that is asked."""
-        return Sleeping(QUESTION_SECONDS)
+        return Sleeping(QUESTION_SECONDS, self.at_once)
+
+
+class DeepSleeper(Sleeper):
+    """Likewise, with a model that takes many questions at once."""
+
+    at_once = MANY_AT_ONCE
 
 
 class Prompt(ShardLabeller):
@@ -84,7 +93,7 @@ class Prompt(ShardLabeller):
 
 LABELLERS: Mapping[str, type[ShardLabeller]] = {
     "watched": Watched,
-    "sleeping": Sleeper,
+    **{f"sleeping-{each.at_once}": each for each in (Sleeper, DeepSleeper)},
     "prompt": Prompt,
 }
 """By the names that `tests.benchmarks.watched` knows them by."""

@@ -24,7 +24,7 @@ from pixellm.engine.rows import Sample
 from pixellm.images import prepare_image
 from tests.benchmarks.clocked import QUESTION_SECONDS, Clocked, Sleeping
 from tests.benchmarks.inputs import TOYS, WORKLOADS
-from tests.benchmarks.line_loads import LIST, Load, make_bound, make_large, make_sleeping
+from tests.benchmarks.line_loads import LIST, Load, make_bound, make_deep, make_large, make_sleeping
 from tests.benchmarks.line_tables import Racer, Turn, make_shares, make_table
 from tests.benchmarks.notes import ReplicaNotes
 from tests.benchmarks.options import OptionError, Options
@@ -44,6 +44,7 @@ LOADS: Mapping[str, Callable[[Path, bool], Load]] = {
     "shipped": make_bound,
     "middle": make_large,
     "sleeping": make_sleeping,
+    "sleeping-many": make_deep,
 }
 """By the names of --models; those of other parts mean nothing here."""
 
@@ -88,7 +89,8 @@ def run_job(load: Load) -> Turn:
     """
     with tempfile.TemporaryDirectory(prefix="line-") as folder:
         output = Path(folder) / "out"
-        job = JobNotes.of("sleeping" if load.asleep else "watched", output, _flags(load))
+        labeller = f"sleeping-{load.asleep}" if load.asleep else "watched"
+        job = JobNotes.of(labeller, output, _flags(load))
     asked = sum(len(questions) for _, questions in load.records())
     if job.answered != asked:
         raise RuntimeError(f"of {asked} questions {job.answered} were answered")
@@ -138,7 +140,8 @@ def answer_share(load: Load, share: int) -> tuple[ReplicaNotes, int]:
     checkpoint = load_checkpoint(load.model)
     side = checkpoint.model.config.image_side
     settings = DecodeSettings(max_new_tokens=load.tokens)
-    engine = Clocked(Sleeping(QUESTION_SECONDS) if load.asleep else Engine(checkpoint, settings))
+    sleeping = Sleeping(QUESTION_SECONDS, load.asleep)
+    engine = Clocked(sleeping if load.asleep else Engine(checkpoint, settings))
     samples = []
     for path, questions in load.records()[share :: load.replicas]:
         picture = decode_picture(path.read_bytes(), PictureLimits())

@@ -12,7 +12,7 @@ from pixellm.checkpoints import Checkpoint, save_checkpoint
 from pixellm.drawn.questions import ask
 from pixellm.drawn.scenes import TEST_SEEDS, draw_scene, render
 from pixellm.tiny import tiny_checkpoint
-from tests.benchmarks.clocked import QUESTION_SECONDS
+from tests.benchmarks.clocked import MANY_AT_ONCE, QUESTION_SECONDS
 from tests.benchmarks.inputs import (
     PHOTO,
     SHIPPED,
@@ -35,8 +35,8 @@ class Load:
     """with `LIST`, and the images that it names"""
     model: Path
     """that the replicas load, also where another one answers in its place"""
-    asleep: bool
-    """whether that other one answers, which sleeps"""
+    asleep: int
+    """questions that this other one takes at once, which sleeps over them; 0 where it doesn't"""
     shard: int
     """most records of a shard"""
     tokens: int
@@ -62,9 +62,9 @@ def make_bound(folder: Path, toy: bool) -> Load:
     _draw(folder, count, each, TOY_PHOTO if toy else PHOTO)
     if not toy:
         title = f"the shipped model, {each} instructions per image"
-        return Load(title, folder, SHIPPED, asleep=False, shard=8, tokens=80)
+        return Load(title, folder, SHIPPED, asleep=0, shard=8, tokens=80)
     model = _save(tiny_checkpoint(6), folder)
-    return Load("a toy", folder, model, asleep=False, shard=3, tokens=20)
+    return Load("a toy", folder, model, asleep=0, shard=3, tokens=20)
 
 
 def make_large(folder: Path, toy: bool) -> Load:
@@ -73,11 +73,11 @@ def make_large(folder: Path, toy: bool) -> Load:
     _draw(folder, count, each, TOY_PHOTO if toy else PHOTO)
     if toy:
         model = _save(tiny_checkpoint(7), folder)
-        return Load("another toy", folder, model, asleep=False, shard=3, tokens=20)
+        return Load("another toy", folder, model, asleep=0, shard=3, tokens=20)
     tokenizer = make_tokenizer()
     model = _save(Checkpoint(random_model(middle_config(tokenizer)), tokenizer, ""), folder)
     title = f"a random model of middle size, {each} instructions per image"
-    return Load(title, folder, model, asleep=False, shard=4, tokens=60)
+    return Load(title, folder, model, asleep=0, shard=4, tokens=60)
 
 
 def _draw(folder: Path, count: int, each: int, size: tuple[int, int]) -> None:
@@ -93,7 +93,19 @@ def _draw(folder: Path, count: int, each: int, size: tuple[int, int]) -> None:
 
 
 def make_sleeping(folder: Path, toy: bool) -> Load:
-    """Many small records with one question each, for a model that sleeps over it."""
+    """Many small records with one question each, for a model that sleeps over one at a time.
+
+    In each step Python must be back in time, and has 5 ms to make good what it was late in.
+    """
+    return _make_asleep(folder, toy, 1)
+
+
+def make_deep(folder: Path, toy: bool) -> Load:
+    """Likewise, for a model that takes many at once, as ours does on a GPU."""
+    return _make_asleep(folder, toy, MANY_AT_ONCE)
+
+
+def _make_asleep(folder: Path, toy: bool, at_once: int) -> Load:
     count = 200 if toy else 8_000
     names = [f"{number:02d}.png" for number in range(64)]
     for number, name in enumerate(names):
@@ -101,7 +113,9 @@ def make_sleeping(folder: Path, toy: bool) -> Load:
     lines = [(names[at % len(names)], [f"the thing number {at}"]) for at in range(count)]
     _write_list(folder, lines)
     title = f"a model that sleeps {1000 * QUESTION_SECONDS:g} ms a question"
-    return Load(title, folder, SHIPPED, asleep=True, shard=8 if toy else 64, tokens=80)
+    if at_once > 1:
+        title += f", {at_once} at a time"
+    return Load(title, folder, SHIPPED, asleep=at_once, shard=8 if toy else 64, tokens=80)
 
 
 def _write_list(folder: Path, lines: Sequence[tuple[str, Sequence[str]]]) -> None:
