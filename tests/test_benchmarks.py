@@ -14,7 +14,7 @@ from pixellm.run_lengths import RunMask
 from pixellm.tiny import tiny_checkpoint
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 from tests.benchmarks import __main__ as program
-from tests.benchmarks import engine, flops, inputs, masks
+from tests.benchmarks import engine, flops, inputs, masks, operations
 from tests.benchmarks.agreement import compare
 from tests.benchmarks.baselines import (
     Said,
@@ -306,6 +306,36 @@ def test_what_instructions_share_is_paid_for_once():
     assert table.raw["PixelLM, 4 per image"] == [*asdict(four).values(), four.total]
 
 
+def test_operations_are_set_beside_each_other_and_beside_those_of_an_image():
+    rounds = [operations.Counted(4, 16, ours=2e9, official=90e9, image=6e9)]
+    table = operations.make_table("x", rounds)
+    assert table.rows == [["4", "16", "2.00", "90.0", "45.0", "60.0"]]
+    assert list(table.raw.values()) == [[2e9, 90e9, 6e9]]
+
+
+def test_the_official_way_is_asked_as_many_questions_as_it_has_time_for():
+    workload = inputs.toy(16)
+    one, two = workload.rounds[4][:2]
+    shorter = operations.shorten([one, two], 4)
+    assert [each.questions for each in shorter] == [one.questions[:2], two.questions[:2]]
+    assert operations.shorten([one], 8) == [one]
+
+
+def test_operations_are_counted_as_the_toy_answers():
+    workload = inputs.toy(16)
+    engine_ = engine.make_engine(workload)
+    one, four = (operations.count_round(workload, engine_, each) for each in (1, 4))
+    (sample,) = workload.rounds[1][:1]
+    pixels = torch.zeros(1, *sample.image.pixels.shape)
+    attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with torch.inference_mode(), attention:
+        image = flops.count(lambda: engine_.model.encode_images(pixels, [sample.image.resized]))
+    assert one.image == four.image == image > 0
+    assert one.ours > one.image  # it sees each image once, and says something about it
+    assert four.image / 4 < four.ours < one.ours
+    assert min(one.official, four.official) > 2 * image  # the official way sees it for each word
+
+
 # ---- results ----
 
 
@@ -332,14 +362,17 @@ def test_the_results_hold_the_surroundings_and_every_time(tmp_path):
     ("arguments", "message"),
     [
         (["engine", "--toy", "--models", "huge"], "--models huge: known are own, scripted"),
-        (["engine", "lines"], "there is no part 'lines': known are engine, masks, flops"),
+        (["engine", "lines"], "there is no part 'lines': known are engine, operations, masks"),
         (["--repetitions", "0"], "0: must be a whole number from 1 on"),
         (["flops", "--output", f"{__file__}/x"], "can't be written to"),
         (["--outp", "x"], "unrecognized arguments: --outp"),
-        (["masks", "--models", "shipped"], "--models: only engine, gpu and line read it"),
+        (
+            ["masks", "--models", "shipped"],
+            "--models: only engine, operations, gpu and line read it",
+        ),
         (["flops", "engine", "--shards", "9"], "--shards: only memory reads it"),
         (["memory", "--replicas", "1"], "--replicas: only line reads it"),
-        (["line", "--questions", "16"], "--questions: only engine reads it"),
+        (["line", "--questions", "16"], "--questions: only engine and operations read it"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(arguments, message, capsys):

@@ -156,23 +156,20 @@ def _finish(
     each: OpenRun, progress: Progress, *, interrupted: bool = False, stopped: str = ""
 ) -> RunSummary:
     run, tally = each.run, each.tally
-    plan = [shard.shard_id for shard in run.shards]
     sums: Manifest | Tally = tally
     try:
         if each.trouble is not None:
             raise each.trouble
-        failures = _not_committed(
-            each, plan, f"{NOT_REACHED}: {stopped}" if stopped else NOT_REACHED
-        )
-        sums = tally if failures else _write_manifest(run, plan)
+        failures = _not_committed(each, f"{NOT_REACHED}: {stopped}" if stopped else NOT_REACHED)
+        sums = tally if failures else _write_manifest(run)
     except ITS_OWN as error:
         each.trouble = error
         done = run.committed | each.done
-        failures = dict.fromkeys((one for one in plan if one not in done), f"{error}")
+        failures = dict.fromkeys(_not_among(done, run), f"{error}")
     return RunSummary(
         run_id=run.ledger.run_id,
         output=run.ledger.output,
-        shards=len(plan),
+        shards=len(run.shards),
         found_committed=len(run.committed),
         counts=dict(sums.counts),
         errors=dict(sums.errors),
@@ -192,23 +189,27 @@ def _finish(
     )
 
 
-def _not_committed(each: OpenRun, plan: Sequence[str], not_reached: str) -> dict[str, str]:
+def _not_committed(each: OpenRun, not_reached: str) -> dict[str, str]:
     """Shards of the plan that are not committed, and why; counts in those nobody told of."""
-    committed = each.run.ledger.committed_ids().intersection(plan)
+    committed = each.run.ledger.committed_ids() & each.run.shard_ids
     failures = {
         shard_id: each.tally.failures.get((each.run_id, shard_id), not_reached)
-        for shard_id in plan
-        if shard_id not in committed
+        for shard_id in _not_among(committed, each.run)
     }
     if failures:
         _count_unheard(each, committed)
     return failures
 
 
-def _write_manifest(run: Run, plan: Sequence[str]) -> Manifest:
+def _not_among(done: Set[str], run: Run) -> Iterator[str]:
+    """In the order of the plan."""
+    return (shard.shard_id for shard in run.shards if shard.shard_id not in done)
+
+
+def _write_manifest(run: Run) -> Manifest:
     return finish_run(
         run.ledger,
-        plan,
+        run.shard_ids,
         planned_at=run.planned_at,
         source=run.settings.input,
         settings_digest=run.request,

@@ -8,6 +8,7 @@ from workers.errands import Assignment
 from workers.errors import CommitError, LineError, OutputUnwritable, StorageError
 from workers.labels.commits import Guarantee, writing_output
 from workers.labels.manifests import stale_commits
+from workers.packed import Checklist, PackedSet
 from workers.progress import Progress
 from workers.runs import Run
 from workers.storage.stores import Anywhere
@@ -35,7 +36,7 @@ class OpenRun:
         self.earlier: EarlierIndex | None = None
         self.trouble: LineError | None = None
         """what is wrong with its output; then nothing more is begun of it"""
-        self._left = {shard.shard_id for shard in self.todo}
+        self._left = Checklist(shard.shard_id for shard in self.todo)
 
     def begin(self, progress: Progress) -> bool:
         """Looks at its output, before Ray is started for nothing; whether it can be worked with."""
@@ -52,18 +53,17 @@ class OpenRun:
         return not self._left or self.trouble is not None
 
     @property
-    def done(self) -> set[str]:
+    def done(self) -> PackedSet:
         """Shards of which it was told that they are committed, in this start."""
         failed = {shard_id for _, shard_id in self.tally.failures}
-        return {shard.shard_id for shard in self.todo} - self._left - failed
+        return PackedSet(each for each in self._left.crossed_off if each not in failed)
 
     def take(self, summary: ShardSummary) -> bool:
         """Counts a shard in, once; whether it was the first time."""
-        if summary.shard_id not in self._left:
-            return False
-        self._left.remove(summary.shard_id)
-        self.tally.add(summary)
-        return True
+        first = self._left.cross_off(summary.shard_id)
+        if first:
+            self.tally.add(summary)
+        return first
 
     def probe(self, say: Say) -> None:
         """Finds out how the output writes, before Ray is started for nothing."""
@@ -89,6 +89,6 @@ class OpenRun:
             fingerprint=run.identity.label_fingerprint,
             sources={shard.source for shard in self.todo},
             run_id=self.run_id,
-            plan={shard.shard_id for shard in run.shards},
+            plan=run.shard_ids,
         )
         return index_earlier(store, output, list(commits))

@@ -1,10 +1,14 @@
 """Long lists in little memory: the plan of a large run, in its driver and in each replica."""
 
+import os
 import pickle
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import islice
 from typing import Generic, TypeVar, overload
+
+import numpy as np
 
 T = TypeVar("T")
 BLOCK = 128
@@ -52,3 +56,65 @@ class Packed(Sequence[T], Generic[T]):
     def _unpack(self, number: int) -> list[T]:
         items: list[T] = pickle.loads(zlib.decompress(self._blocks[number]))
         return items
+
+
+class PackedSet(Set[str]):
+    """Ids or names, in as many bytes as the longest has letters: a `set` takes 130 for one of 20.
+
+    Iterated in the order of their bytes. Does not change.
+
+    Args:
+        texts: read once; names of files may hold bytes that are no text (`os.fsdecode`).
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        blocks, source = [np.empty(0, "S1")], map(os.fsencode, texts)
+        while block := list(islice(source, BLOCK)):
+            blocks.append(np.array(block))
+        self._texts = np.unique(np.concatenate(blocks))
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), BLOCK):
+            yield from map(os.fsdecode, self._texts[start : start + BLOCK].tolist())
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and self.place(text) is not None
+
+    def place(self, text: str) -> int | None:
+        """Where a text stands in their order; None when it isn't there."""
+        sought = os.fsencode(text)
+        at = bisect_left(self._texts, sought)
+        return at if at < len(self) and self._texts[at] == sought else None
+
+
+class Checklist:
+    """Ids that are crossed off, one after the other.
+
+    Args:
+        ids: all of them.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._all = PackedSet(ids)
+        self._crossed, self._left = bytearray(len(self._all)), len(self._all)
+
+    def __len__(self) -> int:
+        """How many are left."""
+        return self._left
+
+    def cross_off(self, text: str) -> bool:
+        """Crosses one off; False when it isn't on the list any more, or never was."""
+        at = self._all.place(text)
+        if at is None or self._crossed[at]:
+            return False
+        self._crossed[at] = True
+        self._left -= 1
+        return True
+
+    @property
+    def crossed_off(self) -> Iterator[str]:
+        """Those that are."""
+        return (text for text, crossed in zip(self._all, self._crossed, strict=True) if crossed)

@@ -6,7 +6,7 @@ looks at every picture and takes over the labels of those that are the same (`wo
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
@@ -14,7 +14,7 @@ from workers.errors import PlanError
 from workers.labels.commits import PARTS, Ledger, now
 from workers.labels.run_ids import choose_run_id
 from workers.model_files import ModelIdentity, identify_model
-from workers.packed import Packed
+from workers.packed import Packed, PackedSet
 from workers.settings import LabelSettings
 from workers.shards.listings import WaitingListings
 from workers.shards.plan import Plan, Shard, plan_shards
@@ -44,7 +44,9 @@ class Run:
     """when the input was about to be listed: UTC, ISO 8601"""
     ledger: Ledger
     shards: Sequence[Shard]
-    committed: frozenset[str]
+    shard_ids: Set[str]
+    """of all of them"""
+    committed: Set[str]
     """ids of shards that need no work"""
     lists: WaitingListings
     """of images, which shards refer to; stored when work begins"""
@@ -90,10 +92,19 @@ def plan_run(settings: LabelSettings, say: Say, *, shallow: bool = False) -> Run
     asked = settings.input, identity.label_fingerprint, request
     run_id = choose_run_id(Anywhere(), settings.output, asked, _run_id, refresh=settings.refresh)
     ledger = Ledger(Anywhere(), settings.output, run_id)
-    planned = {shard.shard_id for shard in shards}
-    committed = frozenset(planned & ledger.committed_ids())
-    beside = _describe_beside(plan)
-    return Run(settings, identity, request, planned_at, ledger, shards, committed, lists, beside)
+    ids = PackedSet(shard.shard_id for shard in shards)
+    return Run(
+        settings=settings,
+        identity=identity,
+        request=request,
+        planned_at=planned_at,
+        ledger=ledger,
+        shards=shards,
+        shard_ids=ids,
+        committed=ids & ledger.committed_ids(),
+        lists=lists,
+        beside=_describe_beside(plan),
+    )
 
 
 def describe_plan(run: Run) -> str:

@@ -29,15 +29,15 @@ def _part(name: str) -> Callable[[Options], Iterator[Table]]:
     return run
 
 
-NAMES = ("engine", "masks", "flops", "gpu", "line", "memory")
+NAMES = ("engine", "operations", "masks", "flops", "gpu", "line", "memory")
 PARTS: Mapping[str, Callable[[Options], Iterator[Table]]] = {name: _part(name) for name in NAMES}
 """A part is a module whose `run` gives its tables one by one. It is imported when it is run: a
 machine with a GPU needs no Ray for the part `gpu`."""
 
 
 READERS: Mapping[str, Sequence[str]] = {
-    "questions": ("engine",),
-    "models": ("engine", "gpu", "line"),
+    "questions": ("engine", "operations"),
+    "models": ("engine", "operations", "gpu", "line"),
     "replicas": ("line",),
     "shards": ("memory",),
 }
@@ -47,6 +47,7 @@ about how long the parts take on two cores, by themselves:
   engine   shipped 10 minutes, middle an hour     line     half an hour
   masks    2 minutes                              memory   15 minutes
   flops    half a minute                          gpu      only a GPU can do it; with --toy minutes
+  operations   shipped 3 minutes, middle a quarter of an hour
 
 examples (the files in tests/benchmarks/results say with which command each was made):
   python -m tests.benchmarks engine --models middle --questions 64 --output FOLDER
@@ -98,12 +99,13 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--questions",
         type=_positive,
-        help="of the part engine: asked at once, a multiple of 16 (default: 128)",
+        help="of the parts engine and operations: asked at once, a multiple of 16 (default: 128)",
     )
     add(
         "--models",
         type=_names,
-        help="of the part engine: shipped,middle, or with --toy own,scripted; of the part line:"
+        help="of the parts engine and operations: shipped,middle, or with --toy own,scripted; of"
+        " the part line:"
         " shipped,middle,sleeping,sleeping-many; of the part gpu: full, or cases such as"
         " muse/4/128/replay, which is answers like MUSE's (or single, long), 4 instructions per"
         " image, 128 questions under way at most, and steps that are recorded and replayed",

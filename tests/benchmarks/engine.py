@@ -87,11 +87,21 @@ class Round:
 
 def run(options: Options) -> Iterator[Table]:
     """A table for each workload."""
+    for workload in choose_workloads(options):
+        yield measure(workload, options.repetitions)
+
+
+def choose_workloads(options: Options) -> Iterator[Workload]:
+    """Those of --models, each made when its turn comes.
+
+    Raises:
+        OptionError: a name that isn't known.
+    """
     known = TOYS if options.toy else WORKLOADS
     for name in options.models or known:
         if name not in known:
             raise OptionError(f"--models {name}: known are {', '.join(known)}")
-        yield measure(known[name](options.questions), options.repetitions)
+        yield known[name](options.questions)
 
 
 def measure(workload: Workload, repetitions: int) -> Table:
@@ -109,8 +119,7 @@ def measure(workload: Workload, repetitions: int) -> Table:
 def set_up(workload: Workload) -> list[Round]:
     """All contestants; those that are quick have done their work once before, untimed."""
     speaker, shares = workload.speaker, workload.shares
-    predict = None if speaker.speech.scripts is None else speaker.speech
-    engine = Engine(speaker.checkpoint, speaker.settings, predict=predict)
+    engine = make_engine(workload)
     padded = Padded(speaker, shares.batch)
     say(f"{workload.title}: warming up, and finding out how long our answers are")
     rounds, alone = list[Round](), list[Entry]()
@@ -130,6 +139,13 @@ def set_up(workload: Workload) -> list[Round]:
             entry.contestant.run()
         rounds.append(Round(instructions, ours, [*alone, cached, batches]))
     return rounds
+
+
+def make_engine(workload: Workload) -> Engine:
+    """Ours; where answers are given, it says those."""
+    speaker = workload.speaker
+    predict = None if speaker.speech.scripts is None else speaker.speech
+    return Engine(speaker.checkpoint, speaker.settings, predict=predict)
 
 
 Answering = Callable[[Speaker, Sequence[Sample]], list[Said]]

@@ -103,7 +103,7 @@ def convert(conversion: Conversion, say: Say) -> ConvertSummary:
         settings_digest=conversion.request,
         fingerprint=conversion.provenance.label_fingerprint,
     )
-    found = len(committed.intersection(parts))
+    found = len(committed & set(parts))
     summary = _summarise(conversion, manifest, len(parts), found, entries)
     regions = flags[IGNORE_REGION]  # one a row, at most
     return replace(summary, left_out=left_out, examples=examples, regions=regions)

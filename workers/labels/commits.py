@@ -35,6 +35,7 @@ from workers.errors import (
 )
 from workers.labels.sums import Sums
 from workers.labels.table import describe_part, read_part
+from workers.packed import PackedSet
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
@@ -165,11 +166,11 @@ class Ledger:
         self.guarantee = Guarantee.EXACTLY_ONCE if honest else Guarantee.AT_LEAST_ONCE
         return self.guarantee
 
-    def committed_ids(self) -> set[str]:
+    def committed_ids(self) -> PackedSet:
         """The shards that need no work; from a listing, without reading a marker."""
         folder = join_uri(self.output, MARKERS, self.run_id)
         names = (under(info.uri, folder) or "" for info in self.store.list(folder))
-        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        return PackedSet(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def get(self, shard_id: str) -> Commit | None:
         """The commit of a shard, when there is one."""

@@ -185,7 +185,7 @@ def stale_commits(
     fingerprint: str,
     sources: Collection[str],
     run_id: str,
-    plan: Collection[str],
+    plan: Set[str],
 ) -> Iterator[Commit]:
     """Earlier work on the same input, whose unchanged rows need not be computed again.
 
@@ -203,11 +203,14 @@ def stale_commits(
     Yields:
         Commits in a stable order, the newest manifest first; each part is given once.
     """
-    planned = {part_name(run_id, shard_id) for shard_id in plan}
+
+    def is_planned(commit: Commit) -> bool:
+        return commit.shard_id in plan and commit.part == part_name(run_id, commit.shard_id)
+
     given: set[str] = set()
     for commit in _of_fingerprint(store, output, fingerprint, given):
         given.add(commit.part)
-        if commit.source in sources and commit.part not in planned:
+        if commit.source in sources and not is_planned(commit):
             yield commit
 
 
@@ -226,7 +229,8 @@ def _of_fingerprint(
 
 
 def _check_whole(ledger: Ledger, ids: Sequence[str]) -> None:
-    if missing := sorted(set(ids) - ledger.committed_ids()):
+    committed = ledger.committed_ids()
+    if missing := [each for each in ids if each not in committed]:
         raise CommitError(
             f"{len(missing)} of {len(ids)} shards of the run {ledger.run_id!r} are not committed, "
             f"{missing[0]!r} for one. Start the same command again: it does what is left."
