@@ -47,7 +47,7 @@ def test_a_sleeping_model_answers_one_question_a_step_and_samples_in_their_order
     assert all(answer and not answer.targets and not answer.malformed for answer in answers)
 
 
-def test_a_sleeping_model_takes_as_many_at_once_as_it_is_told_and_sleeps_over_each():
+def test_a_sleeping_model_takes_as_many_at_once_as_it_is_told_and_sleeps_as_long_over_fewer():
     model, seconds = Sleeping(0.01, most=3), []
     jobs = [model.add(Sample(IMAGE, tuple("abcd"[:count]))) for count in (2, 4, 1)]
     done, in_step = [], []
@@ -58,7 +58,7 @@ def test_a_sleeping_model_takes_as_many_at_once_as_it_is_told_and_sleeps_over_ea
         in_step.append(model.in_step)
     assert done == [[jobs[0]], [jobs[1]], [jobs[2]]]
     assert in_step == [3, 3, 1]
-    assert all(took >= 0.01 * count for took, count in zip(seconds, in_step, strict=True))
+    assert all(took >= 0.03 for took in seconds)  # also with one
 
 
 def test_a_sleeping_model_forgets_what_is_abandoned():

@@ -13,7 +13,7 @@ from pixellm.answers import Answer
 from pixellm.engine.engine import Job
 from pixellm.engine.rows import NO_NUMBER, Failure, Picture, Row, Sample
 from pixellm.images import PreparedImage
-from workers.asking import Asked, Unanswered
+from workers.asking import Asked, Outbox, Unanswered
 from workers.errors import LineError, ReplicaBroken
 from workers.model_thread import FAILURES_IN_A_ROW, ModelThread
 
@@ -144,6 +144,57 @@ def test_who_is_answered_while_others_are_sifted_does_not_wait_for_their_end():
     asyncio.run(asyncio.wait_for(ask_all(), 20))
     assert asked_then == sorted(asked_then)
     assert asked_then[0] < len(engine.steps)
+
+
+def test_answers_reach_every_event_loop_but_one_that_is_closed():
+    loops = [asyncio.new_event_loop() for _ in range(3)]
+    asked = [Asked(sample("a"), loop.create_future()) for loop in loops]
+    outbox = Outbox()
+    for each in asked:
+        assert each.note(range(1), [Unanswered("why")])
+        outbox.put(each, each.settle)
+    loops[1].close()
+    outbox.send()
+    for at in (0, 2):
+        assert loops[at].run_until_complete(asked[at].future) == (Unanswered("why"),)
+        loops[at].close()
+    assert not asked[1].future.done()
+
+
+def test_nobody_waits_for_ever_where_telling_fails_once(monkeypatch):
+    call, failures = asyncio.BaseEventLoop.call_soon_threadsafe, [MemoryError("no room")]
+
+    def fail_once(loop, callback, *arguments, **more):
+        if threading.current_thread().name == "model" and failures:
+            raise failures.pop()
+        return call(loop, callback, *arguments, **more)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "call_soon_threadsafe", fail_once)
+
+    async def ask_all() -> list[object]:
+        thread = ModelThread(EchoEngine(most=1, seconds=0.02))
+        asking = (thread.ask(sample(text)) for text in "abc")
+        return list(await asyncio.gather(*asking, return_exceptions=True))
+
+    first, *others = asyncio.run(asyncio.wait_for(ask_all(), 20))
+    assert isinstance(first, tuple), "it was answered before"
+    assert all(isinstance(each, ReplicaBroken) for each in others)
+    assert not failures
+
+
+def test_an_answer_of_the_step_that_breaks_the_replica_is_told():
+    engine = EchoEngine(most=2 * FAILURES_IN_A_ROW, large=[f"{n}" for n in range(20)])
+    samples = [sample("good"), *(sample(f"{n}") for n in range(FAILURES_IN_A_ROW))]
+
+    async def ask_all() -> list[object]:
+        thread = ModelThread(engine)
+        asking = (thread.ask(each) for each in samples)
+        return list(await asyncio.gather(*asking, return_exceptions=True))
+
+    first, *others = asyncio.run(asyncio.wait_for(ask_all(), 20))
+    assert isinstance(first, tuple)
+    assert texts_of(first) == ["good"]
+    assert isinstance(others[-1], ReplicaBroken)
 
 
 def test_what_is_asked_while_a_step_runs_joins_with_the_next_one():

@@ -88,7 +88,7 @@ class Asked:
             self.future.set_result(tuple(self.replies[at] for at in range(len(self.replies))))
 
     def fail(self, error: Exception) -> None:
-        """Tells its asker that there will be no answer; likewise."""
+        """Tells its asker that there will be no answer; in the thread of the event loop, too."""
         if isinstance(error, StopIteration):  # which no future takes
             error = RuntimeError(f"the model raised {error!r}")
         if not self.future.done():
@@ -98,8 +98,8 @@ class Asked:
 class Outbox:
     """What askers are to be told, from the model's thread.
 
-    All at once: each call into the event loop lets its thread run, and the model waits for Python
-    meanwhile.
+    All replies of a step go in one call: it wakes the event loop's thread, which then holds Python
+    while the model waits for it.
     """
 
     def __init__(self) -> None:
@@ -111,10 +111,10 @@ class Outbox:
 
     def send(self) -> None:
         """Has everything called that was put in since the last time."""
-        while self._letters:
-            loop, letters = self._letters.popitem()
+        for loop in list(self._letters):
             with suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(_open_all, letters)
+                loop.call_soon_threadsafe(_open_all, self._letters[loop])
+            del self._letters[loop]  # not before: what could not be sent is sent the next time
 
 
 def _open_all(letters: Sequence[Callable[[], None]]) -> None:

@@ -1,6 +1,6 @@
 """What a replica is told as it is made: of each run, and of all shards that are to be labelled."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers.earlier import EarlierIndex
@@ -37,7 +37,9 @@ class Errand:
         return self.run_id, self.shard.shard_id
 
 
-def assigned(errands: Iterable[Errand], assignments: Sequence[Assignment]) -> Sequence[Errand]:
+def assigned(errands: Sequence[Errand], assignments: Sequence[Assignment]) -> Sequence[Errand]:
     """Those of runs that replicas know; of a run whose lists could not be stored, they don't."""
     known = {each.run_id for each in assignments}
+    if all(each.run_id in known for each in errands):
+        return errands  # there may be many: they aren't kept twice
     return Packed(each for each in errands if each.run_id in known)

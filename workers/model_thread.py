@@ -159,8 +159,10 @@ class ModelThread:
         while not self._line.empty():
             if asked := self._line.get():
                 self._at_hand[asked] = None
-        self._give_back(why)
-        self._outbox.send()
+        try:
+            self._give_back(why)
+        finally:
+            self._outbox.send()
 
     def _take_in(self) -> bool:
         """Takes what has come out of the line, and waits for it when there is nothing else to do.

@@ -59,12 +59,13 @@ class Packed(Sequence[T], Generic[T]):
 
 
 class PackedSet(Set[str]):
-    """Ids or names, in as many bytes as the longest has letters: a `set` takes 130 for one of 20.
+    """Ids or names of files, in as many bytes each as the longest has: a `set` takes 130 for 20.
 
     Iterated in the order of their bytes. Does not change.
 
     Args:
-        texts: read once; names of files may hold bytes that are no text (`os.fsdecode`).
+        texts: read once. None ends with a zero byte, as no name of a file does; where bytes are no
+            text, they are as `os.fsdecode` has them.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
@@ -81,7 +82,10 @@ class PackedSet(Set[str]):
             yield from map(os.fsdecode, self._texts[start : start + BLOCK].tolist())
 
     def __contains__(self, text: object) -> bool:
-        return isinstance(text, str) and self.place(text) is not None
+        try:
+            return isinstance(text, str) and self.place(text) is not None
+        except UnicodeEncodeError:  # half a surrogate pair, which no name has
+            return False
 
     def place(self, text: str) -> int | None:
         """Where a text stands in their order; None when it isn't there."""

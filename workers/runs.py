@@ -59,6 +59,8 @@ class Run:
     @property
     def todo(self) -> Sequence[Shard]:
         """What is left, in the order of the plan."""
+        if not self.committed and self.only is None:
+            return self.shards
         left = (shard for shard in self.shards if shard.shard_id not in self.committed)
         return Packed(s for s in left if self.only is None or s.shard_id in self.only)
 

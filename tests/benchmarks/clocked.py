@@ -24,6 +24,8 @@ WAKING_SECONDS = 0.0003
 class Sleeping:
     """A model that sleeps over its questions, and then says that nothing matches.
 
+    A step takes as long as if it had as many questions as it may have, as on a GPU.
+
     Args:
         seconds: of sleep for each question.
         most: questions of a step.
@@ -51,10 +53,10 @@ class Sleeping:
         return job
 
     def step(self) -> list[Job]:
-        """Answers the first in the line, after the sleep of all of them."""
+        """Answers the first in the line, after a sleep."""
         some = [self._line.popleft() for _ in range(min(self.most, len(self._line)))]
         self._in_step = len(some)
-        sleep_exactly(len(some) * self.seconds)
+        sleep_exactly(self.most * self.seconds)
         for _, row in some:
             row.answer = Answer("There is no such object.", (), (), False, False)
         return [job for job in dict.fromkeys(job for job, _ in some) if job.done]

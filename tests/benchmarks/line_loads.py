@@ -36,7 +36,7 @@ class Load:
     model: Path
     """that the replicas load, also where another one answers in its place"""
     asleep: int
-    """questions that this other one takes at once, which sleeps over them; 0 where it doesn't"""
+    """questions of a step of this other one, which sleeps; 0 where the real model answers"""
     shard: int
     """most records of a shard"""
     tokens: int
@@ -95,13 +95,17 @@ def _draw(folder: Path, count: int, each: int, size: tuple[int, int]) -> None:
 def make_sleeping(folder: Path, toy: bool) -> Load:
     """Many small records with one question each, for a model that sleeps over one at a time.
 
-    In each step Python must be back in time, and has 5 ms to make good what it was late in.
+    Every question is a step of its own, so whatever delays Python between two steps is lost.
     """
     return _make_asleep(folder, toy, 1)
 
 
 def make_deep(folder: Path, toy: bool) -> Load:
-    """Likewise, for a model that takes many at once, as ours does on a GPU."""
+    """Likewise, for a model whose steps take many questions, and last as long with fewer.
+
+    What a step costs around the model is shared by its questions. Ours takes many steps for an
+    answer, with other questions in each: this one takes all of it in one.
+    """
     return _make_asleep(folder, toy, MANY_AT_ONCE)
 
 
@@ -114,7 +118,10 @@ def _make_asleep(folder: Path, toy: bool, at_once: int) -> Load:
     _write_list(folder, lines)
     title = f"a model that sleeps {1000 * QUESTION_SECONDS:g} ms a question"
     if at_once > 1:
-        title += f", {at_once} at a time"
+        title = (
+            f"a model that sleeps {1000 * at_once * QUESTION_SECONDS:g} ms over up to {at_once}"
+            " questions"
+        )
     return Load(title, folder, SHIPPED, asleep=at_once, shard=8 if toy else 64, tokens=80)
 
 

@@ -34,7 +34,8 @@ NOTES = (
     " alone, and where there are no more cores than replicas they share these with the model.",
 )
 IDEAL_NOTE = (
-    f"Ideal: questions times {QUESTION_SECONDS} s over the replicas. A sleep takes longer than it"
+    f"Ideal: questions times {QUESTION_SECONDS} s over the replicas; a step of many takes as long"
+    " as all it may have, also with fewer. A sleep takes longer than it"
     " is told to, on a busy machine much longer: so the model alone isn't ideal either."
 )
 SHARES_NOTES = (

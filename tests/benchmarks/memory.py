@@ -18,7 +18,7 @@ COLUMNS = ("shards", "most memory, MiB", "times the first", "shards per s", "s i
 NOTES = (
     "The process that runs jobs/label.py, a fresh one for each row: the most memory that it had at"
     " any time (resident), from the plan to the manifest. Replicas and Ray's own processes are"
-    " others.",
+    " others. Nothing was committed before; what a run goes on with takes memory, too.",
     "Real Ray and two replicas. The input is one JSONL file in shards of one record each. The"
     " replicas are done with a shard at once: they load no model, read no record, and write a"
     " commit marker without a part; so all that is left is what a shard costs the driver and Ray.",

@@ -41,6 +41,8 @@ from workers.storage.uris import join_uri, shown, under
 
 PARTS, MARKERS = "labels", "_commits"  # folders of the output
 SCHEMA = 1  # of markers and manifests; a reader refuses what it does not know
+LONGEST_ID = 64
+"""Letters of a shard id, which has 20; what else lies beside the markers may have more."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -170,7 +172,8 @@ class Ledger:
         """The shards that need no work; from a listing, without reading a marker."""
         folder = join_uri(self.output, MARKERS, self.run_id)
         names = (under(info.uri, folder) or "" for info in self.store.list(folder))
-        return PackedSet(name.removesuffix(".json") for name in names if name.endswith(".json"))
+        ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return PackedSet(each for each in ids if len(each) <= LONGEST_ID)
 
     def get(self, shard_id: str) -> Commit | None:
         """The commit of a shard, when there is one."""

@@ -19,11 +19,12 @@ import gzip
 import io
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
+from itertools import islice
 
 from workers.errors import CommitError, ObjectMissing
 from workers.labels.commits import (
@@ -36,6 +37,7 @@ from workers.labels.commits import (
     part_name,
 )
 from workers.labels.sums import Sums
+from workers.packed import PackedSet
 from workers.storage.objects import Store
 from workers.storage.uris import join_uri, shown, under
 
@@ -98,8 +100,8 @@ def finish_run(
     Raises:
         CommitError: a shard of the plan is not committed.
     """
-    ids = sorted(plan)
-    plan_digest = sha256("\n".join(ids).encode()).hexdigest()
+    ids = PackedSet(plan)
+    plan_digest = _digest_lines(ids)
     before = read_manifest(ledger.store, ledger.output, ledger.run_id)
     if before and before.plan_sha256 == plan_digest and before.settings_digest == settings_digest:
         return before
@@ -228,7 +230,14 @@ def _of_fingerprint(
             yield from _read_markers(store, output, run, left)
 
 
-def _check_whole(ledger: Ledger, ids: Sequence[str]) -> None:
+def _digest_lines(lines: Iterable[str]) -> str:
+    digest = sha256()
+    for number, line in enumerate(lines):
+        digest.update(f"{chr(10) if number else ''}{line}".encode())
+    return digest.hexdigest()
+
+
+def _check_whole(ledger: Ledger, ids: Collection[str]) -> None:
     committed = ledger.committed_ids()
     if missing := [each for each in ids if each not in committed]:
         raise CommitError(
@@ -241,7 +250,7 @@ def _manifest_uri(output: str, run_id: str) -> str:
     return join_uri(output, RUNS, f"{run_id}.json")
 
 
-def _put_markers(ledger: Ledger, ids: Sequence[str]) -> tuple[str, Sums]:
+def _put_markers(ledger: Ledger, ids: Iterable[str]) -> tuple[str, Sums]:
     """Writes all markers into one object; its path below the output, and their sums."""
     rows, errors, targets = Counter[str](), Counter[str](), 0
     packed = io.BytesIO()
@@ -281,11 +290,12 @@ def _marker_names(store: Store, output: str, run_id: str | None = None) -> dict[
     return dict(names)
 
 
-def _read_markers(store: Store, output: str, run: str, ids: Sequence[str]) -> Iterator[Commit]:
+def _read_markers(store: Store, output: str, run: str, ids: Iterable[str]) -> Iterator[Commit]:
     def read(shard_id: str) -> Commit:
         uri = marker_uri(output, run, shard_id)
         return Commit.from_json(store.get(uri), uri)
 
+    waiting = iter(ids)
     with ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(ids), AT_ONCE):
-            yield from pool.map(read, ids[start : start + AT_ONCE])
+        while some := list(islice(waiting, AT_ONCE)):
+            yield from pool.map(read, some)
