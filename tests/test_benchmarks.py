@@ -315,7 +315,8 @@ def test_operations_are_set_beside_each_other_and_beside_those_of_an_image():
     assert list(table.raw.values()) == [[2e9, 90e9, 6e9]]
 
 
-def test_the_official_way_is_asked_typical_ones_of_our_questions():
+def test_the_official_way_is_asked_typical_ones_of_our_questions(monkeypatch):
+    monkeypatch.setattr(operations, "_count", lambda _: 1.0)  # who is asked what is enough here
     workload = inputs.toy_scripted(16)
     workload = replace(workload, shares=replace(workload.shares, official=3))
     engine_ = engine.make_engine(workload)
