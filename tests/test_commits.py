@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import S3Server
 from tests.trouble import Trouble
 from workers.errors import AccessDenied, CommitError, ConditionUnsupported, StorageUnavailable
-from workers.labels.commits import Commit, Guarantee, Ledger, marker_uri, part_name
+from workers.labels.commits import LONGEST_ID, Commit, Guarantee, Ledger, marker_uri, part_name
 from workers.labels.rows import blank_row
 from workers.labels.table import PartIdentity, describe_part, read_part, write_part
 from workers.storage.local import LocalStore
@@ -87,6 +87,15 @@ def place(request, tmp_path):
     if request.param == "memory":
         return MemoryStore(), "mem://bucket/out"
     return S3Store(), f"s3://{request.getfixturevalue('bucket')}/out"
+
+
+def test_what_has_too_long_a_name_beside_the_markers_is_no_shard(place):
+    store, output = place
+    ledger = ledger_of(store, output)
+    ledger.commit(SHARD, part("a"), **ABOUT)
+    for letters in (LONGEST_ID, LONGEST_ID + 1):
+        store.put(marker_uri(output, "run-1", "f" * letters), b"{}")
+    assert ledger.committed_ids() == {SHARD, "f" * LONGEST_ID}
 
 
 def test_a_commit_is_a_part_and_a_marker_that_describes_it(place):
