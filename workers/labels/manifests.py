@@ -205,14 +205,11 @@ def stale_commits(
     Yields:
         Commits in a stable order, the newest manifest first; each part is given once.
     """
-
-    def is_planned(commit: Commit) -> bool:
-        return commit.shard_id in plan and commit.part == part_name(run_id, commit.shard_id)
-
     given: set[str] = set()
     for commit in _of_fingerprint(store, output, fingerprint, given):
         given.add(commit.part)
-        if commit.source in sources and not is_planned(commit):
+        current = commit.shard_id in plan and commit.part == part_name(run_id, commit.shard_id)
+        if commit.source in sources and not current:
             yield commit
 
 
