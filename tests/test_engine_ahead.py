@@ -52,9 +52,10 @@ def test_the_text_is_read_once_also_where_no_picture_stays_for_the_next(rows, mo
     assert [length for _, length in reads].count(text) == 1
 
 
-def test_when_nothing_is_under_way_the_text_is_read_anew_for_weights_may_be_others(monkeypatch):
+@pytest.mark.parametrize("replay", [False, True], ids=["as they are", "alike"])
+def test_when_nothing_is_under_way_the_text_is_read_anew_for_weights_may_be_others(replay):
     checkpoint, samples = tiny_checkpoint(6), asked(3)
-    engine = Engine(checkpoint, SETTINGS)
+    engine = Engine(checkpoint, SETTINGS, replay=replay)
     before = said(engine, samples)
     with torch.no_grad():
         checkpoint.model.language.model.layers[0].self_attn.v_proj.weight.mul_(3)
@@ -232,9 +233,9 @@ def test_pictures_are_joined_when_they_enter_and_a_step_is_caught_up_with_before
     for name in ("catch_up", "join"):
         monkeypatch.setattr(own, name, lambda name=name: order.append(name))
     monkeypatch.setattr(own, "begin", lambda: (order.append("begin"), nullcontext())[1])
-    read = engine.generator._read_prefix
+    read = engine.generator._read_prefixes
     monkeypatch.setattr(
-        engine.generator, "_read_prefix", lambda some: (order.append("read"), read(some))
+        engine.generator, "_read_prefixes", lambda some: (order.append("read"), read(some))
     )
     engine._ahead = True
     for sample in asked(1):

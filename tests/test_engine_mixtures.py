@@ -136,20 +136,21 @@ def test_steps_that_are_made_alike_are_recorded_once_and_replayed(monkeypatch):
     samples = [Sample(make_samples(0, 1)[0].image, ("the cat",)) for _ in range(16)]
     for _ in range(2):
         engine.answer(samples)
-    # of each round: a word, a word, the group's first and its rest, three words
-    assert len(recorded) == 2
-    assert len(replays) == 2 * 6
+    # of each round: the pictures, the questions, a word, a word, the group's first and its rest,
+    # three words
+    assert len(recorded) == 4
+    assert len(replays) == 2 * 8
 
 
 def test_a_step_that_cannot_be_run_either_does_not_end_the_recordings(monkeypatch, caplog):
     engine, tried, failed = Engine(tiny_checkpoint(6), SETTINGS, replay=True), [], []
     step = engine.model.language.step
 
-    def poisonous(*arguments):
-        if tried and len(failed) < 2:  # as it is recorded, and as it is run without
+    def poisonous(ids, positions, plan):
+        if plan.alike and len(failed) < 2:  # as it is recorded, and as it is run without
             failed.append(1)
             raise RuntimeError("a bad sample")
-        return step(*arguments)
+        return step(ids, positions, plan)
 
     def record(work):
         tried.append(1)
@@ -287,9 +288,9 @@ def test_the_prefix_of_a_picture_is_read_once_for_all_of_its_questions(rows, mon
     engine = Engine(checkpoint, SETTINGS, Limits(rows=rows))
     samples = [Sample(each.image, ("the cat", "a dog", "red")) for each in make_samples(0)[:3]]
     truth, generator = alone(checkpoint, samples), engine.generator
-    read_prefix = generator._read_prefix
+    read_prefix = generator._read_prefixes
     monkeypatch.setattr(
-        generator, "_read_prefix", lambda pictures: (read.extend(pictures), read_prefix(pictures))
+        generator, "_read_prefixes", lambda pictures: (read.extend(pictures), read_prefix(pictures))
     )
     assert_same(said(engine, samples), truth)
     assert len(read) == len(set(read)) == len(samples)

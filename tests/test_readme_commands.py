@@ -17,7 +17,11 @@ from tests.test_imports_muse import source
 from workers.labels.parts import open_table
 from workers.storage.stores import open_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray(last=True)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray(last=True),
+    pytest.mark.filterwarnings("ignore"),  # Ray warns of its own settings
+]
 
 MARK = "<!-- tried by tests/test_readme_commands.py -->\n"
 SERIES = [

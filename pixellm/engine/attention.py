@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from pixellm.engine.slots import Slots
+from pixellm.language import LanguageModel
 
 NAME = "pixellm_rows"
 """What transformers knows this attention by."""
@@ -110,10 +111,10 @@ class StepPlan:
         own += [part.order for part in self.parts if part.order is not None]
         return own + [tensor for view in self.views or () for tensor in view.tensors]
 
-    @property
-    def positions(self) -> Tensor:
-        """(T,) long: the position of each token, its picture's prefix counted."""
-        return self.places + self.slots.prefix
+    def run(self, language: LanguageModel) -> Tensor:
+        """The (T, H) states of its tokens; their keys and values go into the slots."""
+        positions = self.places + self.slots.prefix
+        return language.step(self.ids[None], positions[None], self)[0]
 
 
 def rows_attention(

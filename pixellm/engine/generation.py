@@ -14,7 +14,7 @@ slots of a row, H width, V vocabulary.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 
 import torch
 from torch import Tensor
@@ -23,11 +23,12 @@ from pixellm.answers import DecodeSettings, find_groups
 from pixellm.engine.aside import Aside
 from pixellm.engine.attention import NAME, StepPlan
 from pixellm.engine.memory import Limits
+from pixellm.engine.prefixes import PrefixPlan, TextCache, plan_prefixes
 from pixellm.engine.replays import Replays, recorder_for
-from pixellm.engine.rows import NO_NUMBER, Picture, Row, join_tokens, split_images
+from pixellm.engine.rows import NO_NUMBER, Picture, Row, split_images
 from pixellm.engine.schedule import Schedule
-from pixellm.engine.slots import Slots, TextCache
-from pixellm.engine.steps import Layout, Wanted, lay_out, plan_step
+from pixellm.engine.slots import Slots
+from pixellm.engine.steps import Layout, Wanted, lay_out, lay_out_entering, plan_step
 from pixellm.kernel_choice import kernels_fit
 from pixellm.model import PixelLM
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX, Tokenizer
@@ -40,11 +41,16 @@ Predict = Callable[[Tensor, Sequence[Wanted]], Tensor]
 """(N, H) states, and what they predict -> (N, V) logits."""
 
 
+Begun = tuple[Layout, Tensor]
+"""What is read, and (2, N) of what is said after it: ids, and their log-probabilities."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flight:
     """A step that was begun and has not landed."""
 
-    layout: Layout
+    layouts: Sequence[Layout]
+    """of all rows under way, in order"""
     chosen: Tensor
     """(2, N): ids, and their log-probabilities"""
 
@@ -78,11 +84,12 @@ class Generator:
         model.language.model.set_attn_implementation(NAME)
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
-        self._alike, self._run = replay, Replays(self._read, lambda: recorder_for(model.device))
+        self._alike = replay
+        self._run = Replays[StepPlan | PrefixPlan](self._read, lambda: recorder_for(model.device))
         self._by_kernel = kernels_fit(model.device, slots.head_width, model.dtype)
         self._aside = Aside(model.device, urgent=False)
         self._flight: Flight | None = None
-        self._text: TextCache | None = None
+        self._text, self._text_read = TextCache(), False
         self._numbers = count()
         self.in_step = 0
         """questions that the newest step brought on"""
@@ -97,7 +104,7 @@ class Generator:
 
     @property
     def recorded(self) -> int:
-        """Steps that had to be recorded so far, since none like them had been."""
+        """What had to be recorded so far, since nothing like it had been."""
         return self._run.recorded
 
     def add(self, picture: Picture, prompt: Sequence[int], budget: int) -> Row:
@@ -111,7 +118,7 @@ class Generator:
         at = prompt.index(IMAGE_TOKEN_INDEX)
         assert tuple(prompt[:at]) == self._begin, "all begin alike: it is read once"
         if not self.busy:  # weights may be others by now
-            self._text = None
+            self._text_read = False
         question = prompt[at + 1 :]
         row = Row(picture, question, budget, next(self._numbers))
         self.schedule.waiting.append(row)
@@ -121,23 +128,19 @@ class Generator:
     def launch(self) -> None:
         """Begins a step with every question under way; a GPU is not waited for until it lands."""
         self._aside.catch_up()
-        # 1) questions that wait take the places of those that have ended
-        before, self.in_step = len(self.schedule.rows), 0
+        self.in_step = 0
+        # 1) where steps are alike, a GPU is at those under way while others are made ready
+        begun = self._say_next() if self._alike else []
+        # 2) questions that wait take the places of those that have ended
+        before = len(self.schedule.rows)
         self._read_pictures(self.schedule.enter())
         self.entered = len(self.schedule.rows) - before
-        if not self.schedule.rows:
-            return
-        # 2) each reads what it said last, or all it was asked
-        layout = lay_out(self.schedule.rows, self._alike)
-        while not self.schedule.make_room(layout.length):  # some had to go back to wait
-            layout = lay_out(self.schedule.rows, self._alike)
-        slots, rows = self.schedule.slots, self.schedule.rows
-        plan = plan_step(layout, slots, rows, self._by_kernel)
-        states = self._run(plan)
-        slots.write_states(plan.owners, plan.places, states)
-        # 3) and says the next word
-        self._flight = Flight(layout, self._choose(states, plan, layout.wanted))
-        self.in_step = len(rows)
+        # 3) each reads what it said last, or all it was asked, and says the next word
+        begun += self._listen() if self._alike else self._say_next()
+        if begun:
+            layouts, chosen = zip(*begun, strict=True)
+            self._flight = Flight(layouts, torch.cat(chosen, dim=1))
+        self.in_step = len(self.schedule.rows)
 
     @torch.inference_mode()
     def land(self, ended: list[Row]) -> None:
@@ -152,7 +155,8 @@ class Generator:
             return
         self._hear(flight)
         rows = self.schedule.rows
-        for row, read in zip(rows, flight.layout.read, strict=True):
+        reads = chain.from_iterable(layout.read for layout in flight.layouts)
+        for row, read in zip(rows, reads, strict=True):
             row.read = read
         leaving = [at for at, row in enumerate(rows) if row.ended]
         ended += self._end(leaving)
@@ -169,8 +173,9 @@ class Generator:
         return self.schedule.make_way(all_free)
 
     def _forget(self) -> None:
-        self._flight = self._text = None
-        self._run.forget()
+        self._flight = None
+        self._text, self._text_read = TextCache(), False
+        self._run.forget()  # it reads the words
 
     # ---- pictures ----
 
@@ -179,12 +184,13 @@ class Generator:
         if not pictures:
             return
         self._aside.join()
-        if self._text is None:
-            self._text = self._read_text()
+        if not self._text_read:
+            self._read_text()
+            self._text_read = True
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             chunk = pictures[start : start + PICTURES_AT_ONCE]
             self.encode([picture for picture in chunk if picture.encoded is None])
-            self._read_prefix(chunk)
+            self._read_prefixes(chunk)
 
     def encode(self, pictures: Sequence[Picture]) -> None:
         """Looks at pictures, if only to make masks: the language model reads nothing."""
@@ -203,26 +209,42 @@ class Generator:
             with self._aside.begin():
                 self.encode(new)
 
-    def _read_prefix(self, pictures: Sequence[Picture]) -> None:
-        tokens, valid = join_tokens(pictures)
-        keys = torch.cat([valid.new_ones(len(pictures), len(self._prefix)), valid], dim=1)  # (B, P)
-        places = [picture.place for picture in pictures]
-        assert self._text is not None, "it comes first"
-        cache = self.schedule.slots.begin_prefixes(places, keys, self._text)
-        self._model.language(tokens, keys, cache, keys_only=True)
+    def _read_prefixes(self, pictures: Sequence[Picture]) -> None:
+        self._run(plan_prefixes(pictures, self.schedule.slots, self._text, self._alike))
 
-    def _read_text(self) -> TextCache:
+    def _read_text(self) -> None:
         """Keys and values of the words before the image."""
-        language, cache = self._model.language, TextCache()
-        words = language.embed(self._prefix[None])
-        language(words, words.new_ones(words.shape[:2]), cache, keys_only=True)
-        return cache
+        words = self._model.language.embed(self._prefix[None])
+        valid = words.new_ones(words.shape[:2])
+        self._model.language(words, valid, self._text, keys_only=True)
 
     # ---- words ----
 
-    def _read(self, plan: StepPlan) -> Tensor:
-        """The (T, H) states of a step's tokens; their keys and values go into the slots."""
-        return self._model.language.step(plan.ids[None], plan.positions[None], plan)[0]
+    def _say_next(self) -> list[Begun]:
+        """Begins what all rows under way read next."""
+        if not self.schedule.rows:
+            return []
+        layout = lay_out(self.schedule.rows, self._alike)
+        while not self.schedule.make_room(layout.length):  # some had to go back to wait
+            layout = lay_out(self.schedule.rows, self._alike)
+        return [self._begin_reading(layout)]
+
+    def _listen(self) -> list[Begun]:
+        """Begins what rows that have entered read."""
+        if not self.entered:
+            return []
+        rows, room = self.schedule.rows, self.schedule.slots.length
+        return [self._begin_reading(lay_out_entering(rows, self.entered, room))]
+
+    def _begin_reading(self, layout: Layout) -> Begun:
+        slots = self.schedule.slots
+        plan = plan_step(layout, slots, self.schedule.rows, self._by_kernel)
+        states = self._run(plan)
+        slots.write_states(plan.owners, plan.places, states)
+        return layout, self._choose(states, plan, layout.wanted)
+
+    def _read(self, plan: StepPlan | PrefixPlan) -> Tensor:
+        return plan.run(self._model.language)
 
     def _choose(self, states: Tensor, plan: StepPlan, wanted: Sequence[Wanted]) -> Tensor:
         """(2, N): the likeliest next id of every row, or the one that had to come; its logprob."""
@@ -233,7 +255,8 @@ class Generator:
 
     def _hear(self, flight: Flight) -> None:
         """What rows have said."""
-        for each, id_, logprob in zip(flight.layout.wanted, *flight.chosen.tolist(), strict=True):
+        wanted = chain.from_iterable(layout.wanted for layout in flight.layouts)
+        for each, id_, logprob in zip(wanted, *flight.chosen.tolist(), strict=True):
             each.row.logprobs.append(logprob)
             if each.given < 0:
                 self._say(each.row, int(id_))

@@ -1,21 +1,22 @@
 """Steps that are alike are recorded once and replayed: a GPU needn't wait for Python to launch it.
 
-On CUDA a recording is a graph, whose kernels read and write the same memory each time: the plan of
-a step is copied into the tensors that the graph was recorded with. Elsewhere nothing is recorded,
-and a step runs on those tensors as it would on its own.
+So is what reads few pictures. On CUDA a recording is a graph, whose kernels read and write the same
+memory each time: a plan is copied into the tensors that the graph was recorded with. Elsewhere
+nothing is recorded, and a plan runs on those tensors as it would on its own.
 """
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from pixellm.engine.attention import StepPlan
 from pixellm.engine.memory import is_out_of_memory
+from pixellm.engine.slots import Slots
 
 MOST = 64
 """Recordings that are kept; the memory between their kernels is shared by all of them."""
@@ -27,39 +28,62 @@ Record = Callable[[Work], Work]
 """Records work; what comes back does it again, on the same tensors and into the same one."""
 
 
+class Plan(Protocol):
+    """What is to be done."""
+
+    @property
+    def slots(self) -> Slots:
+        """That it writes to."""
+
+    @property
+    def alike(self) -> bool:
+        """Whether others have its shape."""
+
+    @property
+    def shape(self) -> object:
+        """Plans of a kind and of the same shape differ in what their tensors hold only."""
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """What is read of it; those of plans of one shape match one by one."""
+
+
+P = TypeVar("P", bound=Plan)
+
+
 @dataclass(frozen=True, slots=True)
 class _Recording:
-    plan: StepPlan
+    plan: Plan
     """whose tensors it reads"""
     replay: Work
 
 
-class Replays:
-    """Runs steps; those that are alike from recordings, if they can be recorded.
+class Replays(Generic[P]):
+    """Runs plans; those that are alike from recordings, if they can be recorded.
 
     Args:
-        run: a step, from its plan to (T, H) states. It may run more than once for one step: what it
-            writes into slots must be the same each time.
+        run: does what a plan says. It may run more than once for one plan: what it writes into
+            slots must be the same each time.
         recorder: makes what records it, when recordings begin anew.
     """
 
-    def __init__(self, run: Callable[[StepPlan], Tensor], recorder: Callable[[], Record]) -> None:
+    def __init__(self, run: Callable[[P], Tensor], recorder: Callable[[], Record]) -> None:
         self._run, self._recorder = run, recorder
         self._record: Record | None = None
         self._works = True
         self._recordings: dict[object, _Recording] = {}
         self._version = 0
         self.recorded = 0
-        """how often a step was recorded"""
+        """how often something was recorded"""
 
-    def __call__(self, plan: StepPlan) -> Tensor:
-        """(T, H) states of a step; good until the next one."""
+    def __call__(self, plan: P) -> Tensor:
+        """What comes of a plan; good until the next one."""
         if plan.slots.version != self._version:  # a recording writes to slots that are gone
             self.forget()
             self._version = plan.slots.version
         if not (plan.alike and self._works):
             return self._run(plan)
-        shape = plan.shape
+        shape = type(plan), plan.shape
         try:
             recording = self._recordings.pop(shape, None) or self._make(plan)
         except RuntimeError as error:
@@ -78,13 +102,13 @@ class Replays:
         self._recordings.clear()
         self._record = None
 
-    def _make(self, plan: StepPlan) -> _Recording:
+    def _make(self, plan: P) -> _Recording:
         self._record = record = self._record or self._recorder()
         self.recorded += 1
         return _Recording(plan, record(lambda: self._run(plan)))
 
-    def _do_without(self, plan: StepPlan, error: RuntimeError) -> Tensor:
-        """A step that can't be recorded; if it can't be run either, recording isn't at fault."""
+    def _do_without(self, plan: P, error: RuntimeError) -> Tensor:
+        """What can't be recorded; if it can't be run either, recording isn't at fault."""
         self.forget()
         states = self._run(plan)
         _log.warning("steps can't be recorded and run without from now on", exc_info=error)

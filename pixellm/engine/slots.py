@@ -18,7 +18,6 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from pixellm.language import LanguageModel, bias_of
 
@@ -130,20 +129,21 @@ class Slots:
         self.prefix_bias = _resized(self.prefix_bias, (pictures, self.prefix))
         self.states = _resized(self.states, (rows, length, self.width))
 
-    def begin_prefixes(
-        self, pictures: Sequence[int], valid: Tensor, text: "TextCache"
-    ) -> "PrefixCache":
-        """A cache whose keys and values lie in the slots of pictures.
+    def write_prefixes(self, layer: int, pictures: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Keeps a layer's keys and values of whole prefixes.
 
         Args:
-            pictures: their slots, behind one another.
-            valid: (b, P), 0 on padding of the image.
-            text: what all begin with.
+            layer: whose they are.
+            pictures: (b,) long, where they go.
+            keys: (b, h, P, d).
+            values: (b, h, P, d).
         """
-        where = slice(pictures[0], pictures[0] + len(pictures))
-        assert list(pictures) == list(range(where.start, where.stop)), "they came together"
-        self.prefix_bias[where] = bias_of(valid, self.prefix_bias.dtype)
-        return PrefixCache(self, where, text)
+        self.prefix_keys[layer].index_copy_(0, pictures, keys)
+        self.prefix_values[layer].index_copy_(0, pictures, values)
+
+    def write_prefix_bias(self, pictures: Tensor, valid: Tensor) -> None:
+        """Keeps where prefixes may be looked at: (b,), and (b, P) with 0 on padding."""
+        self.prefix_bias.index_copy_(0, pictures, bias_of(valid, self.prefix_bias.dtype))
 
     def write(
         self, layer: int, owners: Tensor, places: Tensor, keys: Tensor, values: Tensor
@@ -194,46 +194,6 @@ class _Views:
             [each[at] for each in views for at in moves.new],
             [each[at] for each in views for at in moves.old],
         )
-
-
-class TextCache(Cache):
-    """What a language model keeps of the text that all prompts begin with."""
-
-    def __init__(self) -> None:
-        super().__init__(layers=[])
-        self.kept = list[tuple[Tensor, Tensor]]()
-        """(1, h, L, d) keys and values of each layer"""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
-        """Keeps those of a layer; they come in order."""
-        assert layer_idx == len(self.kept), "it is read once"
-        self.kept.append((key_states, value_states))
-        return key_states, value_states
-
-
-class PrefixCache(Cache):
-    """What a language model keeps of prefixes goes to their slots, layer by layer.
-
-    The text that all begin with comes first, as it was kept; what is read stands behind it.
-    """
-
-    def __init__(self, slots: Slots, where: slice, text: TextCache) -> None:
-        super().__init__(layers=[])
-        self._slots, self._where, self._text = slots, where, text
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
-        """Keeps (b, h, P - L, d) keys and values of a layer; the (b, h, P, d) are looked at."""
-        keys = self._slots.prefix_keys[layer_idx][self._where]
-        values = self._slots.prefix_values[layer_idx][self._where]
-        text_keys, text_values = self._text.kept[layer_idx]
-        known = text_keys.shape[2]
-        keys[:, :, :known], keys[:, :, known:] = text_keys, key_states
-        values[:, :, :known], values[:, :, known:] = text_values, value_states
-        return keys, values
 
 
 def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

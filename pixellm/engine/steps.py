@@ -4,9 +4,10 @@ Every row under way reads at least one token. Most read one; a row whose token g
 all of it, and one that enters its whole question. First come the first tokens of all rows, then the
 other tokens of the rows that read more, padded to the longest: one to three parts.
 
-Steps can be made alike: rows and groups are padded so that few shapes come up again and again, and
-what was recorded once can be replayed (`pixellm.engine.replays`). A step in which rows enter is
-like no other, and stays as it is.
+Steps can be made alike: rows, groups and questions are padded so that few shapes come up again and
+again, and what was recorded once can be replayed (`pixellm.engine.replays`). Rows that enter are
+read in a step of their own then: as many shapes as there are of either are few, but not as many as
+there are of both together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,13 @@ WIDTH = 16
 """Slots that attention looks at are a multiple: few shapes, little waste."""
 WIDTH_ALIKE = 64
 """The same for steps that are made alike."""
-GROUPS_ALIKE = 8
-"""Rows that read the rest of a token group are a multiple in such a step."""
+ROWS_ALIKE = 8
+"""Rows that read the rest of a token group, or that enter, are a multiple in such a step."""
+LENGTH_ALIKE = 16
+"""Tokens of rows that enter are a multiple there."""
+TOKENS_ALIKE = 1024
+"""Of rows that enter, padding counted. More keep a GPU busy for longer than Python takes to launch
+its work: nothing would be won by padding and recording them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Layout:
     """Which tokens a step reads, as lists that grow part by part."""
 
     read: list[int]
-    """of each row: tokens that it has read after the step"""
+    """of each of its rows: tokens that it has read after the step"""
     alike: bool
     """whether it is padded so that others have its shape"""
     ids: list[int] = field(default_factory=list)
@@ -85,21 +91,47 @@ def lay_out(rows: Sequence[Row], alike: bool = False) -> Layout:
 
     Args:
         rows: under way.
-        alike: pad, unless a row enters.
+        alike: pad; none of them may enter.
     """
     unread = [row.unread() for row in rows]
     more = [at for at in range(len(rows)) if len(unread[at]) > 1]
     groups, entering = ([at for at in more if (rows[at].read == 0) is new] for new in (False, True))
-    alike = alike and not entering
+    assert not (alike and entering), "they have a step of their own"
     layout = Layout([row.length for row in rows], alike)
     _add_part(layout, rows, unread, range(len(rows)), 0, 1)
     if alike:
         _add_spare(layout, round_up(len(rows)))
     for members in (groups, entering):
         if members:
-            count = len(members) + (-len(members) % GROUPS_ALIKE if alike else 0)
-            _add_part(layout, rows, unread, members, 1, max(len(unread[m]) for m in members), count)
+            most = max(len(unread[at]) for at in members)
+            _add_part(layout, rows, unread, _pad(members) if alike else members, 1, most)
     return layout
+
+
+def lay_out_entering(rows: Sequence[Row], count: int, room: int) -> Layout:
+    """What rows that enter read, in a step of their own; padded, where they are few.
+
+    Args:
+        rows: under way, those that enter last.
+        count: of these.
+        room: slots that a row has.
+    """
+    members = range(len(rows) - count, len(rows))
+    unread = [row.unread() if at in members else [] for at, row in enumerate(rows)]
+    longest = max(len(unread[at]) for at in members)
+    padded, length = _pad(members), min(-(-longest // LENGTH_ALIKE) * LENGTH_ALIKE, room)
+    alike = len(padded) * length <= TOKENS_ALIKE
+    layout = Layout([rows[at].length for at in members], alike)
+    if alike:
+        _add_part(layout, rows, unread, padded, 0, length)
+    else:
+        _add_part(layout, rows, unread, members, 0, longest)
+    return layout
+
+
+def _pad(members: Sequence[int]) -> list[int]:
+    """The first one again until they are as many as others are."""
+    return [*members, *[members[0]] * (-len(members) % ROWS_ALIKE)]
 
 
 def _add_part(
@@ -109,21 +141,21 @@ def _add_part(
     members: Sequence[int],
     start: int,
     stop: int,
-    count: int = 0,
 ) -> None:
-    """Tokens `start` to `stop` of some rows; the first row again until they are `count`."""
-    padded = [*members, *[members[0]] * (count - len(members))]
-    everyone, first, each = padded == list(range(len(rows))), len(layout.ids), stop - start
-    tokens = slice(first, first + len(padded) * each)
-    layout.members.append(Members(padded, each, tokens, everyone))
-    for number, at in enumerate(padded):
-        row = rows[at]
+    """Tokens `start` to `stop` of some rows; of one that comes again, nothing is wanted."""
+    everyone = list(members) == list(range(len(rows)))
+    first, each, seen = len(layout.ids), stop - start, set[int]()
+    tokens = slice(first, first + len(members) * each)
+    layout.members.append(Members(members, each, tokens, everyone))
+    for at in members:
+        row, again = rows[at], at in seen
+        seen.add(at)
         predicts = row.read + 1 - len(row.question)  # the id that the state of token 0 predicts
         for offset in range(start, stop):
             real = offset < len(unread[at])
             index = predicts + offset
             # a row that had to make room reads again what it has said: that is known
-            if real and number < len(members) and len(row.logprobs) <= index < row.most:
+            if real and not again and len(row.logprobs) <= index < row.most:
                 given = row.ids[index] if index < len(row.ids) else -1
                 layout.wanted.append(Wanted(len(layout.ids), row, index, given))
             # padding is written to slots that the row has not come to yet, and never looked at
@@ -154,7 +186,8 @@ def plan_step(
         by_kernel: whether a kernel does its attention.
     """
     picture_of, parts = [row.picture.place for row in rows], layout.members
-    spare = max(len(parts[0].rows) - len(rows), 0)
+    # how many rows there are is no part of a shape, but how many there is room for
+    spare = slots.rows - len(rows) if layout.alike else 0
     shared = list[tuple[Members, Sharing]]()
     if not by_kernel:
         shared = [
@@ -169,8 +202,9 @@ def plan_step(
         "given": [each.given for each in layout.wanted],
     }
     together = 1
-    if by_kernel:
-        order, together = stand_together(lists["pictures"], slots.heads, slots.groups)
+    if by_kernel and parts[0].each == 1:  # of others each has programs enough of its own
+        pictures = lists["pictures"][: len(parts[0].rows)]
+        order, together = stand_together(pictures, slots.heads, slots.groups)
         if together > 1:
             lists["order"] = order
     own, *of_parts = to_device(
@@ -186,8 +220,7 @@ def plan_step(
         places=own["places"],
         pictures=own["pictures"],
         parts=[
-            # of the others few rows read much: each has programs enough of its own
-            Part(parts[0].tokens, len(parts[0].rows), 1, own.get("order"), together),
+            Part(parts[0].tokens, len(parts[0].rows), parts[0].each, own.get("order"), together),
             *(Part(each.tokens, len(each.rows), each.each) for each in parts[1:]),
         ],
         views=views,

@@ -17,15 +17,18 @@ from unittest.mock import patch
 
 from pixellm.engine import finishing, generation
 from pixellm.engine.engine import Engine, Job
+from pixellm.engine.prefixes import PrefixPlan
 from pixellm.engine.replays import Replays
+from pixellm.engine.rows import Row
 from pixellm.errors import Unanswerable
 from tests.benchmarks.answer_lengths import Asked, Forced
 from tests.benchmarks.ceilings import Clock, Mark, seconds_between
 from tests.benchmarks.roofline import Answered, Sizes
 
 PICTURES, AHEAD = "pictures", "pictures ahead"
+PREFIXES, STEPS = "prefixes", "steps"
 SECTIONS = (
-    *(PICTURES, "prefixes", "planning", "steps", "output layer"),
+    *(PICTURES, PREFIXES, "planning", STEPS, "output layer"),
     *(AHEAD, "pixel decoder", "cutting"),
 )
 """Where time goes, in order; what is left is `OTHER`."""
@@ -54,16 +57,24 @@ class Watch:
         model = self._engine.model
         places: Sequence[tuple[Any, str, str]] = (
             (model, "encode_images", PICTURES),
-            (model.language, "forward", "prefixes"),
             (generation, "lay_out", "planning"),
+            (generation, "lay_out_entering", "planning"),
             (generation, "plan_step", "planning"),
-            (Replays, "__call__", "steps"),  # not inside: a graph records no times
+            (Replays, "__call__", STEPS),  # not inside: a graph records no times
             (model.language.lm_head, "forward", "output layer"),
             (model.codebook, "forward", "pixel decoder"),
             (model, "decode", "pixel decoder"),
             (finishing, "cut_masks", "cutting"),
         )
+        generator = self._engine.generator
+        land = generator.land  # when it begins, all are there that the step brings on
+
+        def watched(ended: list[Row]) -> None:
+            self._look_at_rows()
+            land(ended)
+
         with ExitStack() as stack:
+            stack.enter_context(patch.object(generator, "land", watched))
             for owner, name, section in places:
                 timed = self._timed(section, getattr(owner, name))
                 stack.enter_context(patch.object(owner, name, timed))
@@ -71,11 +82,13 @@ class Watch:
 
     def _timed(self, section: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **named: Any) -> Any:
-            if section == "steps":
-                self._look_at_rows()
             start = self._clock.mark()
             result = work(*arguments, **named)
-            place = AHEAD if section == PICTURES and self._clock.aside else section
+            place = section
+            if section == PICTURES and self._clock.aside:
+                place = AHEAD
+            elif section == STEPS and any(isinstance(each, PrefixPlan) for each in arguments):
+                place = PREFIXES
             self._marks.append((place, start, self._clock.mark()))
             return result
 
@@ -83,6 +96,8 @@ class Watch:
 
     def _look_at_rows(self) -> None:
         schedule = self._engine.generator.schedule
+        if not self._engine.in_step:
+            return
         rows = (row.read for row in schedule.rows)
         self._bytes += self._sizes.must_read(rows, len(schedule.pictures))
         self._rows += len(schedule.rows)
