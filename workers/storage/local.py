@@ -49,7 +49,7 @@ class LocalStore(Store):
             return
         if real in above:  # a link to a folder above would be walked for ever
             return
-        for name in names:
+        for name in map(os.fsdecode, names):
             if name.endswith("/"):
                 yield from self._walk(folder / name, (*above, real))
             elif not name.startswith(TEMP_PREFIX):
@@ -118,17 +118,17 @@ class LocalStore(Store):
             Path(uri).unlink(missing_ok=True)
 
 
-def _names_in(folder: Path) -> list[str]:
+def _names_in(folder: Path) -> list[bytes]:
     """Of all that a folder holds, in the order of whole paths: folders have a "/" behind.
 
-    There may be millions: what the system tells of each would take several times their memory.
+    There may be millions: what the system tells of each would take several times their memory, and
+    texts twice as much beside the bytes that they are ordered by.
     """
-    with os.scandir(folder) as entries:
-        names = (f"{each.name}{'/' * _is_folder(each)}" for each in entries)
-        return sorted(names, key=os.fsencode)
+    with os.scandir(os.fsencode(folder)) as entries:
+        return sorted(each.name + b"/" * _is_folder(each) for each in entries)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     """False also where nobody can say, as of a link to itself."""
     try:
         return entry.is_dir()
