@@ -137,7 +137,7 @@ def test_few_pictures_are_not_worth_looking_ahead_for(looking, monkeypatch):
     engine, looks = looking
     monkeypatch.setattr(generation, "PICTURES_AT_ONCE", 4)
     said(engine, asked(11))
-    assert looks[:2] == [(3, False), (4, True)]
+    assert looks[:3] == [(3, False), (4, True), (4, True)]  # of those that wait, eight
     assert sum(count for count, _ in looks) == 11
     assert all(ahead and count >= 2 for count, ahead in looks[1:-1])
 
@@ -174,10 +174,10 @@ def test_where_memory_has_run_out_nothing_is_looked_at_ahead_any_more(looking, w
 
     monkeypatch.setattr(owner, name, scarce)
     monkeypatch.setattr(generation, "PICTURES_AT_ONCE", 4)
-    samples = asked(11)
+    samples = asked(19)
     assert_same(said(engine, samples), alone(tiny_checkpoint(6), samples))
     assert len(calls) > 4
-    assert [ahead for _, ahead in looks].count(True) == {"step": 0, "masks": 1}[what]
+    assert [ahead for _, ahead in looks].count(True) == {"step": 0, "masks": 2}[what]
 
 
 def test_a_cpu_does_one_thing_after_the_other():

@@ -203,11 +203,12 @@ class Generator:
 
     def look_ahead(self) -> None:
         """Looks at the pictures that will enter next, beside this step and those that follow."""
-        awaited = self.schedule.awaited(PICTURES_AT_ONCE)
+        # more than are read at once: as many may enter with a step, and some more
+        awaited = self.schedule.awaited(2 * PICTURES_AT_ONCE)
         new = [picture for picture in awaited if picture.encoded is None]
         if 2 * len(new) >= len(awaited):  # fewer would take Python as long
             with self._aside.begin():
-                self.encode(new)
+                self.encode(new[:PICTURES_AT_ONCE])
 
     def _read_prefixes(self, pictures: Sequence[Picture]) -> None:
         self._run(plan_prefixes(pictures, self.schedule.slots, self._text, self._alike))
