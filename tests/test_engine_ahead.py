@@ -8,8 +8,10 @@ import torch
 
 from pixellm.engine import generation
 from pixellm.engine.aside import Aside, _stream_of
+from pixellm.engine.attention import StepPlan
 from pixellm.engine.engine import Engine
 from pixellm.engine.memory import Limits
+from pixellm.engine.prefixes import PrefixPlan
 from pixellm.engine.rows import Sample
 from pixellm.images import PreparedImage
 from pixellm.tiny import tiny_checkpoint
@@ -50,6 +52,17 @@ def test_the_text_is_read_once_also_where_no_picture_stays_for_the_next(rows, mo
     reads, text = reads_of(engine, monkeypatch), len(engine.generator._prefix)
     said(engine, asked(4))
     assert [length for _, length in reads].count(text) == 1
+
+
+def test_the_text_that_is_read_anew_lies_where_recordings_read_it():
+    engine = Engine(tiny_checkpoint(6), SETTINGS, replay=True)
+    places = []
+    for _ in range(2):
+        said(engine, asked(2))
+        kept = engine.generator._text.kept
+        places.append([tensor.data_ptr() for pair in kept for tensor in pair])
+    assert places[0] == places[1]
+    assert len(places[0]) == 2 * len(engine.model.language.model.layers)
 
 
 @pytest.mark.parametrize("replay", [False, True], ids=["as they are", "alike"])
@@ -178,6 +191,53 @@ def test_where_memory_has_run_out_nothing_is_looked_at_ahead_any_more(looking, w
     assert_same(said(engine, samples), alone(tiny_checkpoint(6), samples))
     assert len(calls) > 4
     assert [ahead for _, ahead in looks].count(True) == {"step": 0, "masks": 2}[what]
+
+
+def test_where_steps_are_alike_others_come_in_while_the_device_is_at_those_under_way(monkeypatch):
+    engine, order = Engine(tiny_checkpoint(6), SETTINGS, Limits(rows=2), replay=True), []
+
+    def note(owner, name):
+        work = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a: (order.append(name), work(*a))[1])
+
+    note(engine.generator._aside, "catch_up")
+    note(engine.generator, "_say_next")
+    note(engine.generator.schedule, "enter")
+    note(engine.generator, "_read_pictures")
+    note(engine.generator, "_listen")
+    engine.add(asked(1)[0])
+    engine.step()
+    assert engine.in_step == 1
+    engine.add(asked(1)[0])
+    order.clear()
+    engine.step()
+    assert order == ["catch_up", "_say_next", "enter", "_read_pictures", "_listen"]
+    assert engine.in_step == 2
+
+
+def test_a_step_over_which_memory_has_run_out_brought_nothing_on(monkeypatch):
+    engine = Engine(tiny_checkpoint(6), SETTINGS, replay=True)
+    for sample in asked(2):
+        engine.add(sample)
+    engine.step()
+    assert engine.in_step == 2
+    monkeypatch.setattr(engine.model.language, "step", Mock(side_effect=MemoryError))
+    engine.step()
+    assert engine.in_step == 0
+
+
+@pytest.mark.parametrize(("pictures", "alike"), [(2, True), (3, False)])
+def test_many_pictures_are_not_worth_a_recording(pictures, alike, monkeypatch):
+    engine, plans = Engine(tiny_checkpoint(6), SETTINGS, replay=True), []
+    tokens = engine.model.config.image_tokens
+    monkeypatch.setattr("pixellm.engine.prefixes.TOKENS_ALIKE", 2 * tokens)
+    run = engine.generator._run
+    monkeypatch.setattr(engine.generator, "_run", lambda plan: (plans.append(plan), run(plan))[1])
+    for sample in asked(pictures):
+        engine.add(sample)
+    engine.step()
+    assert [type(plan) for plan in plans] == [PrefixPlan, StepPlan]
+    assert plans[0].alike is alike
 
 
 def test_a_cpu_does_one_thing_after_the_other():

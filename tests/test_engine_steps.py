@@ -12,8 +12,8 @@ from pixellm.engine.rows import Picture, Row
 from pixellm.engine.sharing import PADDING, stand_together
 from pixellm.engine.slots import Slots
 from pixellm.engine.steps import (
+    GROUPS_ALIKE,
     LENGTH_ALIKE,
-    ROWS_ALIKE,
     TOKENS_ALIKE,
     WIDTH_ALIKE,
     lay_out,
@@ -94,7 +94,7 @@ def test_steps_that_are_alike_have_one_shape_whoever_is_under_way():
             rows[:groups] = [in_group(slot) for slot in range(groups)]
             made = plan(rows, alike=True)
             assert made.alike
-            assert made.parts[1].count == ROWS_ALIKE
+            assert made.parts[1].count == GROUPS_ALIKE
             shapes.add(made.shape)
     assert len(shapes) == 1
 
@@ -118,31 +118,44 @@ def plan_entering(rows, count, room=128, by_kernel=False):
 @pytest.mark.parametrize("by_kernel", [False, True], ids=["torch", "kernel"])
 def test_rows_that_enter_are_read_in_steps_of_few_shapes_whoever_was_under_way(by_kernel):
     shapes = set()
-    for before in (0, 1, 30):
-        for lengths in ([5], [1] * 8, [2, 16, 7]):
+    for before in (0, 1, 28):
+        for lengths in ([5] * 12, [1] * 11, [2, 16, 7] * 4):
             rows = [saying(0) for _ in range(before)]
             rows += [row(picture_at(at), question=each) for at, each in enumerate(lengths)]
             made = plan_entering(rows, len(lengths), by_kernel=by_kernel)
             assert made.alike
             shapes.add(made.shape)
     assert len(shapes) == (1 if by_kernel else 3)  # torch looks in place where it can
-    assert plan_entering([row(picture_at(0), question=17)], 1).shape not in shapes
-    assert plan_entering([entering(0)] * 9, 9).shape not in shapes
+    longer = [row(picture_at(0), question=17)] * 12
+    assert plan_entering(longer, 12, by_kernel=by_kernel).shape not in shapes
+
+
+def test_few_rows_that_enter_are_hardly_padded():
+    counts = (1, 2, 3, 4, 5, 8, 9, 11, 13, 17, 30)
+    found = [len(lay_out_entering([entering(0)] * each, each, 128).ids) // 16 for each in counts]
+    assert found == [1, 2, 4, 4, 8, 8, 10, 12, 14, 20, 32]
+
+
+def test_rows_that_enter_do_not_stand_together(monkeypatch):
+    monkeypatch.setattr(sharing, "PROGRAMS", 1)
+    (part,) = plan_entering([entering(0)] * 8, 8, by_kernel=True).parts
+    assert (part.each, part.order, part.together) == (LENGTH_ALIKE, None, 1)
 
 
 def test_rows_that_enter_read_all_they_are_asked_and_padding_is_read_for_nobody():
     again = row(picture_at(1), ids=(5, 6), logprobs=2)  # it had to make room
-    rows = [saying(0), saying(0), entering(0), again]
-    layout = lay_out_entering(rows, 2, room=128)
+    rows = [saying(0), saying(0), entering(0), again, row(picture_at(0), question=1)]
+    layout = lay_out_entering(rows, 3, room=128)
     (members,) = layout.members
-    assert (list(members.rows), members.each) == ([2, 3, 2, 2, 2, 2, 2, 2], LENGTH_ALIKE)
+    assert (list(members.rows), members.each) == ([2, 3, 4, 2], LENGTH_ALIKE)
+    assert layout.rows == tuple(rows[2:])
     assert layout.owners[:17] == [2] * 16 + [3]
     assert layout.places[:17] == [*range(16), 0]
     assert layout.ids[:4] + layout.ids[16:22] == [9] * 4 + [9] * 4 + [5, 6]
     assert not any(layout.ids[4:16] + layout.ids[22:32])
-    assert layout.read == [4, 6]
-    found = [(w.token, w.row is again, w.index, w.given) for w in layout.wanted]
-    assert found == [(3, False, 0, -1), (16 + 5, True, 2, -1)]
+    assert layout.read == [4, 6, 1]
+    found = [(w.token, rows.index(w.row), w.index, w.given) for w in layout.wanted]
+    assert found == [(3, 2, 0, -1), (16 + 5, 3, 2, -1), (32, 4, 0, -1)]
 
 
 def test_padding_of_rows_that_enter_takes_no_slots_that_there_are_not():
@@ -151,18 +164,18 @@ def test_padding_of_rows_that_enter_takes_no_slots_that_there_are_not():
 
 
 def test_many_tokens_of_rows_that_enter_are_neither_padded_nor_recorded():
-    rows = [row(picture_at(0), question=TOKENS_ALIKE // 8 + 1), row(picture_at(1), question=3)]
-    layout = lay_out_entering(rows, 2, room=256)
-    assert (len(layout.ids), layout.alike) == (2 * (TOKENS_ALIKE // 8 + 1), False)
+    rows = [row(picture_at(0), question=TOKENS_ALIKE // 4 + 1), *[entering(0)] * 2]
+    layout = lay_out_entering(rows, 3, room=512)
+    assert (len(layout.ids), layout.alike) == (3 * (TOKENS_ALIKE // 4 + 1), False)
     rows[0].question.pop()
-    assert lay_out_entering(rows, 2, room=256).alike
+    assert lay_out_entering(rows, 3, room=512).alike
 
 
 def test_so_many_parts_as_rows_are_not_taken_for_all_rows_in_order():
-    rows = [saying(slot) for slot in range(ROWS_ALIKE)]
+    rows = [saying(slot) for slot in range(GROUPS_ALIKE)]
     rows[2] = in_group(2)
     _, group = lay_out(rows, alike=True).members
-    assert list(group.rows) == [2] * ROWS_ALIKE
+    assert list(group.rows) == [2] * GROUPS_ALIKE
     assert not group.everyone
 
 
@@ -331,7 +344,7 @@ def test_steps_of_as_many_tokens_in_other_parts_have_other_shapes():
     slots = Slots(tiny_checkpoint(6).model.language, 20)
     slots.make_room(40, 40, 128)
     short = (5, 30, 31)  # a group of two: one token behind its first
-    some = [in_group(at) if at < ROWS_ALIKE else saying(at) for at in range(40)]
+    some = [in_group(at) if at < GROUPS_ALIKE else saying(at) for at in range(40)]
     all_ = [row(picture_at(at), ids=short, read=5, logprobs=2) for at in range(40)]
     one, other = (
         plan_step(lay_out(rows, alike=True), slots, rows, by_kernel=True) for rows in (some, all_)

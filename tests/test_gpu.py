@@ -216,6 +216,18 @@ def test_a_recorded_step_computes_to_the_last_bit_what_it_would_if_it_was_run(dt
     assert recorded == run
 
 
+def test_recordings_read_the_weights_that_there_are_now():
+    checkpoint = load_checkpoint(SHIPPED, dtype=SINGLE, device=DEVICE)
+    engine = Engine(checkpoint, SETTINGS, replay=True)
+    before = answers_of(engine)
+    with torch.no_grad():
+        checkpoint.model.language.model.layers[0].self_attn.v_proj.weight.mul_(1.5)
+    after = answers_of(engine)
+    fresh = answers_of(Engine(checkpoint, SETTINGS, replay=True))
+    assert differing(after, fresh, least_iou=0.999) == []
+    assert differing(after, before, least_iou=0.999) != []
+
+
 def test_in_half_precision_padded_steps_say_the_same_but_for_its_rounding(on_cpu):
     plain = answers_of(engine_on(DEVICE, HALF))
     replayed = answers_of(engine_on(DEVICE, HALF, replay=True))

@@ -20,7 +20,7 @@ from workers.storage.stores import open_store
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.ray(last=True),
-    pytest.mark.filterwarnings("ignore"),  # Ray warns of its own settings
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray warns of its own settings
 ]
 
 MARK = "<!-- tried by tests/test_readme_commands.py -->\n"

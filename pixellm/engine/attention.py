@@ -86,7 +86,7 @@ class StepPlan:
     places: Tensor
     """(T,) long: the slot of each token in its row"""
     pictures: Tensor
-    """(R,) long: the slot of each row's picture, also of rows that pad the step"""
+    """(R,) long: the slot of each row's picture; where steps are alike, of all there is room for"""
     parts: Sequence[Part]
     views: Sequence[View] | None
     """of the parts; None: a kernel looks at their rows"""

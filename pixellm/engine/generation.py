@@ -23,7 +23,7 @@ from pixellm.answers import DecodeSettings, find_groups
 from pixellm.engine.aside import Aside
 from pixellm.engine.attention import NAME, StepPlan
 from pixellm.engine.memory import Limits
-from pixellm.engine.prefixes import PrefixPlan, TextCache, plan_prefixes
+from pixellm.engine.prefixes import TextCache, plan_prefixes
 from pixellm.engine.replays import Replays, recorder_for
 from pixellm.engine.rows import NO_NUMBER, Picture, Row, split_images
 from pixellm.engine.schedule import Schedule
@@ -39,8 +39,6 @@ PICTURES_AT_ONCE = 16
 
 Predict = Callable[[Tensor, Sequence[Wanted]], Tensor]
 """(N, H) states, and what they predict -> (N, V) logits."""
-
-
 Begun = tuple[Layout, Tensor]
 """What is read, and (2, N) of what is said after it: ids, and their log-probabilities."""
 
@@ -50,7 +48,7 @@ class Flight:
     """A step that was begun and has not landed."""
 
     layouts: Sequence[Layout]
-    """of all rows under way, in order"""
+    """of all rows under way: one, or one of those that were and one of those that enter"""
     chosen: Tensor
     """(2, N): ids, and their log-probabilities"""
 
@@ -84,12 +82,14 @@ class Generator:
         model.language.model.set_attn_implementation(NAME)
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
-        self._alike = replay
-        self._run = Replays[StepPlan | PrefixPlan](self._read, lambda: recorder_for(model.device))
+        self._alike, self._run = (
+            replay,
+            Replays(lambda plan: plan.run(model.language), lambda: recorder_for(model.device)),
+        )
         self._by_kernel = kernels_fit(model.device, slots.head_width, model.dtype)
         self._aside = Aside(model.device, urgent=False)
         self._flight: Flight | None = None
-        self._text, self._text_read = TextCache(), False
+        self._text = TextCache()
         self._numbers = count()
         self.in_step = 0
         """questions that the newest step brought on"""
@@ -118,7 +118,7 @@ class Generator:
         at = prompt.index(IMAGE_TOKEN_INDEX)
         assert tuple(prompt[:at]) == self._begin, "all begin alike: it is read once"
         if not self.busy:  # weights may be others by now
-            self._text_read = False
+            self._text.stale = True
         question = prompt[at + 1 :]
         row = Row(picture, question, budget, next(self._numbers))
         self.schedule.waiting.append(row)
@@ -129,13 +129,13 @@ class Generator:
         """Begins a step with every question under way; a GPU is not waited for until it lands."""
         self._aside.catch_up()
         self.in_step = 0
-        # 1) where steps are alike, a GPU is at those under way while others are made ready
+        # 1) where steps are alike, those under way go on first: a GPU is at them from now on
         begun = self._say_next() if self._alike else []
         # 2) questions that wait take the places of those that have ended
         before = len(self.schedule.rows)
         self._read_pictures(self.schedule.enter())
         self.entered = len(self.schedule.rows) - before
-        # 3) each reads what it said last, or all it was asked, and says the next word
+        # 3) they read all they were asked, others what they said last, and say the next word
         begun += self._listen() if self._alike else self._say_next()
         if begun:
             layouts, chosen = zip(*begun, strict=True)
@@ -155,9 +155,9 @@ class Generator:
             return
         self._hear(flight)
         rows = self.schedule.rows
-        reads = chain.from_iterable(layout.read for layout in flight.layouts)
-        for row, read in zip(rows, reads, strict=True):
-            row.read = read
+        for layout in flight.layouts:
+            for row, read in zip(layout.rows, layout.read, strict=True):
+                row.read = read
         leaving = [at for at, row in enumerate(rows) if row.ended]
         ended += self._end(leaving)
         self.schedule.leave([rows[at] for at in leaving])
@@ -174,8 +174,8 @@ class Generator:
 
     def _forget(self) -> None:
         self._flight = None
-        self._text, self._text_read = TextCache(), False
-        self._run.forget()  # it reads the words
+        self._text = TextCache()  # with its memory; recordings that read it go, too
+        self._run.forget()
 
     # ---- pictures ----
 
@@ -184,9 +184,8 @@ class Generator:
         if not pictures:
             return
         self._aside.join()
-        if not self._text_read:
+        if self._text.stale:
             self._read_text()
-            self._text_read = True
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             chunk = pictures[start : start + PICTURES_AT_ONCE]
             self.encode([picture for picture in chunk if picture.encoded is None])
@@ -218,6 +217,7 @@ class Generator:
         words = self._model.language.embed(self._prefix[None])
         valid = words.new_ones(words.shape[:2])
         self._model.language(words, valid, self._text, keys_only=True)
+        self._text.stale = False
 
     # ---- words ----
 
@@ -243,9 +243,6 @@ class Generator:
         states = self._run(plan)
         slots.write_states(plan.owners, plan.places, states)
         return layout, self._choose(states, plan, layout.wanted)
-
-    def _read(self, plan: StepPlan | PrefixPlan) -> Tensor:
-        return plan.run(self._model.language)
 
     def _choose(self, states: Tensor, plan: StepPlan, wanted: Sequence[Wanted]) -> Tensor:
         """(2, N): the likeliest next id of every row, or the one that had to come; its logprob."""

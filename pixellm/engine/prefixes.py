@@ -14,26 +14,25 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from pixellm.engine.replays import TOKENS_ALIKE
 from pixellm.engine.rows import Picture, join_tokens
 from pixellm.engine.slots import Slots
 from pixellm.language import LanguageModel
 from pixellm.transfer import send
 
-TOKENS_ALIKE = 1024
-"""Of pictures that are read at once. More of them keep a GPU busy for longer than Python takes to
-launch its work: nothing would be won by recording it."""
-
 
 class TextCache(Cache):
     """What a language model keeps of the words that all prompts begin with.
 
-    They may be read again, with other weights: it goes to the same memory, which recordings read.
+    They may be read again, with other weights: they go to the same memory, which recordings read.
     """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
         self.kept = list[tuple[Tensor, Tensor]]()
         """(1, h, L, d) keys and values of each layer"""
+        self.stale = True
+        """whether weights may be others than those it was filled with"""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object

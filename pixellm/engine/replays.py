@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +18,14 @@ from torch import Tensor
 from pixellm.engine.memory import is_out_of_memory
 from pixellm.engine.slots import Slots
 
+if TYPE_CHECKING:
+    from pixellm.language import LanguageModel
+
 MOST = 64
 """Recordings that are kept; the memory between their kernels is shared by all of them."""
+TOKENS_ALIKE = 1024
+"""Of questions or pictures that come in together, padding counted. More of them keep a GPU busy for
+longer than Python takes to launch its work: nothing would be won by a recording."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +53,8 @@ class Plan(Protocol):
     def tensors(self) -> Sequence[Tensor]:
         """What is read of it; those of plans of one shape match one by one."""
 
-
-P = TypeVar("P", bound=Plan)
+    def run(self, language: "LanguageModel") -> Tensor:
+        """Does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class _Recording:
     replay: Work
 
 
-class Replays(Generic[P]):
+class Replays:
     """Runs plans; those that are alike from recordings, if they can be recorded.
 
     Args:
@@ -67,7 +73,7 @@ class Replays(Generic[P]):
         recorder: makes what records it, when recordings begin anew.
     """
 
-    def __init__(self, run: Callable[[P], Tensor], recorder: Callable[[], Record]) -> None:
+    def __init__(self, run: Callable[[Plan], Tensor], recorder: Callable[[], Record]) -> None:
         self._run, self._recorder = run, recorder
         self._record: Record | None = None
         self._works = True
@@ -76,7 +82,7 @@ class Replays(Generic[P]):
         self.recorded = 0
         """how often something was recorded"""
 
-    def __call__(self, plan: P) -> Tensor:
+    def __call__(self, plan: Plan) -> Tensor:
         """What comes of a plan; good until the next one."""
         if plan.slots.version != self._version:  # a recording writes to slots that are gone
             self.forget()
@@ -98,16 +104,19 @@ class Replays(Generic[P]):
         return recording.replay()
 
     def forget(self) -> None:
-        """Lets all recordings go, and their memory with whoever recorded them."""
+        """Lets all recordings go, and their memory with whoever recorded them.
+
+        One may be under way: CUDA lets it end, and what takes its memory comes behind it.
+        """
         self._recordings.clear()
         self._record = None
 
-    def _make(self, plan: P) -> _Recording:
+    def _make(self, plan: Plan) -> _Recording:
         self._record = record = self._record or self._recorder()
         self.recorded += 1
         return _Recording(plan, record(lambda: self._run(plan)))
 
-    def _do_without(self, plan: P, error: RuntimeError) -> Tensor:
+    def _do_without(self, plan: Plan, error: RuntimeError) -> Tensor:
         """What can't be recorded; if it can't be run either, recording isn't at fault."""
         self.forget()
         states = self._run(plan)

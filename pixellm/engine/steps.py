@@ -5,9 +5,9 @@ all of it, and one that enters its whole question. First come the first tokens o
 other tokens of the rows that read more, padded to the longest: one to three parts.
 
 Steps can be made alike: rows, groups and questions are padded so that few shapes come up again and
-again, and what was recorded once can be replayed (`pixellm.engine.replays`). Rows that enter are
-read in a step of their own then: as many shapes as there are of either are few, but not as many as
-there are of both together.
+again, and what was recorded once can be replayed (`pixellm.engine.replays`). Rows that enter read
+their questions in a step of their own then, all of them in one part: apart, both kinds have few
+shapes; together, each pair of them would be one more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from pixellm.engine.attention import Part, StepPlan, View
+from pixellm.engine.replays import TOKENS_ALIKE
 from pixellm.engine.rows import Row
 from pixellm.engine.sharing import Sharing, share, stand_together
-from pixellm.engine.slots import Slots, round_up
+from pixellm.engine.slots import FEWEST, Slots, round_up
 from pixellm.language import bias_of
 from pixellm.transfer import send
 
@@ -27,13 +28,10 @@ WIDTH = 16
 """Slots that attention looks at are a multiple: few shapes, little waste."""
 WIDTH_ALIKE = 64
 """The same for steps that are made alike."""
-ROWS_ALIKE = 8
-"""Rows that read the rest of a token group, or that enter, are a multiple in such a step."""
+GROUPS_ALIKE = 8
+"""Rows that read the rest of a token group are a multiple in such a step."""
 LENGTH_ALIKE = 16
-"""Tokens of rows that enter are a multiple there."""
-TOKENS_ALIKE = 1024
-"""Of rows that enter, padding counted. More keep a GPU busy for longer than Python takes to launch
-its work: nothing would be won by padding and recording them."""
+"""Tokens that each row reads are a multiple where rows enter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,7 @@ class Members:
     """The rows of a part, by their places among all under way, and what they read."""
 
     rows: Sequence[int]
+    """where one comes again, nothing is wanted of it"""
     each: int
     """tokens of each"""
     tokens: slice
@@ -66,8 +65,10 @@ class Members:
 class Layout:
     """Which tokens a step reads, as lists that grow part by part."""
 
-    read: list[int]
-    """of each of its rows: tokens that it has read after the step"""
+    rows: Sequence[Row]
+    """that it brings on"""
+    read: Sequence[int]
+    """of each of them: tokens that it has read after the step"""
     alike: bool
     """whether it is padded so that others have its shape"""
     ids: list[int] = field(default_factory=list)
@@ -97,14 +98,15 @@ def lay_out(rows: Sequence[Row], alike: bool = False) -> Layout:
     more = [at for at in range(len(rows)) if len(unread[at]) > 1]
     groups, entering = ([at for at in more if (rows[at].read == 0) is new] for new in (False, True))
     assert not (alike and entering), "they have a step of their own"
-    layout = Layout([row.length for row in rows], alike)
+    layout = Layout(tuple(rows), [row.length for row in rows], alike)
     _add_part(layout, rows, unread, range(len(rows)), 0, 1)
     if alike:
         _add_spare(layout, round_up(len(rows)))
     for members in (groups, entering):
         if members:
             most = max(len(unread[at]) for at in members)
-            _add_part(layout, rows, unread, _pad(members) if alike else members, 1, most)
+            count = len(members) + (-len(members) % GROUPS_ALIKE if alike else 0)
+            _add_part(layout, rows, unread, _pad(members, count), 1, most)
     return layout
 
 
@@ -114,24 +116,25 @@ def lay_out_entering(rows: Sequence[Row], count: int, room: int) -> Layout:
     Args:
         rows: under way, those that enter last.
         count: of these.
-        room: slots that a row has.
+        room: slots that a row has; padding takes no others.
     """
-    members = range(len(rows) - count, len(rows))
+    members, new = range(len(rows) - count, len(rows)), tuple(rows[-count:])
     unread = [row.unread() if at in members else [] for at, row in enumerate(rows)]
     longest = max(len(unread[at]) for at in members)
-    padded, length = _pad(members), min(-(-longest // LENGTH_ALIKE) * LENGTH_ALIKE, room)
-    alike = len(padded) * length <= TOKENS_ALIKE
-    layout = Layout([rows[at].length for at in members], alike)
-    if alike:
-        _add_part(layout, rows, unread, padded, 0, length)
-    else:
-        _add_part(layout, rows, unread, members, 0, longest)
+    length = min(-(-longest // LENGTH_ALIKE) * LENGTH_ALIKE, room)
+    # 1, 2, 4, 8, 10, 12, ...
+    padded = round_up(count) if count > FEWEST else 1 << (count - 1).bit_length()
+    alike = padded * length <= TOKENS_ALIKE
+    if not alike:
+        padded, length = count, longest
+    layout = Layout(new, [row.length for row in new], alike)
+    _add_part(layout, rows, unread, _pad(members, padded), 0, length)
     return layout
 
 
-def _pad(members: Sequence[int]) -> list[int]:
-    """The first one again until they are as many as others are."""
-    return [*members, *[members[0]] * (-len(members) % ROWS_ALIKE)]
+def _pad(members: Sequence[int], count: int) -> list[int]:
+    """The first one again until they are so many."""
+    return [*members, *[members[0]] * (count - len(members))]
 
 
 def _add_part(

@@ -1,8 +1,9 @@
 """What answers need at least: operations, bytes, and the time that a device's ceilings leave.
 
 Operations are those of the part `flops`, padding and whatever is done twice not counted. Bytes are
-those of a step of the language model: its weights once, the keys and values of every row under way,
-and those of every picture's prefix once, however many rows read it.
+those of a step of the engine: the language model's weights once, the keys and values of every row
+under way, and those of every picture's prefix once, however many rows read it. Where questions that
+enter are read apart, the weights are read twice, and counted once.
 """
 
 from collections.abc import Iterable
