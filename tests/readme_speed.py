@@ -133,8 +133,8 @@ def _tables() -> list[tuple[str, Rows]]:
 
 # ---- on a GPU ----
 
-GPU_RUNS = ("gpu-main", "gpu-kernels", "gpu-wide")
-"""Results by the engine of today, by the one that had just got kernels, and by the one before."""
+GPU_RUNS = ("gpu-main", "gpu-few", "gpu-before")
+"""Results by the engine of today, and by the one that recorded no questions that enter."""
 GPU_CASES = re.compile(r"GPU: (\w+) answers, instructions per image: (\d+) \(")
 
 MEAN_STEP = "ms a step, mean"

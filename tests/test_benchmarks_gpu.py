@@ -307,6 +307,7 @@ def test_a_row_says_what_was_measured(setup):
         rows=400,
         sections=dict.fromkeys(gpu_tables.SHARES, 0.25),
         must_read=int(0.25e11),
+        recorded=3,
         seconds=2.0,
     )
     outcome = Outcome(Case("muse", 1, 4), (window,), 3 * 10**9, 4 * 10**9, 0)
@@ -316,7 +317,8 @@ def test_a_row_says_what_was_measured(setup):
     assert cells["under way"] == "4.0"
     assert cells["images per s"] == cells["questions per s"] == "5.00 (5.00–5.00)"
     assert (cells["ids"], cells["targets"], cells["runs a mask"]) == ("80.0", "4.00", "100")
-    assert (cells["steps"], cells["ms a step"], cells["peak GB"]) == ("100", "10.0", "3.00")
+    assert (cells["steps"], cells["recorded"]) == ("100", "3")
+    assert (cells["ms a step"], cells["peak GB"]) == ("10.0", "3.00")
     assert cells["bytes/s in steps, % of ceiling"] == "50.0"
     work = count_work(setup.yardstick.costs, 10, window.answered)
     share = float(cells["FLOP/s, % of ceiling"])

@@ -79,7 +79,7 @@ SECONDS, TOY_SECONDS = 40.0, 0.3
 """For all windows of a case, at most; those of few rows take longer, as an answer does."""
 WARM_UP, TOY_WARM_UP = 4.0, 0.15
 """Seconds before a case is measured, at most."""
-RECORDING = 16.0
+RECORDING = 30.0
 """As much more, where steps are recorded."""
 TIME = 400.0
 """Seconds after which no case of the choice begins: all ends within ten minutes."""

@@ -27,6 +27,7 @@ COLUMNS = (
     "targets",
     "runs a mask",
     "steps",
+    "recorded",
     "ms a step",
     "p90",
     "FLOP/s, % of ceiling",
@@ -40,8 +41,9 @@ SHARES = (*SECTIONS, OTHER)
 NOTES = (
     "Random weights, given answers and mask shapes; every layer is paid for. Steady load: as many"
     " questions wait as may be under way (rows); with rows 1 each comes when the one before is"
-    " answered. replay: Engine(replay=True), steps padded, recorded and replayed. Medians"
-    " (least–most) of windows, after a warm-up.",
+    " answered. replay: Engine(replay=True), steps padded, recorded and replayed; recorded: within"
+    " the windows, after a warm-up, since an answer was longer than all before, say. Medians"
+    " (least–most) of windows.",
     "under way: on average; fewer than rows where memory for keys and values is the limit, as in"
     " production. ids, targets: of an answer, on average. ms a step: of the engine, all that"
     " belongs to it counted (pictures and masks, too); steps in which new questions come in are"
@@ -170,6 +172,7 @@ def make_row(outcome: Outcome, yardstick: Yardstick) -> list[str]:
         f"{targets / answers:.2f}",
         f"{sum(each.runs for each in every.answered) / max(1, targets):.0f}",
         str(len(ms)),
+        str(every.recorded),
         significant(median(ms)),
         significant(float(np.percentile(ms, 90))),
         f"{100 * measures.flops:.1f}",
@@ -213,6 +216,7 @@ def _raw(outcome: Outcome, yardstick: Yardstick) -> dict[str, Sequence[float]]:
         "questions": [len(each.answered) for each in windows],
         "seconds": [each.seconds for each in windows],
         "steps": [len(each.steps) for each in windows],
+        "recorded": [each.recorded for each in windows],
         "median seconds of a step": [median(each.steps) for each in windows],
         "p90 seconds of a step": [float(np.percentile(each.steps, 90)) for each in windows],
         "share of FLOP/s": [each.flops for each in measures],

@@ -157,8 +157,10 @@ class Window:
     sections: dict[str, float] = field(default_factory=dict)
     """seconds"""
     must_read: int = 0
-    """bytes, of all steps of the language model"""
+    """bytes, of all steps"""
     seconds: float = 0.0
+    recorded: int = 0
+    """recordings that were made"""
 
 
 class WrongAnswerError(Exception):
@@ -212,10 +214,11 @@ def _warm_up(feed: Feed, forced: Forced, enough: int, until: float) -> None:
 
 
 def _measure_one(feed: Feed, forced: Forced, watch: Watch, enough: int, until: float) -> Window:
-    start = time.perf_counter()
+    start, before = time.perf_counter(), feed.engine.generator.recorded
     window = _run(feed, forced, enough, until)
     watch.wait()
     window.seconds = time.perf_counter() - start
+    window.recorded = feed.engine.generator.recorded - before
     watch.collect(window)
     whole = (took for name, took in window.sections.items() if name not in watch.beside)
     window.sections[OTHER] = window.seconds - sum(whole)
@@ -269,5 +272,6 @@ def total(windows: Sequence[Window]) -> Window:
         rows=sum(window.rows for window in windows),
         sections=dict(seconds),
         must_read=sum(window.must_read for window in windows),
+        recorded=sum(window.recorded for window in windows),
         seconds=sum(window.seconds for window in windows),
     )
