@@ -204,14 +204,14 @@ def test_where_steps_are_alike_others_come_in_while_the_device_is_at_those_under
     note(engine.generator, "_say_next")
     note(engine.generator.schedule, "enter")
     note(engine.generator, "_read_pictures")
-    note(engine.generator, "_listen")
+    note(engine.generator, "_read_questions")
     engine.add(asked(1)[0])
     engine.step()
     assert engine.in_step == 1
     engine.add(asked(1)[0])
     order.clear()
     engine.step()
-    assert order == ["catch_up", "_say_next", "enter", "_read_pictures", "_listen"]
+    assert order == ["catch_up", "_say_next", "enter", "_read_pictures", "_read_questions"]
     assert engine.in_step == 2
 
 

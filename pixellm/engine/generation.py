@@ -82,9 +82,9 @@ class Generator:
         model.language.model.set_attn_implementation(NAME)
         slots = Slots(model.language, len(prefix) + model.config.image_tokens)
         self.schedule = Schedule(slots, limits)
-        self._alike, self._run = (
-            replay,
-            Replays(lambda plan: plan.run(model.language), lambda: recorder_for(model.device)),
+        self._alike = replay
+        self._run = Replays(
+            lambda plan: plan.run(model.language), lambda: recorder_for(model.device)
         )
         self._by_kernel = kernels_fit(model.device, slots.head_width, model.dtype)
         self._aside = Aside(model.device, urgent=False)
@@ -136,7 +136,7 @@ class Generator:
         self._read_pictures(self.schedule.enter())
         self.entered = len(self.schedule.rows) - before
         # 3) they read all they were asked, others what they said last, and say the next word
-        begun += self._listen() if self._alike else self._say_next()
+        begun += self._read_questions() if self._alike else self._say_next()
         if begun:
             layouts, chosen = zip(*begun, strict=True)
             self._flight = Flight(layouts, torch.cat(chosen, dim=1))
@@ -230,7 +230,7 @@ class Generator:
             layout = lay_out(self.schedule.rows, self._alike)
         return [self._begin_reading(layout)]
 
-    def _listen(self) -> list[Begun]:
+    def _read_questions(self) -> list[Begun]:
         """Begins what rows that have entered read."""
         if not self.entered:
             return []
