@@ -11,6 +11,9 @@ from pixellm.engine.memory import is_out_of_memory
 NARROWEST = 16
 """Heads of fewer dimensions are too narrow for tensor cores."""
 
+MOST_TOGETHER = 4
+"""Rows that a program of a kernel answers at most: more gained little on an H100."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +61,6 @@ def _tell(why: str) -> None:
 
 def _try_them(device: torch.device, width: int, dtype: torch.dtype) -> None:
     """Runs each once, with as much at once as ever: a GPU may have too little room for it."""
-    from pixellm.engine.sharing import MOST_TOGETHER
     from pixellm.kernels import MOST, attend_rows, gate_, keep, rotate_  # needs Triton
 
     asked = torch.zeros(1, MOST, 1, width, dtype=dtype, device=device)

@@ -18,28 +18,22 @@ class Asking(Protocol):
     @property
     def busy(self) -> bool:
         """Whether a question waits for its answer."""
-        ...
 
     @property
     def in_step(self) -> int:
         """Questions that the newest step brought on."""
-        ...
 
     def add(self, sample: Sample) -> Job:
         """Puts all questions of a sample at the end of the line."""
-        ...
 
     def step(self) -> list[Job]:
         """Brings everything under way one step on; returns the samples that are done."""
-        ...
 
     def withdraw(self, job: Job) -> None:
         """Forgets a sample that nobody waits for any more."""
-        ...
 
     def abandon(self) -> None:
         """Forgets all that is under way or waits."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

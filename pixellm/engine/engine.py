@@ -252,9 +252,8 @@ class Engine:
                 for image, prompt in zip(image_of, prompts, strict=True)
             ]
             while self.generator.busy:
-                for half in (self.generator.launch, self._land):
-                    for row in self._advance(half):
-                        raise _describe(row)
+                if failed := self._advance(self.generator.launch) + self._advance(self._land):
+                    raise _describe(failed[0])
                 self._ended = []  # nobody wants their masks
         except BaseException:
             self.abandon()

@@ -11,12 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pixellm.answers import (
-    Answer,
-    Target,
-    ids_within,
-    render_answer,
-)
+from pixellm.answers import Answer, Target, ids_within, render_answer
 from pixellm.cutting import CutMask, cut_masks
 from pixellm.engine.memory import try_in_memory
 from pixellm.engine.rows import NO_NUMBER, Generation, Picture, Row, join_maps

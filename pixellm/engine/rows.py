@@ -1,4 +1,8 @@
-"""What is asked, and how far each question is."""
+"""What is asked, and how far each question is.
+
+Shapes: B pictures, I image tokens, D channels of a map, G ids of an answer, S slots of a row, H
+width of the language model.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -165,13 +169,9 @@ class Row:
 
 def split_images(images: EncodedImages) -> list[EncodedImages]:
     """A batch of encoded images, one by one."""
-    each = [slice(i, i + 1) for i in range(len(images.tokens))]
-    return [
-        EncodedImages(
-            images.tokens[i], images.token_valid[i], tuple(scale[i] for scale in images.maps)
-        )
-        for i in each
-    ]
+    parts = (images.tokens, images.token_valid, *images.maps)
+    each = zip(*(part.split(1) for part in parts), strict=True)
+    return [EncodedImages(tokens, valid, tuple(maps)) for tokens, valid, *maps in each]
 
 
 def join_tokens(pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:

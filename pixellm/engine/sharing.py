@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pixellm.engine.slots import round_up
+from pixellm.kernel_choice import MOST_TOGETHER
 
-MOST_TOGETHER = 4
-"""Rows that a program of a kernel answers at most: more gained little on an H100."""
 QUERIES_TOGETHER = 16
-"""That they have at most: tensor cores take so many at once."""
+"""That rows which stand together have at most: tensor cores take so many at once."""
 PROGRAMS = 512
 """That a GPU should have at least, to be busy: it runs a few hundred at a time."""
 PADDING = 2

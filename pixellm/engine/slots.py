@@ -59,7 +59,7 @@ class Slots:
         self.values = [like.new_zeros(own) for _ in range(self.layers)]
         self.states = like.new_zeros(0, 0, self.width)  # (R, S, H): what each slot's token became
         self.version = 0  # of the tensors: another one after each change of size
-        self._views = _Views()
+        self._views: dict[str, list[tuple[Tensor, ...]]] = {}  # each slot of each tensor by itself
 
     @property
     def prefix(self) -> int:
@@ -119,7 +119,7 @@ class Slots:
 
     def _resize(self, pictures: int, rows: int, length: int) -> None:
         self.version += 1
-        self._views.forget()  # or they would hold what is replaced
+        self._views.clear()  # or they would hold what is replaced
         for each in (self.prefix_keys, self.prefix_values):  # a layer after the other: the old
             for layer, tensor in enumerate(each):  # and the new of all would not fit together
                 each[layer] = _resized(tensor, (pictures, *tensor.shape[1:]))
@@ -166,30 +166,20 @@ class Slots:
 
     def move_rows(self, moves: Moves) -> None:
         """Rows that take the place of others that have ended."""
-        self._views.move("rows", (*self.keys, *self.values, self.states), moves)
+        self._move("rows", (*self.keys, *self.values, self.states), moves)
 
     def move_pictures(self, moves: Moves) -> None:
         """Pictures that take the place of others about which nothing is asked any more."""
         tensors = *self.prefix_keys, *self.prefix_values, self.prefix_bias
-        self._views.move("pictures", tensors, moves)
+        self._move("pictures", tensors, moves)
 
-
-class _Views:
-    """Each slot of each tensor by itself: to make a view takes longer than to copy one."""
-
-    def __init__(self) -> None:
-        self._views: dict[str, list[tuple[Tensor, ...]]] = {}
-
-    def forget(self) -> None:
-        self._views.clear()
-
-    def move(self, kind: str, tensors: Sequence[Tensor], moves: Moves) -> None:
+    def _move(self, kind: str, tensors: Sequence[Tensor], moves: Moves) -> None:
         if not moves.old:
             return
-        if kind not in self._views:
+        if kind not in self._views:  # to make a view takes longer than to copy one
             self._views[kind] = [tensor.unbind() for tensor in tensors]
-        views = self._views[kind]
         # few kernels for all layers, and no indices that would have to be sent
+        views = self._views[kind]
         torch._foreach_copy_(
             [each[at] for each in views for at in moves.new],
             [each[at] for each in views for at in moves.old],

@@ -8,6 +8,8 @@ Steps can be made alike: rows, groups and questions are padded so that few shape
 again, and what was recorded once can be replayed (`pixellm.engine.replays`). Rows that enter read
 their questions in a step of their own then, all of them in one part: apart, both kinds have few
 shapes; together, each pair of them would be one more.
+
+Shapes: T tokens of a step, S slots of a row that attention looks at.
 """
 
 from collections.abc import Mapping, Sequence

@@ -33,18 +33,14 @@ class Sleeping:
 
     def __init__(self, seconds: float, most: int = 1) -> None:
         self.seconds, self.most = seconds, most
-        self._in_step = 0
+        self.in_step = 0
+        """questions that the newest step answered"""
         self._line: deque[tuple[Job, Row]] = deque()
 
     @property
     def busy(self) -> bool:
         """Whether a question waits for its answer."""
         return bool(self._line)
-
-    @property
-    def in_step(self) -> int:
-        """Questions that the newest step answered."""
-        return self._in_step
 
     def add(self, sample: Sample) -> Job:
         """Puts all questions of a sample at the end of the line."""
@@ -55,7 +51,7 @@ class Sleeping:
     def step(self) -> list[Job]:
         """Answers the first in the line, after a sleep."""
         some = [self._line.popleft() for _ in range(min(self.most, len(self._line)))]
-        self._in_step = len(some)
+        self.in_step = len(some)
         sleep_exactly(self.most * self.seconds)
         for _, row in some:
             row.answer = Answer("There is no such object.", (), (), False, False)

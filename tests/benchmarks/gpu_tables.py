@@ -284,7 +284,7 @@ def profile_table(title: str, case: Case, profile: Profile) -> Table:
         f" profiler, {each[1]:.2f} ms with it.",
         _busy(profile),
         "Times are those of the GPU, or without one of the CPU; what an operation calls is not"
-        " counted. torch's own tables stand in gpu_profile.txt beside the results.",
+        " counted. torch's own tables stand in a text file beside the results.",
     ]
     raw = {
         "seconds without the profiler": [profile.unwatched],

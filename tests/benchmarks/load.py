@@ -37,7 +37,7 @@ BESIDE = (AHEAD, "pixel decoder", "cutting")
 OTHER = "other"
 WORTH_IT = 32
 """Questions that a window has at least, where more than one is under way: the engine makes the
-masks of some 17 answers together, and each window should hold several such moments."""
+masks of several answers together, and each window should hold more than one such moment."""
 
 
 # ---- where time goes ----

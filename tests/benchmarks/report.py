@@ -5,7 +5,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -144,4 +143,3 @@ def write_results(folder: Path, surroundings: Surroundings, tables: Sequence[Tab
 def show(table: Table) -> None:
     """Prints a table."""
     print(table.to_markdown(), flush=True)
-    sys.stdout.flush()
