@@ -43,7 +43,7 @@ test-fast: setup ## run the tests that take seconds
 test-gpu: setup ## run the tests that need a GPU (two minutes on an H100)
 	$(PYTEST) -n 0 tests/test_gpu.py
 
-bench: setup ## measure the engine beside other ways, on this machine (two hours; results go to out/bench)
+bench: setup ## measure the engine beside other ways, on this machine (two and a half hours; results go to out/bench)
 	$(PY) -m tests.benchmarks --output out/bench
 
 check: setup ## lint, types and import rules

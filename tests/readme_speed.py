@@ -5,6 +5,7 @@ A results file is what `python -m tests.benchmarks PART --output FOLDER` wrote a
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,19 +40,25 @@ def speeds() -> str:
             for say in (_masks, _job, _memory, _operations, _arithmetic)
             for line in say(title, rows)
         ),
-        f"* Measured, each file by itself: {', '.join(map(_origin, _results()))}.",
+        *_origins(),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _results() -> list[Path]:
     """Files of results that need no GPU."""
-    return [path for path in sorted(RESULTS.glob("*.json")) if path.stem not in GPU_RUNS]
+    return [path for path in sorted(RESULTS.glob("*.json")) if not path.stem.startswith("gpu-")]
 
 
-def _origin(path: Path) -> str:
-    made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return f"{path.stem} {made['date'][:10]} at {made['commit'][:7]}"
+def _origins() -> Iterator[str]:
+    """When each file was made and of which commit, by processors."""
+    found = defaultdict[str, list[str]](list)
+    for path in _results():
+        made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        device = f"{made['device']}{', with AVX-512' * ('AVX512' in made.get('vectors', ''))}"
+        found[device].append(f"{path.stem} {made['date'][:10]} at {made['commit'][:7]}")
+    for device, files in found.items():
+        yield f"* Measured on an {device}, each file by itself: {', '.join(files)}."
 
 
 def _answered(title: str, rows: Rows) -> Iterator[str]:

@@ -116,7 +116,23 @@ def test_a_calibration_is_fitted_that_the_label_job_takes(tmp_path, capsys):
     }
     assert main([*given, "--calibrate", str(curve)]) == 0
     assert read_calibration(str(curve)).of == "score_phrase"
-    assert "evaluate: wrote" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "evaluate: wrote" in told
+    assert "same score" not in told
+
+
+@pytest.mark.parametrize(("found", "share"), [((0, 0, 2, 2), "none"), ((4, 4, 8, 8), "all")])
+def test_a_calibration_that_tells_nothing_apart_says_so(found, share, tmp_path, capsys):
+    square = box(4, 4, 8, 8)
+    put_table(LocalStore(), str(tmp_path / "gold"), [row([square])], made_by=HUMAN)
+    put_table(LocalStore(), str(tmp_path / "labels"), [row([box(*found)], scores=[0.4])])
+    given = ["--gold", str(tmp_path / "gold"), "--labels", str(tmp_path / "labels")]
+    curve = str(tmp_path / "curve.json")
+    assert main([*given, "--calibrate", curve, "--calibrate-of", "score_mask"]) == 0
+    assert (
+        f"{share} of 1 predictions found a target: this calibration gives every target the same"
+        in capsys.readouterr().err
+    )
 
 
 WITH_ADAPTER = replace(MADE_BY, adapter_sha256="cd" * 32)

@@ -46,14 +46,14 @@ EXAMPLES = """\
 about how long the parts take on two cores, by themselves:
   engine   shipped 10 minutes, middle an hour     line     40 minutes
   masks    2 minutes                              memory   15 minutes
-  flops    half a minute                          gpu      only a GPU can do it; with --toy minutes
+  flops    half a minute                          gpu      9 minutes; without a GPU a toy, a minute
   operations: shipped 3 minutes, middle a quarter of an hour
 
 examples (the files in tests/benchmarks/results say with which command each was made):
   python -m tests.benchmarks engine --models middle --questions 64 --output FOLDER
   python -m tests.benchmarks engine --models shipped --output FOLDER
   python -m tests.benchmarks operations --models shipped --output FOLDER
-  python -m tests.benchmarks line --models middle,sleeping --output FOLDER
+  python -m tests.benchmarks line --models shipped,middle,sleeping,sleeping-many --output FOLDER
   python -m tests.benchmarks gpu --models muse/1/128/replay,single/1/128/replay --output FOLDER
 """
 
