@@ -62,6 +62,8 @@ def test_the_text_that_is_read_anew_lies_where_recordings_read_it():
         kept = engine.generator._text.kept
         places.append([tensor.data_ptr() for pair in kept for tensor in pair])
     assert places[0] == places[1]
+    engine.abandon()
+    assert not engine.generator._text.kept  # memory that nobody needs now
     assert len(places[0]) == 2 * len(engine.model.language.model.layers)
 
 

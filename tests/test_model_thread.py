@@ -599,6 +599,35 @@ def test_what_ends_the_thread_leaves_nobody_waiting(error):
     asyncio.run(asyncio.wait_for(ask(), 20))
 
 
+def test_an_engine_that_loses_a_question_leaves_nobody_waiting():
+    class Losing(EchoEngine):
+        def step(self) -> list[Job]:
+            super().step()
+            return []
+
+    async def ask() -> None:
+        thread = ModelThread(Losing())
+        with pytest.raises(AssertionError, match="not with all that it was asked"):
+            await thread.ask(sample("a"))
+        thread.close(20)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_who_is_at_hand_is_told_also_where_the_thread_ends_as_it_empties_the_engine():
+    class Ending(EchoEngine):
+        def abandon(self) -> None:
+            raise SystemExit(1)
+
+    async def ask() -> None:
+        thread = ModelThread(Ending(poison=["a"]))
+        with pytest.raises(ReplicaBroken, match="SystemExit"):
+            await thread.ask(sample("a"))
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+
+
 def test_who_goes_away_in_the_moment_of_the_answer_does_no_harm():
     trouble = []
 

@@ -219,6 +219,8 @@ class ModelThread:
         self._beat = time.monotonic()
         with self._meter.timing(Stage.MODEL):
             done = self._engine.step()
+        if not (done or self._engine.busy):
+            raise AssertionError("the model is done, but not with all that it was asked")
         asked = sum(len(each.sample.questions) for each in self._at_hand)
         in_step = self._engine.in_step
         self._steps, self._advanced = self._steps + (in_step > 0), self._advanced + in_step
@@ -289,12 +291,12 @@ class ModelThread:
 
     def _give_back(self, error: Exception) -> None:
         """Tells all at hand that they get no answer."""
+        for asked in self._at_hand:  # first: whatever comes of the engine, they are told
+            self._outbox.put(asked, partial(asked.fail, error))
         try:
             self._empty_engine()
         except Exception as failed:  # a broken device; or a bug, after which nothing is certain
             self._broken = self._broken or ReplicaBroken(f"the model can't be emptied: {failed}")
-        for asked in self._at_hand:
-            self._outbox.put(asked, partial(asked.fail, error))
         self._at_hand.clear()
 
     def _empty_engine(self) -> None:
