@@ -43,8 +43,8 @@ def _work(given: Sequence[str]) -> int:
         curve = fit_calibration(found.raw, settings.calibrate_of, notes)
         _put(settings.calibrate, curve.to_json())
         if len(set(found.raw.hits.tolist())) == 1:
-            what = "all" if found.raw.hits.all() else "none"
-            share = f"{what} of {len(found.raw.hits):,} predictions found a target"
+            what = "each" if found.raw.hits.all() else "none"
+            share = f"{what} of the predictions found a target"
             _say(f"{share}: this calibration gives every target the same score")
     for sentence in facts.missed:
         _say(sentence)

@@ -18,6 +18,8 @@ MASKS = "Low logits to run lengths, box, area and score"
 OPERATIONS = "Operations counted: PixelLM-7B"
 ARITHMETIC = "Operations counted, official way and ours: "
 MEMORY = "Memory of the driver"
+ELSEWHERE = ("masks-without-avx512",)
+"""Results of another kind of processor, of which the README tells in words."""
 OTHERS = ("official", "cached", "padded")
 """Contestants, in the order of the columns."""
 
@@ -130,7 +132,7 @@ def _tables() -> list[tuple[str, Rows]]:
     found: dict[str, tuple[str, Rows]] = {}
     for path in sorted(RESULTS.glob("*.json")):
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for table in results["tables"]:
+        for table in results["tables"] if path.stem not in ELSEWHERE else ():
             title, columns = table["title"], table["columns"]
             rows = [dict(zip(columns, row, strict=True)) for row in table["rows"]]
             if title not in found or found[title][0] < results["date"]:

@@ -121,7 +121,7 @@ def test_a_calibration_is_fitted_that_the_label_job_takes(tmp_path, capsys):
     assert "same score" not in told
 
 
-@pytest.mark.parametrize(("found", "share"), [((0, 0, 2, 2), "none"), ((4, 4, 8, 8), "all")])
+@pytest.mark.parametrize(("found", "share"), [((0, 0, 2, 2), "none"), ((4, 4, 8, 8), "each")])
 def test_a_calibration_that_tells_nothing_apart_says_so(found, share, tmp_path, capsys):
     square = box(4, 4, 8, 8)
     put_table(LocalStore(), str(tmp_path / "gold"), [row([square])], made_by=HUMAN)
@@ -130,7 +130,7 @@ def test_a_calibration_that_tells_nothing_apart_says_so(found, share, tmp_path, 
     curve = str(tmp_path / "curve.json")
     assert main([*given, "--calibrate", curve, "--calibrate-of", "score_mask"]) == 0
     assert (
-        f"{share} of 1 predictions found a target: this calibration gives every target the same"
+        f"{share} of the predictions found a target: this calibration gives every target the same"
         in capsys.readouterr().err
     )
 

@@ -25,7 +25,7 @@ from pixellm.prompts import prompt_ids, system_text
 from pixellm.tokenizer import IMAGE_TOKEN_INDEX
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)  # no message quotes what is asked
+@dataclass(frozen=True, slots=True, eq=False, repr=False)  # a KeyError would quote what is asked
 class Job:
     """A sample on its way."""
 
@@ -223,8 +223,8 @@ class Engine:
         schedule = self.generator.schedule
         if try_in_memory(lambda: schedule.withdraw(job.rows)):
             self.generator.restart()
-        for row in job.rows:
-            row.picture.encoded = None
+        if job.rows:
+            job.rows[0].picture.encoded = None  # whoever keeps the job
 
     def abandon(self) -> None:
         """Forgets all that is under way or waits."""

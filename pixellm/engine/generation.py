@@ -132,9 +132,9 @@ class Generator:
     def launch(self) -> None:
         """Begins a step with every question under way; a GPU is not waited for until it lands."""
         self._aside.catch_up()
-        self.in_step = 0
-        # 1) where steps are alike, those under way go on first: a GPU is at them from now on. On a
-        # CPU the shipped model took a tenth longer so, since its weights are read twice
+        self.in_step = self.entered = 0
+        # 1) where steps are made alike, those under way go on first: a GPU is at them from now on.
+        # On a CPU the shipped model took a tenth longer so (by hand): its weights are read twice
         begun = self._say_next() if self._alike else []
         # 2) questions that wait take the places of those that have ended
         before = len(self.schedule.rows)

@@ -1,8 +1,8 @@
 """Steps that are alike are recorded once and replayed: a GPU needn't wait for Python to launch it.
 
-So is what reads few pictures. On CUDA a recording is a graph, whose kernels read and write the same
-memory each time: a plan is copied into the tensors that the graph was recorded with. Elsewhere
-nothing is recorded, and a plan runs on those tensors as it would on its own.
+So is what reads a few new questions or pictures. On CUDA a recording is a graph, whose kernels read
+and write the same memory each time: a plan is copied into the tensors that the graph was recorded
+with. Elsewhere nothing is recorded, and a plan runs on those tensors as it would on its own.
 """
 
 import gc
@@ -10,16 +10,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pixellm.engine.memory import is_out_of_memory
 from pixellm.engine.slots import Slots
-
-if TYPE_CHECKING:
-    from pixellm.language import LanguageModel
+from pixellm.language import LanguageModel
 
 MOST = 64
 """Recordings that are kept; the memory between their kernels is shared by all of them."""
@@ -53,7 +51,7 @@ class Plan(Protocol):
     def tensors(self) -> Sequence[Tensor]:
         """What is read of it; those of plans of one shape match one by one."""
 
-    def run(self, language: "LanguageModel") -> Tensor:
+    def run(self, language: LanguageModel) -> Tensor:
         """Does it."""
 
 
@@ -76,7 +74,7 @@ class Replays:
     def __init__(self, run: Callable[[Plan], Tensor], recorder: Callable[[], Record]) -> None:
         self._run, self._recorder = run, recorder
         self._record: Record | None = None
-        self._works = True
+        self._refused = set[type]()  # kinds of plans that can't be recorded
         self._recordings: dict[object, _Recording] = {}
         self._version = 0
         self.recorded = 0
@@ -87,7 +85,7 @@ class Replays:
         if plan.slots.version != self._version:  # a recording writes to slots that are gone
             self.forget()
             self._version = plan.slots.version
-        if not (plan.alike and self._works):
+        if not plan.alike or type(plan) in self._refused:
             return self._run(plan)
         shape = type(plan), plan.shape
         try:
@@ -120,8 +118,10 @@ class Replays:
         """What can't be recorded; if it can't be run either, recording isn't at fault."""
         self.forget()
         states = self._run(plan)
-        _log.warning("steps can't be recorded and run without from now on", exc_info=error)
-        self._works = False
+        kind = type(plan)
+        name = kind.__name__
+        _log.warning("a %s can't be recorded, and none is from now on", name, exc_info=error)
+        self._refused.add(kind)
         return states
 
 

@@ -2,7 +2,8 @@
 
 Every row under way reads at least one token. Most read one; a row whose token group has begun reads
 all of it, and one that enters its whole question. First come the first tokens of all rows, then the
-other tokens of the rows that read more, padded to the longest: one to three parts.
+other tokens of the rows that read more, padded to the longest: one to three parts, unless rows that
+enter have a step of their own.
 
 Steps can be made alike: rows, groups and questions are padded so that few shapes come up again and
 again, and what was recorded once can be replayed (`pixellm.engine.replays`). Rows that enter read
@@ -208,7 +209,7 @@ def plan_step(
     }
     together = 1
     if by_kernel and parts[0].each == 1:  # of others each has programs enough of its own
-        pictures = lists["pictures"][: len(parts[0].rows)]
+        pictures = [lists["pictures"][at] for at in parts[0].rows]
         order, together = stand_together(pictures, slots.heads, slots.groups)
         if together > 1:
             lists["order"] = order

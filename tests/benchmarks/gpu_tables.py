@@ -56,7 +56,7 @@ NOTES = (
 )
 SHARES_NOTE = (
     "Percent of the time, on a GPU by events in its stream. pictures: CLIP, projectors, neck;"
-    " prefixes: system text and image in the language model; planning: which token goes where;"
+    " prefixes: images in the language model; planning: which token goes where;"
     " steps: the language model on questions and answers; pictures ahead: those that questions wait"
     " about; pixel decoder: with the codebook; cutting: masks into the frame of the image, as runs;"
     " other: what is left. On a GPU, these three run beside the steps, in a stream of their own:"

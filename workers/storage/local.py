@@ -121,8 +121,8 @@ class LocalStore(Store):
 def _names_in(folder: Path) -> list[bytes]:
     """Of all that a folder holds, in the order of whole paths: folders have a "/" behind.
 
-    There may be millions: what the system tells of each would take several times their memory, and
-    texts twice as much beside the bytes that they are ordered by.
+    There may be millions. What the system tells of each would take several times their memory, and
+    names as texts, beside the bytes that they are sorted by, twice as much.
     """
     with os.scandir(os.fsencode(folder)) as entries:
         return sorted(each.name + b"/" * _is_folder(each) for each in entries)
