@@ -624,6 +624,7 @@ def test_who_is_at_hand_is_told_also_where_the_thread_ends_as_it_empties_the_eng
         thread = ModelThread(Ending(poison=["a"]))
         with pytest.raises(ReplicaBroken, match="SystemExit"):
             await thread.ask(sample("a"))
+        thread.close(20)  # what it ended with belongs to this test
 
     asyncio.run(asyncio.wait_for(ask(), 20))
 

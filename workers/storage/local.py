@@ -124,11 +124,11 @@ def _names_in(folder: Path) -> list[bytes]:
     There may be millions. What the system tells of each would take several times their memory, and
     names as texts, beside the bytes that they are sorted by, twice as much.
     """
-    with os.scandir(os.fsencode(folder)) as entries:
-        return sorted(each.name + b"/" * _is_folder(each) for each in entries)
+    with os.scandir(folder) as entries:
+        return sorted(os.fsencode(each.name) + b"/" * _is_folder(each) for each in entries)
 
 
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     """False also where nobody can say, as of a link to itself."""
     try:
         return entry.is_dir()
