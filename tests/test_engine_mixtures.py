@@ -330,7 +330,10 @@ def test_what_is_withdrawn_while_it_is_answered_takes_no_more_steps():
     engine, samples = Engine(tiny_checkpoint(6), SETTINGS), make_samples(3)
     gone, left = [engine.add(sample) for sample in samples if sample.questions][:2]
     engine.step()
+    assert gone.rows[0].picture.encoded is not None
     engine.withdraw(gone)
+    assert gone.rows[0].picture.encoded is None
+    assert gone.sample.questions[0] not in repr(gone)  # a message may hold it
     rows = engine.generator.schedule.rows
     assert rows
     assert not set(rows) & set(gone.rows)
